@@ -1,0 +1,342 @@
+#define _GNU_SOURCE
+#include "checkpoint.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cjson/cJSON.h>
+
+enum { LARGEST_JSON = 16 << 20, READ_CHUNK = 1 << 20 };
+static const char manifest_name[] = "manifest";
+
+// ---- folders ------------------------------------------------------------------------------------------------
+
+// Removes a folder of plain files.
+static void folder_remove(const char *path) {
+    DIR *folder = opendir(path);
+    if (folder == NULL) return;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            unlinkat(dirfd(folder), entry->d_name, 0);
+    closedir(folder);
+    rmdir(path);
+}
+
+// step_00001000 -> 1000; -1 for any other name.
+static int64_t step_of_name(const char *name) {
+    if (strncmp(name, "step_", 5) != 0 || name[5] == '\0') return -1;
+    char *end;
+    long long step = strtoll(name + 5, &end, 10);
+    return *end == '\0' && step >= 0 ? step : -1;
+}
+
+static int descending(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+// The steps of the run's checkpoints, newest first. Caller frees.
+static size_t list_steps(const char *run, int64_t **steps) {
+    size_t count = 0, capacity = 16;
+    char *path = format_text("%s/checkpoints", run);
+    DIR *folder = opendir(path);
+    free(path);
+    *steps = (int64_t *)xmalloc(capacity * sizeof(int64_t));
+    if (folder == NULL) return 0;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        int64_t step = step_of_name(entry->d_name);
+        if (step < 0) continue;
+        if (count == capacity) *steps = (int64_t *)xrealloc(*steps, (capacity *= 2) * sizeof(int64_t));
+        (*steps)[count++] = step;
+    }
+    closedir(folder);
+    qsort(*steps, count, sizeof(int64_t), descending);
+    return count;
+}
+
+static char *step_folder(const char *run, int64_t step) {
+    return format_text("%s/checkpoints/step_%08" PRId64, run, step);
+}
+
+char *checkpoint_newest(const char *run, Error *error) {
+    int64_t *steps;
+    char *newest = NULL;
+    if (list_steps(run, &steps) > 0)
+        newest = step_folder(run, steps[0]);
+    else
+        fail(error, "there is no checkpoint in '%s/checkpoints'", run);
+    free(steps);
+    return newest;
+}
+
+// ---- writing ------------------------------------------------------------------------------------------------
+
+int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
+    writer->final = step_folder(run, step);
+    writer->temporary = format_text("%s/checkpoints/writing_%08" PRId64, run, step);
+    folder_remove(writer->temporary); // left by a run that was killed
+    if (folder_create(writer->temporary, error) == 0) return 0;
+    checkpoint_abandon(writer);
+    return -1;
+}
+
+char *checkpoint_path(const CheckpointWriter *writer, const char *name) {
+    return format_text("%s/%s", writer->temporary, name);
+}
+
+int checkpoint_text(CheckpointWriter *writer, const char *name, const char *text, Error *error) {
+    char *path = checkpoint_path(writer, name);
+    int result = file_write(path, text, strlen(text), error);
+    free(path);
+    return result;
+}
+
+int checkpoint_tensors(CheckpointWriter *writer, const char *name, const NamedTensor *tensors, size_t count,
+                       Error *error) {
+    FileWriter file;
+    char *path = checkpoint_path(writer, name);
+    int result = file_writer_open(&file, path, error);
+    free(path);
+    if (result != 0) return -1;
+    safetensors_write(file.stream, tensors, count);
+    return file_writer_commit(&file, error);
+}
+
+static int file_crc(const char *path, uint32_t *crc, uint64_t *size, Error *error) {
+    if (file_size(path, size, error) != 0) return -1;
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC), result = 0;
+    if (descriptor < 0) return fail(error, "cannot open '%s': %s", path, strerror(errno));
+    char *buffer = (char *)xmalloc(READ_CHUNK);
+    *crc = 0;
+    for (uint64_t done = 0; done < *size && result == 0; done += READ_CHUNK) {
+        size_t count = *size - done < READ_CHUNK ? (size_t)(*size - done) : READ_CHUNK;
+        result = file_pread(descriptor, path, buffer, count, done, error);
+        if (result == 0) *crc = crc32c(*crc, buffer, count);
+    }
+    free(buffer);
+    close(descriptor);
+    return result;
+}
+
+static int write_manifest(CheckpointWriter *writer, Error *error) {
+    DIR *folder = opendir(writer->temporary);
+    if (folder == NULL) return fail(error, "cannot read '%s': %s", writer->temporary, strerror(errno));
+    char *text = xstrdup("");
+    int result = 0;
+    for (struct dirent *entry; result == 0 && (entry = readdir(folder)) != NULL;) {
+        if (entry->d_name[0] == '.') continue;
+        uint32_t crc = 0;
+        uint64_t size = 0;
+        char *path = checkpoint_path(writer, entry->d_name);
+        result = file_crc(path, &crc, &size, error);
+        free(path);
+        char *longer = format_text("%s%08x %" PRIu64 " %s\n", text, crc, size, entry->d_name);
+        free(text);
+        text = longer;
+    }
+    closedir(folder);
+    char *whole = format_text("%s%08x %s\n", text, crc32c(0, text, strlen(text)), manifest_name);
+    if (result == 0) result = checkpoint_text(writer, manifest_name, whole, error);
+    free(whole);
+    free(text);
+    return result;
+}
+
+static void remove_old(const char *final, int64_t keep) {
+    char *run = xstrdup(final), *end = strstr(run, "/checkpoints/step_"), *next;
+    while ((next = strstr(end + 1, "/checkpoints/step_")) != NULL) end = next;
+    *end = '\0';
+    int64_t *steps;
+    size_t count = list_steps(run, &steps);
+    for (size_t i = (size_t)keep; i < count; i++) {
+        // Renamed first: half a checkpoint never stands under a checkpoint's name.
+        char *old = step_folder(run, steps[i]), *doomed = format_text("%s/checkpoints/removing", run);
+        if (rename(old, doomed) == 0) folder_remove(doomed);
+        free(old);
+        free(doomed);
+    }
+    free(steps);
+    free(run);
+}
+
+int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error) {
+    int result = write_manifest(writer, error);
+    if (result == 0) result = folder_sync(writer->temporary, error);
+    if (result == 0) {
+        folder_remove(writer->final); // the same step saved again, by a run that was taken back to an earlier one
+        if (rename(writer->temporary, writer->final) != 0)
+            result = fail(error, "cannot rename '%s': %s", writer->temporary, strerror(errno));
+    }
+    if (result == 0) {
+        char *parent = format_text("%s/..", writer->final);
+        result = folder_sync(parent, error);
+        free(parent);
+    }
+    if (result == 0) remove_old(writer->final, keep);
+    checkpoint_abandon(writer);
+    return result;
+}
+
+void checkpoint_abandon(CheckpointWriter *writer) {
+    if (writer->temporary != NULL) folder_remove(writer->temporary);
+    free(writer->temporary);
+    free(writer->final);
+    memset(writer, 0, sizeof(*writer));
+}
+
+// ---- verifying ----------------------------------------------------------------------------------------------
+
+// One line `crc size name` of the manifest.
+static int verify_line(const char *folder, const char *line, Error *error) {
+    uint32_t crc, expected_crc;
+    uint64_t size, expected_size;
+    char name[128];
+    if (sscanf(line, "%8" SCNx32 " %" SCNu64 " %127[^/\n]", &expected_crc, &expected_size, name) != 3)
+        return fail(error, "'%s/%s' is damaged", folder, manifest_name);
+    char *path = format_text("%s/%s", folder, name);
+    int result = file_crc(path, &crc, &size, error);
+    if (result == 0 && size != expected_size)
+        result = fail(error, "'%s' is damaged: it has %" PRIu64 " bytes, %" PRIu64 " were written", path, size,
+                      expected_size);
+    else if (result == 0 && crc != expected_crc)
+        result = fail(error, "'%s' is damaged: its content is not what was written (CRC-32C %08x, %08x expected)",
+                      path, crc, expected_crc);
+    free(path);
+    return result;
+}
+
+int checkpoint_verify(const char *folder, int required, Error *error) {
+    char *path = format_text("%s/%s", folder, manifest_name), *text = NULL;
+    size_t size;
+    int result = 0, present = file_exists(path);
+    if (present || required) result = file_read(path, LARGEST_JSON, &text, &size, error);
+    if (result == 0 && text != NULL) {
+        char *last = size > 1 ? (char *)memrchr(text, '\n', size - 1) : NULL;
+        last = last ? last + 1 : text;
+        char expected[64];
+        snprintf(expected, sizeof(expected), "%08x %s\n", crc32c(0, text, (size_t)(last - text)), manifest_name);
+        if (strcmp(last, expected) != 0 || strlen(text) != size)
+            result = fail(error, "'%s' is damaged: its last line is not its checksum", path);
+        for (char *line = text; result == 0 && line < last; line = strchr(line, '\n') + 1)
+            result = verify_line(folder, line, error);
+    }
+    free(text);
+    free(path);
+    return result;
+}
+
+// ---- config.json and training_state.json --------------------------------------------------------------------
+
+static cJSON *json_read(const char *path, Error *error) {
+    char *text;
+    size_t size;
+    if (file_read(path, LARGEST_JSON, &text, &size, error) != 0) return NULL;
+    cJSON *json = cJSON_ParseWithLength(text, size);
+    free(text);
+    if (cJSON_IsObject(json)) return json;
+    cJSON_Delete(json);
+    fail(error, "'%s' is not a JSON object", path);
+    return NULL;
+}
+
+// A whole number of the object; `fallback` (when >= 0) stands in for one that is missing.
+static int json_integer(const cJSON *json, const char *path, const char *name, int64_t fallback, int64_t *value,
+                        Error *error) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    *value = fallback;
+    if (item == NULL && fallback >= 0) return 0;
+    if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0 && item->valuedouble < 9e15) ||
+        item->valuedouble != floor(item->valuedouble))
+        return fail(error, "'%s': %s must be a whole number", path, name);
+    *value = (int64_t)item->valuedouble;
+    return 0;
+}
+
+// What this trainer's GPT-2 takes for granted.
+static int check_architecture(const cJSON *json, const char *path, Error *error) {
+    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
+    const char *activation = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "activation_function"));
+    if (type == NULL || strcmp(type, "gpt2") != 0)
+        return fail(error, "'%s': model_type is %.40s, gpt2 was expected", path, type ? type : "missing");
+    if (activation != NULL && strcmp(activation, "gelu_new") != 0 && strcmp(activation, "gelu_pytorch_tanh") != 0)
+        return fail(error, "'%s': activation_function is %.40s, gelu_new was expected", path, activation);
+    if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(json, "tie_word_embeddings")))
+        return fail(error, "'%s': tie_word_embeddings is false, the output head must be tied", path);
+    const cJSON *epsilon = cJSON_GetObjectItemCaseSensitive(json, "layer_norm_epsilon");
+    if (epsilon != NULL && !(cJSON_IsNumber(epsilon) && fabs(epsilon->valuedouble - 1e-5) < 1e-9))
+        return fail(error, "'%s': layer_norm_epsilon must be 1e-05", path);
+    return 0;
+}
+
+int gpt_config_read(const char *folder, GPTConfig *config, Error *error) {
+    char *path = format_text("%s/config.json", folder);
+    cJSON *json = json_read(path, error);
+    int64_t inner = 0;
+    int result = json == NULL ? -1 : check_architecture(json, path, error);
+    if (result == 0) result = json_integer(json, path, "n_positions", -1, &config->max_sequence_length, error);
+    if (result == 0) result = json_integer(json, path, "vocab_size", -1, &config->vocab_size, error);
+    if (result == 0) result = json_integer(json, path, "n_layer", -1, &config->num_layers, error);
+    if (result == 0) result = json_integer(json, path, "n_head", -1, &config->num_heads, error);
+    if (result == 0) result = json_integer(json, path, "n_embd", -1, &config->channels, error);
+    const cJSON *item = json ? cJSON_GetObjectItemCaseSensitive(json, "n_inner") : NULL;
+    if (result == 0 && item != NULL && !cJSON_IsNull(item)) {
+        result = json_integer(json, path, "n_inner", -1, &inner, error);
+        if (result == 0 && inner != 4 * config->channels)
+            result = fail(error, "'%s': n_inner must be 4 * n_embd", path);
+    }
+    cJSON_Delete(json);
+    free(path);
+    return result;
+}
+
+static char *json_text(cJSON *json) {
+    char *printed = cJSON_Print(json), *text = format_text("%s\n", printed ? printed : "");
+    if (printed == NULL) die("out of memory while writing JSON");
+    cJSON_free(printed);
+    cJSON_Delete(json);
+    return text;
+}
+
+char *gpt_config_text(const GPTConfig *config) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddItemToObject(json, "architectures", cJSON_CreateStringArray((const char *[]){"GPT2LMHeadModel"}, 1));
+    cJSON_AddStringToObject(json, "model_type", "gpt2");
+    cJSON_AddStringToObject(json, "activation_function", "gelu_new");
+    cJSON_AddNumberToObject(json, "layer_norm_epsilon", 1e-5);
+    cJSON_AddNumberToObject(json, "n_positions", (double)config->max_sequence_length);
+    cJSON_AddNumberToObject(json, "n_ctx", (double)config->max_sequence_length);
+    cJSON_AddNumberToObject(json, "vocab_size", (double)config->vocab_size);
+    cJSON_AddNumberToObject(json, "n_layer", (double)config->num_layers);
+    cJSON_AddNumberToObject(json, "n_head", (double)config->num_heads);
+    cJSON_AddNumberToObject(json, "n_embd", (double)config->channels);
+    cJSON_AddNumberToObject(json, "initializer_range", 0.02);
+    cJSON_AddBoolToObject(json, "tie_word_embeddings", 1);
+    cJSON_AddStringToObject(json, "torch_dtype", "float32");
+    return json_text(json);
+}
+
+int training_state_read(const char *folder, TrainingState *state, Error *error) {
+    char *path = format_text("%s/training_state.json", folder);
+    cJSON *json = json_read(path, error);
+    int result = json == NULL ? -1 : json_integer(json, path, "step", -1, &state->step, error);
+    if (result == 0) result = json_integer(json, path, "position", -1, &state->position, error);
+    if (result == 0) result = json_integer(json, path, "skipped", 0, &state->skipped, error);
+    if (result == 0) result = json_integer(json, path, "skipped_in_row", 0, &state->skipped_in_row, error);
+    cJSON_Delete(json);
+    free(path);
+    return result;
+}
+
+char *training_state_text(const TrainingState *state) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "step", (double)state->step);
+    cJSON_AddNumberToObject(json, "position", (double)state->position);
+    cJSON_AddNumberToObject(json, "skipped", (double)state->skipped);
+    cJSON_AddNumberToObject(json, "skipped_in_row", (double)state->skipped_in_row);
+    return json_text(json);
+}

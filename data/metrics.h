@@ -1,0 +1,51 @@
+// What a run reports: metrics.jsonl, one JSON object a line for every step and every validation, is the record; the
+// console shows the same numbers, on a terminal as one line rewritten in place, otherwise as plain lines.
+#ifndef DATA_METRICS_H
+#define DATA_METRICS_H
+
+#include <stdint.h>
+#include "files.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    FILE *stream; // metrics.jsonl
+    char *path;
+    int64_t num_steps, first_step; // of the run; the first of this process
+    double flop_per_token, peak;   // peak in GFLOP/s
+    double started, shown;         // seconds
+    int on_terminal, line_open;
+} Metrics;
+
+typedef struct {
+    int64_t step; // counts from 1
+    int64_t tokens;
+    double loss, learning_rate, gradient_norm, seconds;
+    int skipped;
+} StepMetrics;
+
+typedef struct {
+    int64_t step;
+    double loss;           // nats per token
+    double bits_per_byte;  // < 0: not known
+    double floor;          // bits per byte that no model can beat; 0: not known
+    int64_t tokens, cut;   // documents cut at T
+    double seconds;
+} ValidationMetrics;
+
+// Appends to run/metrics.jsonl; lines of steps after `done` (from a run that went on beyond the checkpoint it is
+// resumed from) are cut off first.
+int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token, double peak,
+                 Error *error);
+int metrics_step(Metrics *metrics, const StepMetrics *step, Error *error);
+int metrics_validation(Metrics *metrics, const ValidationMetrics *validation, Error *error);
+// Ends the line that is rewritten in place, so that other output can follow.
+void metrics_end_line(Metrics *metrics);
+void metrics_close(Metrics *metrics);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

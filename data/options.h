@@ -1,0 +1,57 @@
+// Command-line options from one table: parsing, bounds, `--help`, the saved configuration.
+//
+// Accepted: `--name value`, `--name=value`, `--name` and `--no-name` for flags, `@file` (words as on a
+// command line, one or many a line, '#' starts a comment), `--help`. Later settings win. An unknown name is
+// refused with the nearest valid one; a value out of bounds is refused with the bounds.
+#ifndef DATA_OPTIONS_H
+#define DATA_OPTIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include "files.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+    OPTION_INTEGER, // int64_t; takes suffixes k, M, G (powers of 1000)
+    OPTION_REAL,    // double; must be finite
+    OPTION_TEXT,    // const char *
+    OPTION_CHOICE,  // int, index into `choices`
+    OPTION_FLAG,    // int, 0 or 1
+} OptionType;
+
+typedef struct {
+    const char *group; // heading in --help; NULL: the same as the option above
+    const char *name;  // without the leading "--"
+    OptionType type;
+    size_t offset;        // of the field in the settings struct
+    const char *standard; // default, as text
+    double minimum, maximum;
+    const char *choices; // "cosine|linear|constant"
+    const char *help;    // one sentence; the default and the bounds are appended
+} Option;
+
+// Fills `settings` with the defaults.
+void options_defaults(const Option *table, size_t count, void *settings);
+// Parses argv[1..]. Returns 0; 1 when --help was asked for (and nothing else done); -1 with a sentence.
+// Words that do not start with "--" or "@" go to `words` (at most max_words of them; more are refused).
+int options_parse(const Option *table, size_t count, void *settings, int argc, char **argv,
+                  const char **words, int max_words, int *num_words, Error *error);
+// Sets one option from text, checking type and bounds.
+int options_set(const Option *table, size_t count, void *settings, const char *name, const char *value,
+                Error *error);
+// Was the option given on the command line or in a file (rather than left at its default)?
+int options_given(const Option *table, size_t count, const char *name);
+void options_help(const Option *table, size_t count, FILE *stream);
+// Writes every option as `--name=value`, one a line, quoted where needed: readable back as @file.
+void options_write(const Option *table, size_t count, const void *settings, FILE *stream);
+// The value of a choice as text ("cosine").
+const char *option_choice_name(const Option *table, size_t count, const void *settings, const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

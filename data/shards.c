@@ -1,0 +1,353 @@
+// Token shards: see shards.h for the format.
+#include "shards.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "shards are read and written as they lie in memory, which must be little-endian"
+#endif
+
+enum {
+    HEADER_INTS = 256,
+    HEADER_BYTES = HEADER_INTS * 4,
+    MAGIC_16 = 20240520,
+    VERSION_16 = 1,
+    MAGIC_32 = 20240801,
+    VERSION_32 = 7,
+    CONVERT_TOKENS = 8192,      // converted at a time
+    DOCUMENT_BUFFER = 64 * 1024 // tokens
+};
+
+// ---- paths ----------------------------------------------------------------------------------------
+
+static int compare_paths(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int paths_match(const char *pattern, const char *what, char ***paths, size_t *count, Error *error) {
+    *count = 0;
+    if (file_exists(pattern)) {
+        *paths = (char **)xmalloc(sizeof(char *));
+        (*paths)[(*count)++] = xstrdup(pattern);
+        return 0;
+    }
+    glob_t found;
+    int status = glob(pattern, GLOB_BRACE | GLOB_TILDE | GLOB_NOSORT, NULL, &found);
+    if (status != 0) {
+        globfree(&found);
+        if (status == GLOB_NOMATCH) return fail(error, "no %s matches %s", what, pattern);
+        return fail(error, "cannot look for a %s that matches %s", what, pattern);
+    }
+    qsort(found.gl_pathv, found.gl_pathc, sizeof(char *), compare_paths);
+    *paths = (char **)xmalloc(found.gl_pathc * sizeof(char *));
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        if (i == 0 || strcmp(found.gl_pathv[i - 1], found.gl_pathv[i]) != 0)
+            (*paths)[(*count)++] = xstrdup(found.gl_pathv[i]);
+    globfree(&found);
+    return 0;
+}
+
+void paths_free(char **paths, size_t count) {
+    for (size_t i = 0; i < count; i++) free(paths[i]);
+    free(paths);
+}
+
+// ---- opening ------------------------------------------------------------------------------------
+
+// A large corpus has more shards than the usual 1,024 open files: use what the system allows. O_NONBLOCK is
+// for pipes, which would otherwise wait for a writer here; they are refused later.
+static int open_for_reading(const char *path) {
+    const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+    int descriptor = open(path, flags);
+    struct rlimit limit;
+    if (descriptor >= 0 || errno != EMFILE || getrlimit(RLIMIT_NOFILE, &limit) != 0) return descriptor;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return -1;
+    return open(path, flags);
+}
+
+static int check_header(Shard *shard, const int32_t *header, uint64_t file_bytes, Error *error) {
+    int32_t version;
+    if (header[0] == MAGIC_16) {
+        shard->token_bytes = 2;
+        version = VERSION_16;
+    } else if (header[0] == MAGIC_32) {
+        shard->token_bytes = 4;
+        version = VERSION_32;
+    } else {
+        return fail(error,
+                    "%s is not a token shard: it begins with %d, expected %d (uint16 tokens) or %d (uint32)",
+                    shard->path, header[0], MAGIC_16, MAGIC_32);
+    }
+    if (header[1] != version)
+        return fail(error, "%s is a token shard of version %d, expected version %d", shard->path, header[1],
+                    version);
+    if (header[2] <= 0)
+        return fail(error, "%s is damaged: its header counts %d tokens, expected at least 1", shard->path,
+                    header[2]);
+    shard->num_tokens = (uint64_t)header[2];
+    uint64_t expected = HEADER_BYTES + shard->num_tokens * (uint64_t)shard->token_bytes;
+    if (file_bytes != expected)
+        return fail(error, "%s is %s: it has %llu bytes, expected %llu for the %llu tokens its header counts",
+                    shard->path, file_bytes < expected ? "truncated" : "longer than its header says",
+                    (unsigned long long)file_bytes, (unsigned long long)expected,
+                    (unsigned long long)shard->num_tokens);
+    return 0;
+}
+
+static int check_file(Shard *shard, Error *error) {
+    struct stat status;
+    if (fstat(shard->descriptor, &status) != 0)
+        return fail(error, "cannot read %s: %s", shard->path, strerror(errno));
+    if (!S_ISREG(status.st_mode)) return fail(error, "%s is not a file, expected a token shard", shard->path);
+    if (status.st_size < HEADER_BYTES)
+        return fail(error, "%s %s: it has %lld bytes, expected a token shard with a header of %d bytes",
+                    shard->path, status.st_size == 0 ? "is empty" : "is truncated", (long long)status.st_size,
+                    HEADER_BYTES);
+    int32_t header[HEADER_INTS];
+    if (file_pread(shard->descriptor, shard->path, header, HEADER_BYTES, 0, error) != 0) return -1;
+    return check_header(shard, header, (uint64_t)status.st_size, error);
+}
+
+static int shard_open(Shard *shard, const char *path, Error *error) {
+    memset(shard, 0, sizeof *shard);
+    shard->descriptor = open_for_reading(path);
+    if (shard->descriptor < 0) return fail(error, "cannot open token shard %s: %s", path, strerror(errno));
+    shard->path = xstrdup(path);
+    if (check_file(shard, error) == 0) return 0;
+    close(shard->descriptor);
+    free(shard->path);
+    return -1;
+}
+
+static void close_from(ShardSet *set, size_t first) {
+    for (size_t i = first; i < set->count; i++) {
+        set->num_tokens -= set->shards[i].num_tokens;
+        close(set->shards[i].descriptor);
+        free(set->shards[i].path);
+    }
+    set->count = first;
+}
+
+static int add_path(ShardSet *set, const char *path, Error *error) {
+    set->shards = (Shard *)xrealloc(set->shards, (set->count + 1) * sizeof(Shard));
+    if (shard_open(&set->shards[set->count], path, error) != 0) return -1;
+    set->num_tokens += set->shards[set->count].num_tokens;
+    set->count++;
+    return 0;
+}
+
+int shards_add(ShardSet *set, const char *pattern, Error *error) {
+    char **paths;
+    size_t count, before = set->count;
+    if (paths_match(pattern, "token shard", &paths, &count, error) != 0) return -1;
+    int result = 0;
+    for (size_t i = 0; i < count && result == 0; i++) result = add_path(set, paths[i], error);
+    if (result != 0) close_from(set, before);
+    paths_free(paths, count);
+    return result;
+}
+
+int shards_open(ShardSet *set, const char *pattern, Error *error) {
+    memset(set, 0, sizeof *set);
+    if (shards_add(set, pattern, error) == 0) return 0;
+    shards_close(set);
+    return -1;
+}
+
+void shards_close(ShardSet *set) {
+    close_from(set, 0);
+    free(set->shards);
+    memset(set, 0, sizeof *set);
+}
+
+// ---- reading ------------------------------------------------------------------------------------
+
+int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens, Error *error) {
+    if (first > shard->num_tokens || count > shard->num_tokens - first)
+        return fail(error, "%s has %llu tokens, too few to read %zu from token %llu on", shard->path,
+                    (unsigned long long)shard->num_tokens, count, (unsigned long long)first);
+    if (shard->token_bytes == 4)
+        return file_pread(shard->descriptor, shard->path, tokens, count * 4, HEADER_BYTES + first * 4, error);
+    uint16_t narrow[CONVERT_TOKENS];
+    for (size_t done = 0; done < count;) {
+        size_t part = count - done < CONVERT_TOKENS ? count - done : CONVERT_TOKENS;
+        uint64_t offset = HEADER_BYTES + (first + done) * 2;
+        if (file_pread(shard->descriptor, shard->path, narrow, part * 2, offset, error) != 0) return -1;
+        for (size_t i = 0; i < part; i++) tokens[done + i] = narrow[i];
+        done += part;
+    }
+    return 0;
+}
+
+// ---- writing ------------------------------------------------------------------------------------
+
+static char *shard_path(const ShardWriter *writer, uint32_t index) {
+    return format_text("%s_%06u.bin", writer->prefix, index);
+}
+
+int shard_writer_open(ShardWriter *writer, const char *prefix, uint64_t tokens_per_shard, int token_bytes,
+                      Error *error) {
+    memset(writer, 0, sizeof *writer);
+    if (tokens_per_shard < 1 || tokens_per_shard > SHARD_MAX_TOKENS)
+        return fail(error, "a shard of %llu tokens is not possible, expected 1 to %u",
+                    (unsigned long long)tokens_per_shard, SHARD_MAX_TOKENS);
+    if (token_bytes != 2 && token_bytes != 4)
+        return fail(error, "tokens of %d bytes are not possible, expected 2 or 4", token_bytes);
+    writer->prefix = xstrdup(prefix);
+    writer->tokens_per_shard = tokens_per_shard;
+    writer->token_bytes = token_bytes;
+    return 0;
+}
+
+static int start_shard(ShardWriter *writer, Error *error) {
+    char *path = shard_path(writer, writer->shard_index);
+    int result = file_writer_open(&writer->file, path, error);
+    free(path);
+    if (result != 0) return -1;
+    writer->is_open = 1;
+    writer->shard_tokens = 0;
+    // The header is written last, when the count is known.
+    static const int32_t zeros[HEADER_INTS];
+    if (fwrite(zeros, HEADER_BYTES, 1, writer->file.stream) != 1)
+        return fail(error, "cannot write %s: %s", writer->file.path, strerror(errno));
+    return 0;
+}
+
+static int finish_shard(ShardWriter *writer, Error *error) {
+    int32_t header[HEADER_INTS] = {0};
+    header[0] = writer->token_bytes == 2 ? MAGIC_16 : MAGIC_32;
+    header[1] = writer->token_bytes == 2 ? VERSION_16 : VERSION_32;
+    header[2] = (int32_t)writer->shard_tokens;
+    if (fseeko(writer->file.stream, 0, SEEK_SET) != 0 ||
+        fwrite(header, HEADER_BYTES, 1, writer->file.stream) != 1)
+        return fail(error, "cannot write %s: %s", writer->file.path, strerror(errno));
+    writer->is_open = 0;
+    writer->shard_index++;
+    return file_writer_commit(&writer->file, error);
+}
+
+static int write_tokens(ShardWriter *writer, const int32_t *tokens, size_t count, Error *error) {
+    uint16_t narrow[CONVERT_TOKENS];
+    uint32_t largest = writer->token_bytes == 2 ? UINT16_MAX : INT32_MAX;
+    for (size_t done = 0; done < count;) {
+        size_t part = count - done < CONVERT_TOKENS ? count - done : CONVERT_TOKENS;
+        for (size_t i = 0; i < part; i++) {
+            if ((uint32_t)tokens[done + i] > largest)
+                return fail(error, "token %d does not fit in %s, expected 0 to %u", tokens[done + i],
+                            writer->file.path, largest);
+            narrow[i] = (uint16_t)tokens[done + i];
+        }
+        const void *bytes = writer->token_bytes == 2 ? (const void *)narrow : (const void *)(tokens + done);
+        if (fwrite(bytes, (size_t)writer->token_bytes, part, writer->file.stream) != part)
+            return fail(error, "cannot write %s: %s", writer->file.path, strerror(errno));
+        done += part;
+    }
+    writer->shard_tokens += count;
+    writer->num_tokens += count;
+    return 0;
+}
+
+int shard_writer_document(ShardWriter *writer, const int32_t *tokens, size_t count, Error *error) {
+    for (size_t done = 0; done < count;) {
+        if (!writer->is_open && start_shard(writer, error) != 0) return -1;
+        uint64_t room = writer->tokens_per_shard - writer->shard_tokens;
+        size_t part = count - done < room ? count - done : (size_t)room;
+        if (write_tokens(writer, tokens + done, part, error) != 0) return -1;
+        done += part;
+        if (writer->shard_tokens == writer->tokens_per_shard && finish_shard(writer, error) != 0) return -1;
+    }
+    return 0;
+}
+
+static int remove_older_shards(const ShardWriter *writer, Error *error) {
+    for (uint32_t index = writer->shard_index;; index++) {
+        char *path = shard_path(writer, index);
+        int missing = unlink(path) != 0;
+        int result = 0;
+        if (missing && errno != ENOENT)
+            result = fail(error, "cannot remove %s, left from an earlier run: %s", path, strerror(errno));
+        free(path);
+        if (missing) return result;
+    }
+}
+
+int shard_writer_close(ShardWriter *writer, Error *error) {
+    int result = writer->is_open ? finish_shard(writer, error) : 0;
+    if (result == 0) result = remove_older_shards(writer, error);
+    shard_writer_abandon(writer);
+    return result;
+}
+
+void shard_writer_abandon(ShardWriter *writer) {
+    if (writer->is_open) file_writer_abandon(&writer->file);
+    writer->is_open = 0;
+    free(writer->prefix);
+    writer->prefix = NULL;
+}
+
+// ---- documents ----------------------------------------------------------------------------------
+
+void documents_open(DocumentReader *reader, const ShardSet *set, int32_t end_of_text) {
+    memset(reader, 0, sizeof *reader);
+    reader->set = set;
+    reader->end_of_text = end_of_text;
+    reader->buffer = (int32_t *)xmalloc(DOCUMENT_BUFFER * sizeof(int32_t));
+}
+
+void documents_close(DocumentReader *reader) {
+    free(reader->buffer);
+    memset(reader, 0, sizeof *reader);
+}
+
+// Refills the empty buffer; 1 when there are tokens in it, 0 at the end of the set, -1 on error.
+static int fill_buffer(DocumentReader *reader, Error *error) {
+    while (reader->shard < reader->set->count) {
+        const Shard *shard = &reader->set->shards[reader->shard];
+        uint64_t left = shard->num_tokens - reader->offset;
+        if (left == 0) {
+            reader->shard++;
+            reader->offset = 0;
+            continue;
+        }
+        size_t count = left < DOCUMENT_BUFFER ? (size_t)left : DOCUMENT_BUFFER;
+        if (shard_read(shard, reader->offset, count, reader->buffer, error) != 0) return -1;
+        reader->offset += count;
+        reader->start = 0;
+        reader->end = count;
+        return 1;
+    }
+    return 0;
+}
+
+int documents_next(DocumentReader *reader, int32_t *tokens, size_t capacity, size_t *count, Error *error) {
+    *count = 0;
+    for (;;) {
+        if (reader->start == reader->end) {
+            int filled = fill_buffer(reader, error);
+            if (filled > 0) continue;
+            int last = filled == 0 && reader->inside;
+            reader->inside = 0;
+            return filled < 0 ? -1 : last;
+        }
+        const int32_t *from = reader->buffer + reader->start;
+        size_t available = reader->end - reader->start, length = 0;
+        while (length < available && from[length] != reader->end_of_text) length++;
+        reader->start += length + (length < available);
+        if (reader->inside) {
+            size_t room = *count < capacity ? capacity - *count : 0;
+            if (room > 0) memcpy(tokens + *count, from, (length < room ? length : room) * sizeof(int32_t));
+            *count += length;
+        }
+        if (length == available) continue;
+        if (reader->inside) return 1;
+        reader->inside = 1;
+    }
+}

@@ -1,0 +1,94 @@
+// Token shards: files of token ids, read at random, written in order, walked document by document.
+//
+// Format (llm.c's): a header of 256 little-endian int32, of which the first three are used - magic, version,
+// number of tokens - then the tokens. 20240520, 1 stands for uint16 tokens; 20240801, 7 for uint32 tokens.
+// The file is exactly as long as the header says. A shard holds up to 2^31 - 1 tokens; all offsets are
+// 64-bit. Every document begins with the end-of-text token (llm.c's convention), so that token is what
+// separates them; a document that does not fit is cut and goes on in the next shard.
+//
+// Errors are as in files.h: -1 and a sentence naming the file and what was expected.
+#ifndef DATA_SHARDS_H
+#define DATA_SHARDS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "files.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SHARD_MAX_TOKENS 2147483647u
+
+typedef struct {
+    char *path;
+    int descriptor;
+    uint64_t num_tokens;
+    int token_bytes; // 2 or 4
+} Shard;
+
+typedef struct {
+    Shard *shards;
+    size_t count;
+    uint64_t num_tokens; // of all shards together
+} ShardSet;
+
+// Paths that match `pattern`: the path itself if it exists, else a glob with *, ?, [..], {a,b} and ~, each path once,
+// sorted byte by byte (the order of tokens must not depend on the locale). `what` is for the message when none does.
+int paths_match(const char *pattern, const char *what, char ***paths, size_t *count, Error *error);
+void paths_free(char **paths, size_t count);
+
+// Opens every file that matches `pattern` (a path, or a glob with *, ?, [..], {a,b} and ~), in the order of
+// their names, and checks header and length of each. On error the set is left closed.
+int shards_open(ShardSet *set, const char *pattern, Error *error);
+// Appends what matches another pattern to a set that is open, or all zeros. On error the set stays as it was.
+int shards_add(ShardSet *set, const char *pattern, Error *error);
+void shards_close(ShardSet *set);
+
+// Reads tokens [first, first + count). Several threads may read one shard. Values are not compared with any
+// vocabulary; a uint32 above 2^31 - 1 comes out negative.
+int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens, Error *error);
+
+// Writes <prefix>_000000.bin, <prefix>_000001.bin, ...; each appears under its name only when it is complete
+// and on the disk. Shards of an earlier, longer run under the same prefix are removed at the end, as a glob
+// would mix them in.
+typedef struct {
+    FileWriter file;
+    char *prefix;
+    int is_open; // is a shard being written?
+    int token_bytes;
+    uint32_t shard_index; // of the shard being written, or of the next one
+    uint64_t tokens_per_shard;
+    uint64_t shard_tokens; // in the shard being written
+    uint64_t num_tokens;   // in all shards so far
+} ShardWriter;
+int shard_writer_open(ShardWriter *writer, const char *prefix, uint64_t tokens_per_shard, int token_bytes,
+                      Error *error);
+// `tokens` begin with the end-of-text token. A long document may come in several calls.
+int shard_writer_document(ShardWriter *writer, const int32_t *tokens, size_t count, Error *error);
+int shard_writer_close(ShardWriter *writer, Error *error);
+// Instead of close, after an error: removes the unfinished shard; complete ones stay.
+void shard_writer_abandon(ShardWriter *writer);
+
+// Walks a set document by document. The set must stay open. A document is what stands between two end-of-text
+// tokens, or after the last one; it may be empty, and may straddle shards. Tokens before the first
+// end-of-text (the end of a document that began in a shard outside the set) are skipped.
+typedef struct {
+    const ShardSet *set;
+    int32_t end_of_text;
+    size_t shard;    // where the buffer is filled from next
+    uint64_t offset; // in that shard
+    int32_t *buffer;
+    size_t start, end; // unread part of the buffer
+    int inside;        // has an end-of-text token been passed?
+} DocumentReader;
+void documents_open(DocumentReader *reader, const ShardSet *set, int32_t end_of_text);
+// Returns 1 when there was a document, 0 at the end, -1 on error. *count is its full length; only the first
+// `capacity` tokens of it are stored.
+int documents_next(DocumentReader *reader, int32_t *tokens, size_t capacity, size_t *count, Error *error);
+void documents_close(DocumentReader *reader);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,571 @@
+// tokenize: the command that turns text into token shards and back. `tokenize --help` explains it.
+//
+// In the text, documents are parted by a separator, <|endoftext|> unless told otherwise: n separators part n
+// + 1 documents, empty ones included, and every file begins a new one. In the shards, each document begins
+// with the end-of-text token. Decoding puts separators between documents again, so that the text comes back
+// byte for byte. With a tokenizer that has no end-of-text token, the separator is text like any other.
+#define _GNU_SOURCE // memmem
+#include "files.h"
+#include "options.h"
+#include "progress.h"
+#include "shards.h"
+#include "tokenizer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    MAX_WORDS = 100000,         // input files on a command line
+    ENCODE_BYTES = 16 << 20,    // text encoded at a time
+    DECODE_TOKENS = 256 * 1024, // tokens decoded at a time
+    SHOWN_TOKENS = 24           // decoded by inspect
+};
+
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
+
+// ---- input files --------------------------------------------------------------------------------
+
+typedef struct {
+    char *path;
+    const char *data; // mapped
+    size_t size;
+} InputFile;
+
+typedef struct {
+    InputFile *files;
+    size_t count;
+    uint64_t size; // bytes in all
+} Input;
+
+static int input_add(Input *input, const char *path, Error *error) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return fail(error, "cannot open %s: %s", path, strerror(errno));
+    struct stat status;
+    void *data = MAP_FAILED;
+    int result = 0;
+    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode))
+        result = fail(error, "%s is not a file, expected text", path);
+    else if (status.st_size == 0)
+        result = fail(error, "%s is empty, expected text", path);
+    else if ((data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0)) == MAP_FAILED)
+        result = fail(error, "cannot read %s: %s", path, strerror(errno));
+    close(descriptor);
+    if (result != 0) return -1;
+    madvise(data, (size_t)status.st_size, MADV_SEQUENTIAL);
+    input->files = (InputFile *)xrealloc(input->files, (input->count + 1) * sizeof(InputFile));
+    InputFile file = {xstrdup(path), (const char *)data, (size_t)status.st_size};
+    input->files[input->count++] = file;
+    input->size += file.size;
+    return 0;
+}
+
+static int input_add_pattern(Input *input, const char *pattern, Error *error) {
+    char **paths;
+    size_t count;
+    if (paths_match(pattern, "file", &paths, &count, error) != 0) return -1;
+    int result = 0;
+    for (size_t i = 0; i < count && result == 0; i++) result = input_add(input, paths[i], error);
+    paths_free(paths, count);
+    return result;
+}
+
+static void input_close(Input *input) {
+    for (size_t i = 0; i < input->count; i++) {
+        munmap((void *)input->files[i].data, input->files[i].size);
+        free(input->files[i].path);
+    }
+    free(input->files);
+}
+
+// ---- options ------------------------------------------------------------------------------------
+
+typedef struct {
+    const char *tokenizer, *input, *out, *separator;
+    int64_t vocab, shard_tokens, validation_every;
+    double validation_fraction;
+    int whole_files;
+    const char **words; // further input files
+    int num_words;
+} Settings;
+
+#define FIELD(name) offsetof(Settings, name)
+#define TOKENIZER_OPTION                                                                                     \
+    {                                                                                                        \
+        "Tokenizer", "tokenizer", OPTION_TEXT, FIELD(tokenizer), "", 0, 0, NULL,                             \
+            "tokenizer.json, or a folder with it or with GPT-2's encoder.json and vocab.bpe."                \
+    }
+#define SEPARATOR_OPTION                                                                                     \
+    {                                                                                                        \
+        NULL, "separator", OPTION_TEXT, FIELD(separator), END_OF_TEXT, 0, 0, NULL,                           \
+            "What stands between documents."                                                                 \
+    }
+
+static const Option train_options[] = {
+    {"Text", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
+     "Text files or patterns; more may follow as words."},
+    SEPARATOR_OPTION,
+    {"Tokenizer", "vocab", OPTION_INTEGER, FIELD(vocab), "8192", 256, 1e8, NULL,
+     "Tokens: 256 bytes, merges, <|endoftext|>; exactly 256 is bytes alone."},
+    {NULL, "out", OPTION_TEXT, FIELD(out), "tokenizer.json", 0, 0, NULL, "File to write."},
+};
+
+static const Option encode_options[] = {
+    TOKENIZER_OPTION,
+    {"Text", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
+     "Text files or patterns; more may follow as words."},
+    SEPARATOR_OPTION,
+    {NULL, "whole-files", OPTION_FLAG, FIELD(whole_files), "0", 0, 0, NULL,
+     "Every file is one document, separators in it are text."},
+    {"Shards", "out", OPTION_TEXT, FIELD(out), "", 0, 0, NULL,
+     "Writes <out>_000000.bin, ..., or <out>_train_000000.bin, ... and <out>_val_000000.bin, ..."},
+    {NULL, "shard-tokens", OPTION_INTEGER, FIELD(shard_tokens), "100M", 1, SHARD_MAX_TOKENS, NULL,
+     "Tokens in a shard."},
+    {"Validation", "validation-every", OPTION_INTEGER, FIELD(validation_every), "0", 0, 1e15, NULL,
+     "Every so many documents, one for validation; 0 for none."},
+    {NULL, "validation-fraction", OPTION_REAL, FIELD(validation_fraction), "0", 0, 0.999, NULL,
+     "Fraction of the documents for validation, evenly spread; a single document is cut and gives its end."},
+};
+
+static const Option decode_options[] = {
+    TOKENIZER_OPTION,
+    {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
+     "Shards or patterns; more may follow as words."},
+    {"Text", "out", OPTION_TEXT, FIELD(out), "-", 0, 0, NULL, "File to write, - for standard output."},
+    SEPARATOR_OPTION,
+};
+
+static const Option inspect_options[] = {
+    TOKENIZER_OPTION,
+    {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
+     "Shards or patterns; more may follow as words."},
+};
+
+static int require(const char *value, const char *name, Error *error) {
+    return value[0] != 0 ? 0 : fail(error, "--%s is missing; see --help", name);
+}
+
+// Calls `add` for --input and for every word.
+static int add_all(const Settings *settings, int (*add)(void *, const char *, Error *), void *target,
+                   Error *error) {
+    if (settings->input[0] == 0 && settings->num_words == 0) return require("", "input", error);
+    if (settings->input[0] != 0 && add(target, settings->input, error) != 0) return -1;
+    for (int i = 0; i < settings->num_words; i++)
+        if (add(target, settings->words[i], error) != 0) return -1;
+    return 0;
+}
+
+static int add_input(void *target, const char *pattern, Error *error) {
+    return input_add_pattern((Input *)target, pattern, error);
+}
+
+static int add_shards(void *target, const char *pattern, Error *error) {
+    return shards_add((ShardSet *)target, pattern, error);
+}
+
+static Tokenizer *open_tokenizer(const Settings *settings, Error *error) {
+    return require(settings->tokenizer, "tokenizer", error) == 0 ? tokenizer_load(settings->tokenizer, error)
+                                                                 : NULL;
+}
+
+// ---- train --------------------------------------------------------------------------------------
+
+static int train_on(const Input *input, const Settings *settings, Error *error) {
+    // An output that cannot be written should be known before the work, not after it.
+    FileWriter writer;
+    if (file_writer_open(&writer, settings->out, error) != 0) return -1;
+    file_writer_abandon(&writer);
+    Text *texts = (Text *)xmalloc(input->count * sizeof(Text));
+    for (size_t i = 0; i < input->count; i++) {
+        Text text = {input->files[i].data, input->files[i].size};
+        texts[i] = text;
+    }
+    Tokenizer *t = tokenizer_train(texts, input->count, (int32_t)settings->vocab, settings->separator, error);
+    free(texts);
+    if (t == NULL) return -1;
+    int result = tokenizer_save(t, settings->out, error);
+    if (result == 0)
+        printf("%s: %d tokens, %zu merges, checksum %08x, from %.1f MB of text\n", settings->out,
+               tokenizer_vocab_size(t), tokenizer_num_merges(t), tokenizer_checksum(t),
+               (double)input->size / 1e6);
+    tokenizer_free(t);
+    return result;
+}
+
+static int train(const Settings *settings, Error *error) {
+    Input input = {0};
+    int result = require(settings->out, "out", error);
+    if (result == 0) result = require(settings->separator, "separator", error);
+    if (result == 0) result = add_all(settings, add_input, &input, error);
+    if (result == 0) result = train_on(&input, settings, error);
+    input_close(&input);
+    return result;
+}
+
+// ---- encode -------------------------------------------------------------------------------------
+
+enum { TRAINING, VALIDATION };
+
+typedef struct {
+    const Settings *settings;
+    Tokenizer *tokenizer;
+    const char *separator; // NULL: every file is one document
+    ShardWriter writers[2];
+    int current;
+    uint64_t num_documents, documents_in[2], bytes_done;
+    int cut_single; // the single document is cut: training first, then validation
+    Progress progress;
+} Encoding;
+
+static int is_split(const Settings *settings) {
+    return settings->validation_every > 0 || settings->validation_fraction > 0;
+}
+
+static uint64_t validation_documents(const Settings *settings, uint64_t documents) {
+    if (settings->validation_every > 0) return documents / (uint64_t)settings->validation_every;
+    return (uint64_t)floor((double)documents * settings->validation_fraction + 1e-9);
+}
+
+static uint64_t count_documents(const Input *input, const char *separator) {
+    uint64_t documents = 0;
+    for (size_t i = 0; i < input->count; i++) {
+        const char *at = input->files[i].data, *end = at + input->files[i].size;
+        documents++;
+        while (separator != NULL &&
+               (at = (const char *)memmem(at, (size_t)(end - at), separator, strlen(separator)))) {
+            documents++;
+            at += strlen(separator);
+        }
+    }
+    return documents;
+}
+
+// Chooses where the next document goes and writes the token it begins with.
+static int begin_document(Encoding *e, Error *error) {
+    if (e->cut_single)
+        e->current = e->num_documents == 0 ? TRAINING : VALIDATION;
+    else if (validation_documents(e->settings, e->num_documents + 1) >
+             validation_documents(e->settings, e->num_documents))
+        e->current = VALIDATION;
+    else
+        e->current = TRAINING;
+    e->num_documents++;
+    e->documents_in[e->current]++;
+    const int32_t end_of_text = tokenizer_end_of_text(e->tokenizer);
+    if (end_of_text < 0) return 0;
+    return shard_writer_document(&e->writers[e->current], &end_of_text, 1, error);
+}
+
+static int write_ids(Encoding *e, const TokenList *ids, Error *error) {
+    const int32_t end_of_text = tokenizer_end_of_text(e->tokenizer);
+    for (size_t start = 0; start < ids->count;) {
+        size_t end = start;
+        while (end < ids->count && ids->ids[end] != end_of_text) end++;
+        if (shard_writer_document(&e->writers[e->current], ids->ids + start, end - start, error) != 0)
+            return -1;
+        if (end < ids->count && begin_document(e, error) != 0) return -1;
+        start = end + 1;
+    }
+    return 0;
+}
+
+static int encode_text(Encoding *e, const char *text, size_t size, Error *error) {
+    TokenList ids = {0};
+    int result = begin_document(e, error);
+    while (size > 0 && result == 0) {
+        size_t part = tokenizer_cut(text, size, e->separator, ENCODE_BYTES);
+        ids.count = 0;
+        tokenizer_encode(e->tokenizer, text, part, e->separator, &ids);
+        result = write_ids(e, &ids, error);
+        text += part;
+        size -= part;
+        e->bytes_done += part;
+        progress_update(&e->progress, e->bytes_done);
+    }
+    free(ids.ids);
+    return result;
+}
+
+static int encode_single(Encoding *e, const InputFile *file, Error *error) {
+    size_t least = (size_t)((double)file->size * (1 - e->settings->validation_fraction));
+    size_t cut = tokenizer_cut(file->data, file->size, e->separator, least > 0 ? least : 1);
+    if (cut == file->size)
+        return fail(error, "%s is one document without a place to cut off %g of it for validation",
+                    file->path, e->settings->validation_fraction);
+    e->cut_single = 1;
+    if (encode_text(e, file->data, cut, error) != 0) return -1;
+    return encode_text(e, file->data + cut, file->size - cut, error);
+}
+
+static int encode_input(Encoding *e, const Input *input, Error *error) {
+    const Settings *settings = e->settings;
+    if (is_split(settings)) {
+        uint64_t documents = count_documents(input, e->separator);
+        uint64_t validation = validation_documents(settings, documents);
+        if (documents == 1 && settings->validation_fraction > 0)
+            return encode_single(e, &input->files[0], error);
+        if (validation == 0 || validation == documents)
+            return fail(error,
+                        "of %llu documents, %llu would be for validation, expected at least 1 and not all",
+                        (unsigned long long)documents, (unsigned long long)validation);
+    }
+    for (size_t i = 0; i < input->count; i++)
+        if (encode_text(e, input->files[i].data, input->files[i].size, error) != 0) return -1;
+    return 0;
+}
+
+// Completes the last shard, then says what was written.
+static int finish_shards(ShardWriter *writer, const char *name, uint64_t documents, Error *error) {
+    char *first = format_text("%s_000000.bin", writer->prefix);
+    int result = shard_writer_close(writer, error);
+    if (result == 0)
+        printf("%s: %llu tokens, %llu documents, %u shard%s: %s%s\n", name,
+               (unsigned long long)writer->num_tokens, (unsigned long long)documents, writer->shard_index,
+               writer->shard_index == 1 ? "" : "s", first, writer->shard_index == 1 ? "" : ", ...");
+    free(first);
+    return result;
+}
+
+static int encode_to_shards(Encoding *e, const Input *input, Error *error) {
+    static const char *const names[2] = {"training", "validation"}, *const suffixes[2] = {"_train", "_val"};
+    const int num_writers = is_split(e->settings) ? 2 : 1;
+    const int token_bytes = tokenizer_vocab_size(e->tokenizer) <= 65536 ? 2 : 4;
+    int result = 0, opened = 0;
+    for (; opened < num_writers && result == 0; opened++) {
+        char *prefix = format_text("%s%s", e->settings->out, num_writers == 2 ? suffixes[opened] : "");
+        result = shard_writer_open(&e->writers[opened], prefix, (uint64_t)e->settings->shard_tokens,
+                                   token_bytes, error);
+        free(prefix);
+    }
+    progress_start(&e->progress, "encoding", "B", input->size);
+    if (result == 0) result = encode_input(e, input, error);
+    progress_finish(&e->progress);
+    for (int i = 0; i < opened && result == 0; i++)
+        result = finish_shards(&e->writers[i], num_writers == 2 ? names[i] : "encoded", e->documents_in[i],
+                               error);
+    for (int i = 0; i < opened; i++) shard_writer_abandon(&e->writers[i]);
+    return result;
+}
+
+static int encode(const Settings *settings, Error *error) {
+    Encoding encoding = {0};
+    Input input = {0};
+    encoding.settings = settings;
+    int result = require(settings->out, "out", error);
+    if (result == 0) result = require(settings->separator, "separator", error);
+    if (result == 0 && settings->validation_every > 0 && settings->validation_fraction > 0)
+        result = fail(
+            error, "--validation-every and --validation-fraction exclude each other, expected one of them");
+    if (result == 0) result = add_all(settings, add_input, &input, error);
+    if (result == 0 && (encoding.tokenizer = open_tokenizer(settings, error)) == NULL) result = -1;
+    if (result == 0) {
+        int one_document = settings->whole_files || tokenizer_end_of_text(encoding.tokenizer) < 0;
+        encoding.separator = one_document ? NULL : settings->separator;
+        result = encode_to_shards(&encoding, &input, error);
+    }
+    tokenizer_free(encoding.tokenizer);
+    input_close(&input);
+    return result;
+}
+
+// ---- decode and inspect -------------------------------------------------------------------------
+
+// Calls `use` for consecutive stretches of all tokens, after checking that each is in the vocabulary.
+typedef int (*UseTokens)(void *state, const int32_t *tokens, size_t count, Error *error);
+
+static int read_shard(const Shard *shard, int32_t vocab_size, int32_t *tokens, UseTokens use, void *state,
+                      Error *error) {
+    for (uint64_t first = 0; first < shard->num_tokens;) {
+        uint64_t left = shard->num_tokens - first;
+        size_t count = left < DECODE_TOKENS ? (size_t)left : DECODE_TOKENS;
+        if (shard_read(shard, first, count, tokens, error) != 0) return -1;
+        for (size_t i = 0; i < count; i++)
+            if ((uint32_t)tokens[i] >= (uint32_t)vocab_size)
+                return fail(error, "token %llu of %s is %u, expected 0 to %d as in the tokenizer",
+                            (unsigned long long)(first + i), shard->path, (uint32_t)tokens[i],
+                            vocab_size - 1);
+        if (use(state, tokens, count, error) != 0) return -1;
+        first += count;
+    }
+    return 0;
+}
+
+static int read_shards(const ShardSet *set, const Tokenizer *t, UseTokens use, void *state, Error *error) {
+    int32_t *tokens = (int32_t *)xmalloc(DECODE_TOKENS * sizeof(int32_t));
+    int result = 0;
+    for (size_t i = 0; i < set->count && result == 0; i++)
+        result = read_shard(&set->shards[i], tokenizer_vocab_size(t), tokens, use, state, error);
+    free(tokens);
+    return result;
+}
+
+typedef struct {
+    const Tokenizer *tokenizer;
+    const char *separator, *path;
+    FILE *stream;
+    int started; // has any token been seen?
+} Decoding;
+
+static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error *error) {
+    Decoding *d = (Decoding *)state;
+    const int32_t end_of_text = tokenizer_end_of_text(d->tokenizer);
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        const char *bytes = tokenizer_bytes(d->tokenizer, tokens[i], &size);
+        if (tokens[i] == end_of_text) { // nothing stands in front of the first document
+            bytes = d->separator;
+            size = d->started ? strlen(bytes) : 0;
+        }
+        fwrite(bytes, 1, size, d->stream);
+        d->started = 1;
+    }
+    return ferror(d->stream) ? fail(error, "cannot write %s: %s", d->path, strerror(errno)) : 0;
+}
+
+static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *settings, Error *error) {
+    Decoding decoding = {t, settings->separator, settings->out, stdout, 0};
+    if (strcmp(settings->out, "-") == 0) {
+        if (read_shards(set, t, decode_tokens, &decoding, error) != 0) return -1;
+        return fflush(stdout) == 0 ? 0 : fail(error, "cannot write to standard output: %s", strerror(errno));
+    }
+    FileWriter writer;
+    if (file_writer_open(&writer, settings->out, error) != 0) return -1;
+    decoding.stream = writer.stream;
+    if (read_shards(set, t, decode_tokens, &decoding, error) == 0) return file_writer_commit(&writer, error);
+    file_writer_abandon(&writer);
+    return -1;
+}
+
+static int decode(const Settings *settings, Error *error) {
+    ShardSet set = {0};
+    Tokenizer *t = NULL;
+    int result = require(settings->out, "out", error);
+    if (result == 0) result = add_all(settings, add_shards, &set, error);
+    if (result == 0 && (t = open_tokenizer(settings, error)) == NULL) result = -1;
+    if (result == 0) result = decode_to(&set, t, settings, error);
+    tokenizer_free(t);
+    shards_close(&set);
+    return result;
+}
+
+typedef struct {
+    int32_t end_of_text, smallest, largest;
+    uint64_t num_documents;
+    int32_t first[SHOWN_TOKENS];
+    size_t num_first;
+} Summary;
+
+static int summarise(void *state, const int32_t *tokens, size_t count, Error *error) {
+    Summary *s = (Summary *)state;
+    (void)error;
+    for (size_t i = 0; i < count; i++) {
+        if (tokens[i] < s->smallest) s->smallest = tokens[i];
+        if (tokens[i] > s->largest) s->largest = tokens[i];
+        s->num_documents += tokens[i] == s->end_of_text;
+        if (s->num_first < SHOWN_TOKENS) s->first[s->num_first++] = tokens[i];
+    }
+    return 0;
+}
+
+static void print_escaped(const char *bytes, size_t size) {
+    for (size_t i = 0; i < size; i++) {
+        uint8_t c = (uint8_t)bytes[i];
+        if (c == '\n')
+            printf("\\n");
+        else if (c < 0x20 || c == 0x7F)
+            printf("\\x%02x", c);
+        else
+            putchar(c);
+    }
+}
+
+static void print_summary(const ShardSet *set, const Tokenizer *t, const Summary *s) {
+    for (size_t i = 0; i < set->count; i++)
+        printf("%s: %llu tokens, uint%d\n", set->shards[i].path,
+               (unsigned long long)set->shards[i].num_tokens, 8 * set->shards[i].token_bytes);
+    printf("all: %llu tokens, %llu documents, ids %d to %d of %d, tokenizer checksum %08x\n",
+           (unsigned long long)set->num_tokens, (unsigned long long)s->num_documents, s->smallest, s->largest,
+           tokenizer_vocab_size(t), tokenizer_checksum(t));
+    if (s->end_of_text >= 0 && s->first[0] != s->end_of_text) printf("begins in the middle of a document\n");
+    printf("begins with: ");
+    for (size_t i = 0; i < s->num_first; i++) {
+        size_t size;
+        const char *bytes = tokenizer_bytes(t, s->first[i], &size);
+        print_escaped(bytes, size);
+    }
+    printf("\n");
+}
+
+static int inspect(const Settings *settings, Error *error) {
+    ShardSet set = {0};
+    Tokenizer *t = NULL;
+    int result = add_all(settings, add_shards, &set, error);
+    if (result == 0 && (t = open_tokenizer(settings, error)) == NULL) result = -1;
+    if (result == 0) {
+        Summary summary = {tokenizer_end_of_text(t), INT32_MAX, -1, 0, {0}, 0};
+        result = read_shards(&set, t, summarise, &summary, error);
+        if (result == 0) print_summary(&set, t, &summary);
+    }
+    tokenizer_free(t);
+    shards_close(&set);
+    return result;
+}
+
+// ---- main ---------------------------------------------------------------------------------------
+
+typedef struct {
+    const char *name;
+    int (*run)(const Settings *settings, Error *error);
+    const Option *options;
+    size_t num_options;
+    const char *help;
+} Command;
+
+static const Command commands[] = {
+    {"train", train, train_options, COUNT(train_options),
+     "learn a vocabulary from text, write tokenizer.json"},
+    {"encode", encode, encode_options, COUNT(encode_options), "text to token shards"},
+    {"decode", decode, decode_options, COUNT(decode_options), "token shards to text"},
+    {"inspect", inspect, inspect_options, COUNT(inspect_options),
+     "what is in token shards; check every token"},
+};
+
+static void print_help(void) {
+    printf("usage: tokenize COMMAND [options] [files]\n\n");
+    for (size_t i = 0; i < COUNT(commands); i++) printf("  %-8s %s\n", commands[i].name, commands[i].help);
+    printf("\n`tokenize COMMAND --help` lists the options of one.\n");
+}
+
+static int run_command(const Command *command, int argc, char **argv) {
+    Settings settings = {0};
+    Error error;
+    settings.words = (const char **)xmalloc(MAX_WORDS * sizeof(char *));
+    options_defaults(command->options, command->num_options, &settings);
+    int parsed = options_parse(command->options, command->num_options, &settings, argc, argv, settings.words,
+                               MAX_WORDS, &settings.num_words, &error);
+    if (parsed < 0) die("%s", error.text);
+    if (parsed > 0) {
+        printf("usage: tokenize %s [options] [files]: %s\n\n", command->name, command->help);
+        options_help(command->options, command->num_options, stdout);
+    } else if (command->run(&settings, &error) != 0) {
+        die("%s", error.text);
+    }
+    free(settings.words);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0) {
+        print_help();
+        return argc < 2;
+    }
+    for (size_t i = 0; i < COUNT(commands); i++)
+        if (strcmp(argv[1], commands[i].name) == 0) return run_command(&commands[i], argc - 1, argv + 1);
+    die("'%s' is not a command of tokenize, expected train, encode, decode or inspect", argv[1]);
+}

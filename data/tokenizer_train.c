@@ -1,0 +1,467 @@
+// Training byte-pair encoding incrementally.
+//
+// 1. Pre-tokens are counted, every core with a table of its own, added up afterwards.
+// 2. The distinct ones lie one after the other as a linked list of symbols. For every pair of adjacent
+// symbols there
+//    is its count (weighted by how often the pre-token occurs) and the list of positions where it stood.
+// 3. A heap gives the most frequent pair; its positions are visited, joined where it still stands there, and
+//    the counts of the neighbouring pairs adjusted. So a merge costs as much as it has occurrences.
+//
+// Heap entries are not updated when a count falls: one that comes up with an outdated count goes back with
+// the right one. When a count rises, a new entry is made. Equal counts are ordered by the ids of the pair,
+// smaller first, as in Hugging Face's trainer; the result does not depend on the number of cores.
+#define _GNU_SOURCE // memmem
+#include "tokenizer.h"
+#include "progress.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    COUNT_CHUNK = 1 << 20, // bytes of text a thread counts at a time
+    LEAST_COUNT = 2        // a pair that occurs once is not worth a token
+};
+#define NOWHERE UINT32_MAX
+
+// ---- counting pre-tokens ------------------------------------------------------------------------
+
+typedef struct {
+    uint64_t hash;
+    size_t start; // in WordTable.bytes
+    uint32_t size;
+    int64_t count; // 0: an empty slot
+} Word;
+
+typedef struct {
+    Word *slots;
+    size_t mask, num_words;
+    char *bytes;
+    size_t num_bytes, capacity;
+} WordTable;
+
+static void table_create(WordTable *table) {
+    memset(table, 0, sizeof *table);
+    table->mask = (1 << 12) - 1;
+    table->slots = (Word *)xcalloc(table->mask + 1, sizeof(Word));
+}
+
+static void table_free(WordTable *table) {
+    free(table->slots);
+    free(table->bytes);
+}
+
+static void table_grow(WordTable *table) {
+    Word *old = table->slots;
+    size_t old_size = table->mask + 1;
+    table->mask = 2 * old_size - 1;
+    table->slots = (Word *)xcalloc(table->mask + 1, sizeof(Word));
+    for (size_t i = 0; i < old_size; i++) {
+        if (old[i].count == 0) continue;
+        size_t slot = old[i].hash & table->mask;
+        while (table->slots[slot].count != 0) slot = (slot + 1) & table->mask;
+        table->slots[slot] = old[i];
+    }
+    free(old);
+}
+
+static void table_add(WordTable *table, const char *bytes, size_t size, uint64_t hash, int64_t count) {
+    size_t slot = hash & table->mask;
+    for (; table->slots[slot].count != 0; slot = (slot + 1) & table->mask) {
+        Word *word = &table->slots[slot];
+        if (word->hash != hash || word->size != size || memcmp(table->bytes + word->start, bytes, size) != 0)
+            continue;
+        word->count += count;
+        return;
+    }
+    if (table->num_bytes + size > table->capacity) {
+        table->capacity = 2 * (table->num_bytes + size) + (1 << 16);
+        table->bytes = (char *)xrealloc(table->bytes, table->capacity);
+    }
+    memcpy(table->bytes + table->num_bytes, bytes, size);
+    Word word = {hash, table->num_bytes, (uint32_t)size, count};
+    table->slots[slot] = word;
+    table->num_bytes += size;
+    if (2 * ++table->num_words > table->mask) table_grow(table);
+}
+
+static void count_stretch(WordTable *table, Splitter *splitter, const char *text, size_t size) {
+    const char *word;
+    size_t length;
+    splitter_start(splitter, text, size);
+    while (splitter_next(splitter, &word, &length))
+        table_add(table, word, length, hash_bytes(word, length), 1);
+}
+
+static void count_chunk(WordTable *table, Splitter *splitter, Text chunk, const char *separator) {
+    const char *found;
+    while (separator != NULL &&
+           (found = (const char *)memmem(chunk.data, chunk.size, separator, strlen(separator)))) {
+        count_stretch(table, splitter, chunk.data, (size_t)(found - chunk.data));
+        chunk.size -= (size_t)(found - chunk.data) + strlen(separator);
+        chunk.data = found + strlen(separator);
+    }
+    count_stretch(table, splitter, chunk.data, chunk.size);
+}
+
+// Takes the next chunk off the front of the texts; size 0 when there is none.
+static Text take_chunk(Text *texts, size_t num_texts, size_t *current, const char *separator) {
+    while (*current < num_texts && texts[*current].size == 0) (*current)++;
+    Text chunk = {NULL, 0};
+    if (*current == num_texts) return chunk;
+    Text *text = &texts[*current];
+    chunk.data = text->data;
+    chunk.size = tokenizer_cut(text->data, text->size, separator, COUNT_CHUNK);
+    text->data += chunk.size;
+    text->size -= chunk.size;
+    return chunk;
+}
+
+static void count_words(WordTable *total, const Text *texts, size_t num_texts, const char *separator) {
+    Text *left = (Text *)xmalloc((num_texts + 1) * sizeof(Text));
+    uint64_t size = 0, done = 0;
+    size_t current = 0;
+    for (size_t i = 0; i < num_texts; i++) {
+        left[i] = texts[i];
+        size += texts[i].size;
+    }
+    Progress progress;
+    progress_start(&progress, "counting words", "B", size);
+    table_create(total);
+#pragma omp parallel
+    {
+        WordTable table;
+        table_create(&table);
+        Splitter *splitter = splitter_create();
+        for (;;) {
+            Text chunk;
+#pragma omp critical
+            {
+                chunk = take_chunk(left, num_texts, &current, separator);
+                done += chunk.size;
+                progress_update(&progress, done);
+            }
+            if (chunk.size == 0) break;
+            count_chunk(&table, splitter, chunk, separator);
+        }
+        splitter_free(splitter);
+#pragma omp critical
+        for (size_t i = 0; i <= table.mask; i++) {
+            const Word *word = &table.slots[i];
+            if (word->count > 0)
+                table_add(total, table.bytes + word->start, word->size, word->hash, word->count);
+        }
+        table_free(&table);
+    }
+    progress_finish(&progress);
+    free(left);
+}
+
+// ---- pairs --------------------------------------------------------------------------------------
+
+typedef struct {
+    int32_t id; // -1: joined to the symbol before it
+    uint32_t previous, next, word;
+} Symbol;
+
+typedef struct {
+    int32_t left, right;
+    int64_t count;
+    uint32_t *positions; // of its left symbol; some are outdated
+    uint32_t num_positions, capacity;
+    uint32_t is_rising; // in `rising`
+} Pair;
+
+typedef struct {
+    int64_t count;
+    int32_t left, right;
+    uint32_t pair;
+} HeapEntry;
+
+typedef struct {
+    Symbol *symbols;
+    int64_t *word_counts;
+    Pair *pairs;
+    uint32_t num_pairs, pair_capacity;
+    uint32_t *slots; // hash table of pairs; NOWHERE: empty
+    size_t mask;
+    HeapEntry *heap;
+    size_t heap_count, heap_capacity;
+    uint32_t *rising; // pairs whose count rose in this merge
+    size_t num_rising, rising_capacity;
+} Trainer;
+
+static size_t pair_slot(const Trainer *trainer, int32_t left, int32_t right) {
+    uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9FB21C651E98DF25u;
+    size_t slot = (hash ^ hash >> 32) & trainer->mask;
+    for (; trainer->slots[slot] != NOWHERE; slot = (slot + 1) & trainer->mask) {
+        const Pair *pair = &trainer->pairs[trainer->slots[slot]];
+        if (pair->left == left && pair->right == right) break;
+    }
+    return slot;
+}
+
+static void resize_pair_table(Trainer *trainer, size_t size) {
+    free(trainer->slots);
+    trainer->mask = size - 1;
+    trainer->slots = (uint32_t *)xmalloc(size * sizeof(uint32_t));
+    memset(trainer->slots, 0xFF, size * sizeof(uint32_t));
+    for (uint32_t i = 0; i < trainer->num_pairs; i++)
+        trainer->slots[pair_slot(trainer, trainer->pairs[i].left, trainer->pairs[i].right)] = i;
+}
+
+static uint32_t find_pair(Trainer *trainer, int32_t left, int32_t right) {
+    size_t slot = pair_slot(trainer, left, right);
+    if (trainer->slots[slot] != NOWHERE) return trainer->slots[slot];
+    if (trainer->num_pairs == trainer->pair_capacity) {
+        trainer->pair_capacity = 2 * trainer->pair_capacity + 1024;
+        trainer->pairs = (Pair *)xrealloc(trainer->pairs, trainer->pair_capacity * sizeof(Pair));
+    }
+    Pair pair = {left, right, 0, NULL, 0, 0, 0};
+    uint32_t index = trainer->num_pairs++;
+    trainer->pairs[index] = pair;
+    trainer->slots[slot] = index;
+    if (2 * (size_t)trainer->num_pairs > trainer->mask) resize_pair_table(trainer, 2 * (trainer->mask + 1));
+    return index;
+}
+
+// The pair at `position` occurs now.
+static void pair_appears(Trainer *trainer, uint32_t position) {
+    const Symbol *left = &trainer->symbols[position];
+    uint32_t index = find_pair(trainer, left->id, trainer->symbols[left->next].id);
+    Pair *pair = &trainer->pairs[index];
+    if (pair->num_positions == pair->capacity) {
+        pair->capacity = 2 * pair->capacity + 2;
+        pair->positions = (uint32_t *)xrealloc(pair->positions, pair->capacity * sizeof(uint32_t));
+    }
+    pair->positions[pair->num_positions++] = position;
+    pair->count += trainer->word_counts[left->word];
+    if (pair->is_rising) return;
+    if (trainer->num_rising == trainer->rising_capacity) {
+        trainer->rising_capacity = 2 * trainer->rising_capacity + 256;
+        trainer->rising = (uint32_t *)xrealloc(trainer->rising, trainer->rising_capacity * sizeof(uint32_t));
+    }
+    trainer->rising[trainer->num_rising++] = index;
+    pair->is_rising = 1;
+}
+
+static void pair_vanishes(Trainer *trainer, uint32_t position) {
+    const Symbol *left = &trainer->symbols[position];
+    uint32_t index = find_pair(trainer, left->id, trainer->symbols[left->next].id);
+    trainer->pairs[index].count -= trainer->word_counts[left->word];
+}
+
+// ---- the heap -----------------------------------------------------------------------------------
+
+static int comes_first(const HeapEntry *a, const HeapEntry *b) {
+    if (a->count != b->count) return a->count > b->count;
+    return a->left != b->left ? a->left < b->left : a->right < b->right;
+}
+
+static void heap_push(Trainer *trainer, uint32_t index) {
+    if (trainer->heap_count == trainer->heap_capacity) {
+        trainer->heap_capacity = 2 * trainer->heap_capacity + 1024;
+        trainer->heap = (HeapEntry *)xrealloc(trainer->heap, trainer->heap_capacity * sizeof(HeapEntry));
+    }
+    const Pair *pair = &trainer->pairs[index];
+    HeapEntry *heap = trainer->heap, entry = {pair->count, pair->left, pair->right, index};
+    size_t at = trainer->heap_count++;
+    for (; at > 0 && comes_first(&entry, &heap[(at - 1) / 2]); at = (at - 1) / 2)
+        heap[at] = heap[(at - 1) / 2];
+    heap[at] = entry;
+}
+
+static HeapEntry heap_pop(Trainer *trainer) {
+    HeapEntry *heap = trainer->heap, top = heap[0], last = heap[--trainer->heap_count];
+    size_t at = 0;
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= trainer->heap_count) break;
+        if (child + 1 < trainer->heap_count && comes_first(&heap[child + 1], &heap[child])) child++;
+        if (!comes_first(&heap[child], &last)) break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = last;
+    return top;
+}
+
+// The most frequent pair, or NOWHERE when none is frequent enough.
+static uint32_t pop_best(Trainer *trainer) {
+    while (trainer->heap_count > 0) {
+        HeapEntry entry = heap_pop(trainer);
+        int64_t count = trainer->pairs[entry.pair].count;
+        if (count == entry.count) return count >= LEAST_COUNT ? entry.pair : NOWHERE;
+        if (count >= LEAST_COUNT) heap_push(trainer, entry.pair);
+    }
+    return NOWHERE;
+}
+
+static void push_rising(Trainer *trainer) {
+    for (size_t i = 0; i < trainer->num_rising; i++) {
+        Pair *pair = &trainer->pairs[trainer->rising[i]];
+        pair->is_rising = 0;
+        if (pair->count >= LEAST_COUNT) heap_push(trainer, trainer->rising[i]);
+    }
+    trainer->num_rising = 0;
+}
+
+// ---- merging ------------------------------------------------------------------------------------
+
+static int join_at(Trainer *trainer, uint32_t position, int32_t left, int32_t right, int32_t merged) {
+    Symbol *symbols = trainer->symbols, *symbol = &symbols[position];
+    uint32_t second = symbol->next;
+    if (symbol->id != left || second == NOWHERE || symbols[second].id != right) return 0;
+    if (symbol->previous != NOWHERE) pair_vanishes(trainer, symbol->previous);
+    pair_vanishes(trainer, position);
+    if (symbols[second].next != NOWHERE) pair_vanishes(trainer, second);
+    symbol->id = merged;
+    symbol->next = symbols[second].next;
+    symbols[second].id = -1;
+    if (symbol->next != NOWHERE) symbols[symbol->next].previous = position;
+    if (symbol->previous != NOWHERE) pair_appears(trainer, symbol->previous);
+    if (symbol->next != NOWHERE) pair_appears(trainer, position);
+    return 1;
+}
+
+static int compare_positions(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void join_everywhere(Trainer *trainer, uint32_t index, int32_t merged) {
+    const int32_t left = trainer->pairs[index].left, right = trainer->pairs[index].right;
+    uint32_t *positions = trainer->pairs[index].positions, count = trainer->pairs[index].num_positions;
+    trainer->pairs[index].positions = NULL;
+    trainer->pairs[index].num_positions = trainer->pairs[index].capacity = 0;
+    // From left to right, or "aaa" would be joined differently from encoding. The list is in order already,
+    // except when the same token came about by several merges.
+    uint32_t in_order = 1;
+    while (in_order < count && positions[in_order - 1] <= positions[in_order]) in_order++;
+    if (in_order < count) qsort(positions, count, sizeof *positions, compare_positions);
+    for (uint32_t i = 0; i < count; i++) join_at(trainer, positions[i], left, right, merged);
+    free(positions);
+    push_rising(trainer);
+}
+
+static int start_trainer(Trainer *trainer, const WordTable *words, const Tokenizer *t, Error *error) {
+    memset(trainer, 0, sizeof *trainer);
+    if (words->num_bytes >= NOWHERE || words->num_words >= NOWHERE)
+        return fail(error,
+                    "the text has %zu bytes of distinct words, more than the %u that can be trained on",
+                    words->num_bytes, NOWHERE - 1);
+    trainer->symbols = (Symbol *)xmalloc((words->num_bytes + 1) * sizeof(Symbol));
+    trainer->word_counts = (int64_t *)xmalloc((words->num_words + 1) * sizeof(int64_t));
+    resize_pair_table(trainer, 1 << 12);
+    uint32_t position = 0, word_index = 0;
+    for (size_t slot = 0; slot <= words->mask; slot++) {
+        const Word *word = &words->slots[slot];
+        if (word->count == 0) continue;
+        trainer->word_counts[word_index] = word->count;
+        for (uint32_t i = 0; i < word->size; i++, position++) {
+            Symbol symbol = {tokenizer_find(t, words->bytes + word->start + i, 1),
+                             i > 0 ? position - 1 : NOWHERE, i + 1 < word->size ? position + 1 : NOWHERE,
+                             word_index};
+            trainer->symbols[position] = symbol;
+        }
+        word_index++;
+    }
+    for (uint32_t i = 0; i < position; i++)
+        if (trainer->symbols[i].next != NOWHERE) pair_appears(trainer, i);
+    push_rising(trainer);
+    return 0;
+}
+
+static void free_trainer(Trainer *trainer) {
+    for (uint32_t i = 0; i < trainer->num_pairs; i++) free(trainer->pairs[i].positions);
+    free(trainer->pairs);
+    free(trainer->slots);
+    free(trainer->heap);
+    free(trainer->rising);
+    free(trainer->symbols);
+    free(trainer->word_counts);
+}
+
+// The id of the two tokens joined: usually a new token, but the same bytes may have come about in another way
+// before.
+static int32_t joined_token(Tokenizer *t, int32_t left, int32_t right, Error *error) {
+    size_t left_size, right_size;
+    const char *a = tokenizer_bytes(t, left, &left_size), *b = tokenizer_bytes(t, right, &right_size);
+    char *joined = (char *)xmalloc(left_size + right_size);
+    memcpy(joined, a, left_size);
+    memcpy(joined + left_size, b, right_size);
+    int32_t id = tokenizer_find(t, joined, left_size + right_size);
+    if (id < 0) {
+        id = tokenizer_vocab_size(t);
+        if (tokenizer_add_token(t, id, joined, left_size + right_size, 0, error) != 0) id = -1;
+    }
+    free(joined);
+    return id;
+}
+
+static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Error *error) {
+    Progress progress;
+    progress_start(&progress, "learning merges", "tokens", (uint64_t)num_ordinary);
+    int result = 0;
+    while (result == 0 && tokenizer_vocab_size(t) < num_ordinary) {
+        uint32_t best = pop_best(trainer);
+        if (best == NOWHERE) {
+            result = fail(
+                error,
+                "the text is too small for the vocabulary: no pair of tokens occurs twice any more after %d "
+                "tokens, expected a smaller vocabulary than %d, or more text",
+                tokenizer_vocab_size(t), num_ordinary + 1);
+            break;
+        }
+        const int32_t left = trainer->pairs[best].left, right = trainer->pairs[best].right;
+        int32_t merged = joined_token(t, left, right, error);
+        result = merged < 0 ? -1 : tokenizer_add_merge(t, left, right, error);
+        if (result == 0) join_everywhere(trainer, best, merged);
+        progress_update(&progress, (uint64_t)tokenizer_vocab_size(t));
+    }
+    progress_finish(&progress);
+    return result;
+}
+
+// The 256 bytes have the order of their characters in the alphabet, as in GPT-2.
+static int add_bytes(Tokenizer *t, Error *error) {
+    int32_t id = 0;
+    for (uint32_t character = 0; id < 256; character++) {
+        int byte = character_to_byte(character);
+        char c = (char)byte;
+        if (byte >= 0 && tokenizer_add_token(t, id++, &c, 1, 0, error) != 0) return -1;
+    }
+    return 0;
+}
+
+static int learn(Tokenizer *t, const Text *texts, size_t num_texts, int32_t num_ordinary,
+                 const char *separator, Error *error) {
+    if (num_ordinary == 256) return 0;
+    WordTable words;
+    Trainer trainer;
+    count_words(&words, texts, num_texts, separator);
+    int result = start_trainer(&trainer, &words, t, error);
+    table_free(&words);
+    if (result == 0) result = learn_merges(&trainer, t, num_ordinary, error);
+    free_trainer(&trainer);
+    return result;
+}
+
+Tokenizer *tokenizer_train(const Text *texts, size_t num_texts, int32_t vocab_size, const char *separator,
+                           Error *error) {
+    if (vocab_size < 256) {
+        fail(error, "a vocabulary of %d tokens is too small, expected at least 256, one for each byte",
+             vocab_size);
+        return NULL;
+    }
+    const int32_t num_ordinary = vocab_size == 256 ? 256 : vocab_size - 1;
+    Tokenizer *t = tokenizer_create(vocab_size);
+    int result = add_bytes(t, error);
+    if (result == 0) result = learn(t, texts, num_texts, num_ordinary, separator, error);
+    if (result == 0 && num_ordinary < vocab_size)
+        result = tokenizer_add_token(t, num_ordinary, END_OF_TEXT, strlen(END_OF_TEXT), 1, error);
+    if (result == 0) result = tokenizer_finish(t, error);
+    if (result == 0) return t;
+    tokenizer_free(t);
+    return NULL;
+}

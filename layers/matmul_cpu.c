@@ -1,0 +1,413 @@
+#include "matmul_cpu.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <omp.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#include "common.h"
+#include "gelu.cuh"
+#include "simd_cpu.h"
+
+// Blocks, in units of 32 bits along K (one fp32, or a pair of bf16). A block of B (BLOCK_K x BLOCK_N) is
+// shared from the last-level cache, a task's tiles of A (TASK_TILES x TILE_ROWS x BLOCK_K) stay in the second
+// level.
+enum {
+    BLOCK_M = 2048,
+    BLOCK_N = 3072,
+    BLOCK_K = 384,
+    TASK_TILES = 6,  // tiles of A in a task
+    TASK_PANELS = 4, // panels of B in a task
+    PACK_TILES = 4,  // tiles packed at a time
+};
+#if defined(__AVX512BF16__)
+#define HAS_BF16 1
+#else
+#define HAS_BF16 0
+#endif
+
+static size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+static size_t divide_up(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+
+// ---- packing: source -> destination[k][width], `filled` of `width` columns real, the rest zero
+// --------------
+
+// Where the next panel comes from. Element (i, k) of the panel lies at source[i * stride + k] when k is
+// contiguous, at source[k * stride + i] otherwise.
+typedef struct {
+    const float *source;
+    size_t stride;
+    size_t width, filled, K;
+} Panel;
+
+#ifdef __AVX512F__
+static __mmask16 mask16(ptrdiff_t count) {
+    return count >= 16 ? (__mmask16)0xffff : count <= 0 ? (__mmask16)0 : (__mmask16)((1u << count) - 1);
+}
+
+// Transposes 16 x 16 numbers of 32 bits in registers: pairs, quadruples, then quarters of a register.
+static inline __attribute__((always_inline)) void transpose16(__m512i row[16]) {
+    __m512i t[16];
+    UNROLL for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        row[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        row[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        row[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        row[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+    }
+    UNROLL for (int i = 0; i < 8; i++) {
+        row[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        row[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+// 16 units of 32 bits along k from one row: 16 floats, or 32 floats rounded to pairs of bf16.
+static inline __m512i load_units(const float *row, size_t unit, size_t K, Precision precision) {
+#if HAS_BF16
+    if (precision == PRECISION_BF16) {
+        ptrdiff_t left = (ptrdiff_t)K - 2 * (ptrdiff_t)unit;
+        const float *p = row + 2 * unit;
+        return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(mask16(left - 16), p + 16),
+                                            _mm512_maskz_loadu_ps(mask16(left), p));
+    }
+#endif
+    (void)precision;
+    return _mm512_maskz_loadu_epi32(mask16((ptrdiff_t)K - (ptrdiff_t)unit), row + unit);
+}
+
+static void pack_k_contiguous(uint32_t *destination, const Panel *panel, Precision precision) {
+    size_t units = precision == PRECISION_BF16 ? divide_up(panel->K, 2) : panel->K;
+    for (size_t first = 0; first < panel->width; first += 16) {
+        __mmask16 store = mask16((ptrdiff_t)(panel->width - first));
+        size_t rows = panel->filled > first ? least(16, panel->filled - first) : 0;
+        for (size_t unit = 0; unit < units; unit += 16) {
+            __m512i row[16];
+            UNROLL for (int i = 0; i < 16; i++)
+                row[i] = (size_t)i < rows ? load_units(panel->source + (first + (size_t)i) * panel->stride,
+                                                       unit, panel->K, precision)
+                                          : _mm512_setzero_si512();
+            transpose16(row);
+            uint32_t *out = destination + unit * panel->width + first;
+            size_t count = least(16, units - unit);
+            UNROLL for (int i = 0; i < 16; i++) if ((size_t)i < count)
+                _mm512_mask_storeu_epi32(out + (size_t)i * panel->width, store, row[i]);
+        }
+    }
+}
+
+// One unit of 16 columns: one row of floats, or two rows interleaved as pairs of bf16.
+static inline __m512i load_columns(const float *p, size_t stride, int two_rows, __mmask16 mask,
+                                   Precision precision) {
+#if HAS_BF16
+    if (precision == PRECISION_BF16) {
+        __m512i even = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, p)));
+        if (!two_rows) return even;
+        __m512i odd = _mm512_cvtepu16_epi32(
+            (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, p + stride)));
+        return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+    }
+#endif
+    (void)stride, (void)two_rows, (void)precision;
+    return _mm512_maskz_loadu_epi32(mask, p);
+}
+
+static void pack_k_strided(uint32_t *destination, const Panel *panel, Precision precision) {
+    size_t step = precision == PRECISION_BF16 ? 2 : 1;
+    for (size_t first = 0; first < panel->width; first += 16) {
+        __mmask16 store = mask16((ptrdiff_t)(panel->width - first));
+        __mmask16 load = mask16((ptrdiff_t)panel->filled - (ptrdiff_t)first);
+        uint32_t *out = destination + first;
+        for (size_t k = 0; k < panel->K; k += step, out += panel->width)
+            _mm512_mask_storeu_epi32(out, store,
+                                     load_columns(panel->source + k * panel->stride + first, panel->stride,
+                                                  k + 1 < panel->K, load, precision));
+    }
+}
+#else
+static void pack_k_contiguous(uint32_t *destination, const Panel *panel, Precision precision) {
+    (void)precision;
+    enum { STRIP = 16 }; // of k: the rows' cache lines are used up before the next strip
+    float *out = (float *)destination;
+    for (size_t strip = 0; strip < panel->K; strip += STRIP)
+        for (size_t i = 0; i < panel->width; i++)
+            for (size_t k = strip; k < least(panel->K, strip + STRIP); k++)
+                out[k * panel->width + i] = i < panel->filled ? panel->source[i * panel->stride + k] : 0.0f;
+}
+
+static void pack_k_strided(uint32_t *destination, const Panel *panel, Precision precision) {
+    (void)precision;
+    float *out = (float *)destination;
+    for (size_t k = 0; k < panel->K; k++, out += panel->width) {
+        memcpy(out, panel->source + k * panel->stride, panel->filled * sizeof(float));
+        memset(out + panel->filled, 0, (panel->width - panel->filled) * sizeof(float));
+    }
+}
+#endif
+
+// ---- register tiles: packed A [k][rows] times packed B [k][TILE_COLUMNS]
+// ------------------------------------
+
+typedef void (*TileKernel)(size_t units, const float *a, const float *b, float *c, size_t ldc,
+                           int accumulate);
+
+#define DEFINE_FP32(rows)                                                                                    \
+    static void tile_fp32_##rows(size_t units, const float *a, const float *b, float *c, size_t ldc,         \
+                                 int accumulate) {                                                           \
+        multiply_tile(rows, units, a, 1, rows, b, TILE_COLUMNS, c, ldc, accumulate);                         \
+    }
+EACH_TILE_HEIGHT(DEFINE_FP32)
+#define NAME_FP32(rows) tile_fp32_##rows,
+static const TileKernel tiles_fp32[] = {NULL, EACH_TILE_HEIGHT(NAME_FP32)};
+
+#if HAS_BF16
+static inline __attribute__((always_inline)) void multiply_tile_bf16(const int rows, size_t units,
+                                                                     const float *a, const float *b, float *c,
+                                                                     size_t ldc, int accumulate) {
+    __m512 sum[TILE_ROWS][2];
+    UNROLL for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    for (size_t k = 0; k < units; k++, a += rows, b += TILE_COLUMNS) {
+        __m512bh b0 = (__m512bh)_mm512_loadu_ps(b), b1 = (__m512bh)_mm512_loadu_ps(b + 16);
+        UNROLL for (int i = 0; i < rows; i++) {
+            __m512bh pair = (__m512bh)_mm512_set1_epi32((int)bits_from_float(a[i]));
+            sum[i][0] = _mm512_dpbf16_ps(sum[i][0], pair, b0);
+            sum[i][1] = _mm512_dpbf16_ps(sum[i][1], pair, b1);
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < 2; j++) {
+        float *p = c + (size_t)i * ldc + 16 * j;
+        _mm512_storeu_ps(p, accumulate ? _mm512_add_ps(_mm512_loadu_ps(p), sum[i][j]) : sum[i][j]);
+    }
+}
+#define DEFINE_BF16(rows)                                                                                    \
+    static void tile_bf16_##rows(size_t units, const float *a, const float *b, float *c, size_t ldc,         \
+                                 int accumulate) {                                                           \
+        multiply_tile_bf16(rows, units, a, b, c, ldc, accumulate);                                           \
+    }
+EACH_TILE_HEIGHT(DEFINE_BF16)
+#define NAME_BF16(rows) tile_bf16_##rows,
+static const TileKernel tiles_bf16[] = {NULL, EACH_TILE_HEIGHT(NAME_BF16)};
+#endif
+
+static const TileKernel *tile_kernels(Precision precision) {
+#if HAS_BF16
+    if (precision == PRECISION_BF16) return tiles_bf16;
+#endif
+    (void)precision;
+    return tiles_fp32;
+}
+
+// ---- one product
+// --------------------------------------------------------------------------------------------
+
+typedef struct {
+    const MatmulContext *context;
+    MatmulLayout layout;
+    size_t M, N, K;
+    const float *A, *B;
+    size_t lda, ldb;
+    float *C;
+    size_t ldc;
+    const MatmulEpilogue *epilogue;
+} Product;
+
+// The block being worked on: rows m0 .. m0 + m, columns n0 .. n0 + n, sum over k0 .. k0 + k.
+typedef struct {
+    size_t m0, m, n0, n, k0, k;
+    size_t units;   // along K, of 32 bits
+    size_t tiles;   // of A; they share m's rows evenly, so that none is much lower than the others
+    size_t panels;  // of B
+    int accumulate; // the block adds to what C holds
+    int last;       // the sum over K is complete after this block
+} Block;
+
+static size_t tile_start(const Block *block, size_t tile) {
+    return block->m * tile / block->tiles;
+}
+
+static void pack_tile_a(const Product *p, const Block *block, size_t tile) {
+    size_t first = tile_start(block, tile), rows = tile_start(block, tile + 1) - first, m = block->m0 + first;
+    uint32_t *destination = (uint32_t *)p->context->packed_a + first * block->units;
+    int strided = p->layout == MATMUL_TN;
+    Panel panel = {strided ? p->A + block->k0 * p->lda + m : p->A + m * p->lda + block->k0, p->lda, rows,
+                   rows, block->k};
+    (strided ? pack_k_strided : pack_k_contiguous)(destination, &panel, p->context->precision);
+}
+
+static void pack_panel_b(const Product *p, const Block *block, size_t index) {
+    size_t n = block->n0 + index * TILE_COLUMNS,
+           columns = least(TILE_COLUMNS, block->n - index * TILE_COLUMNS);
+    uint32_t *destination = (uint32_t *)p->context->packed_b + index * TILE_COLUMNS * block->units;
+    int strided = p->layout != MATMUL_NT;
+    Panel panel = {strided ? p->B + block->k0 * p->ldb + n : p->B + n * p->ldb + block->k0, p->ldb,
+                   TILE_COLUMNS, columns, block->k};
+    (strided ? pack_k_strided : pack_k_contiguous)(destination, &panel, p->context->precision);
+}
+
+static void apply_epilogue(const Product *p, size_t m0, size_t rows, size_t n0, size_t columns) {
+    const MatmulEpilogue *e = p->epilogue;
+    for (size_t m = m0; m < m0 + rows; m++) {
+        float *restrict c = p->C + m * p->ldc + n0;
+        if (e->bias != NULL) {
+            const float *restrict bias = e->bias + n0;
+            for (size_t n = 0; n < columns; n++) c[n] += bias[n];
+        }
+        if (e->gelu != NULL) {
+            float *restrict gelu = e->gelu + m * p->N + n0;
+            for (size_t n = 0; n < columns; n++) gelu[n] = gelu_value(c[n]);
+        }
+        if (e->gelu_input != NULL) {
+            const float *restrict input = e->gelu_input + m * p->N + n0;
+            for (size_t n = 0; n < columns; n++) c[n] *= gelu_derivative(input[n]);
+        }
+    }
+}
+
+// One register tile of C; columns past the matrix go through a scratch tile.
+static void compute_tile(const Product *p, const Block *block, const TileKernel *kernels, size_t tile,
+                         size_t panel) {
+    size_t first = tile_start(block, tile), rows = tile_start(block, tile + 1) - first;
+    size_t columns = least(TILE_COLUMNS, block->n - panel * TILE_COLUMNS);
+    const float *a = p->context->packed_a + first * block->units;
+    const float *b = p->context->packed_b + panel * TILE_COLUMNS * block->units;
+    float *c = p->C + (block->m0 + first) * p->ldc + block->n0 + panel * TILE_COLUMNS;
+    if (columns == TILE_COLUMNS) {
+        kernels[rows](block->units, a, b, c, p->ldc, block->accumulate);
+        return;
+    }
+    float scratch[TILE_ROWS * TILE_COLUMNS];
+    kernels[rows](block->units, a, b, scratch, TILE_COLUMNS, 0);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++) {
+            float sum = scratch[i * TILE_COLUMNS + j];
+            c[i * p->ldc + j] = block->accumulate ? c[i * p->ldc + j] + sum : sum;
+        }
+}
+
+static void compute_task(const Product *p, const Block *block, const TileKernel *kernels, size_t task) {
+    size_t groups = divide_up(block->tiles, TASK_TILES);
+    size_t tile0 = task % groups * TASK_TILES, tile1 = least(tile0 + TASK_TILES, block->tiles);
+    size_t panel0 = task / groups * TASK_PANELS, panel1 = least(panel0 + TASK_PANELS, block->panels);
+    for (size_t panel = panel0; panel < panel1; panel++)
+        for (size_t tile = tile0; tile < tile1; tile++) compute_tile(p, block, kernels, tile, panel);
+    if (block->last && p->epilogue != NULL) {
+        size_t row0 = tile_start(block, tile0), column0 = panel0 * TILE_COLUMNS;
+        apply_epilogue(p, block->m0 + row0, tile_start(block, tile1) - row0, block->n0 + column0,
+                       least(panel1 * TILE_COLUMNS, block->n) - column0);
+    }
+}
+
+// Called by all threads of a team; returns when the block of C is complete.
+static void compute_block(const Product *p, const Block *block, int pack_b) {
+    const TileKernel *kernels = tile_kernels(p->context->precision);
+    size_t groups_a = divide_up(block->tiles, PACK_TILES), items = groups_a + (pack_b ? block->panels : 0);
+#pragma omp for schedule(dynamic)
+    for (size_t item = 0; item < items; item++) {
+        if (item >= groups_a) {
+            pack_panel_b(p, block, item - groups_a);
+            continue;
+        }
+        for (size_t tile = item * PACK_TILES; tile < least((item + 1) * PACK_TILES, block->tiles); tile++)
+            pack_tile_a(p, block, tile);
+    }
+    size_t tasks = divide_up(block->tiles, TASK_TILES) * divide_up(block->panels, TASK_PANELS);
+#pragma omp for schedule(dynamic)
+    for (size_t task = 0; task < tasks; task++) compute_task(p, block, kernels, task);
+}
+
+// Empty sums: C = 0 or C as it is, then the epilogue.
+static void without_terms(const Product *p, MatmulMode mode) {
+    for (size_t m = 0; m < p->M && mode == MATMUL_OVERWRITE; m++)
+        memset(p->C + m * p->ldc, 0, p->N * sizeof(float));
+    if (p->epilogue != NULL) apply_epilogue(p, 0, p->M, 0, p->N);
+}
+
+void matmul_cpu(const MatmulContext *context, MatmulLayout layout, size_t M, size_t N, size_t K,
+                const float *A, size_t lda, const float *B, size_t ldb, float *C, size_t ldc, MatmulMode mode,
+                const MatmulEpilogue *epilogue) {
+    Product product = {context, layout, M, N, K, A, B, lda, ldb, C, ldc, epilogue};
+    if (M == 0 || N == 0) return;
+    if (K == 0) {
+        without_terms(&product, mode);
+        return;
+    }
+    // K in equal blocks rather than full ones and a rest.
+    size_t per_unit = context->precision == PRECISION_BF16 ? 2 : 1;
+    size_t blocks_k = divide_up(K, BLOCK_K * per_unit), block_k = divide_up(divide_up(K, blocks_k), 16) * 16;
+#pragma omp parallel
+    for (size_t n0 = 0; n0 < N; n0 += BLOCK_N)
+        for (size_t k0 = 0; k0 < K; k0 += block_k)
+            for (size_t m0 = 0; m0 < M; m0 += BLOCK_M) {
+                Block block = {m0, least(BLOCK_M, M - m0),
+                               n0, least(BLOCK_N, N - n0),
+                               k0, least(block_k, K - k0),
+                               0,  0,
+                               0,  0,
+                               0};
+                block.units = divide_up(block.k, per_unit);
+                block.tiles = divide_up(block.m, TILE_ROWS);
+                block.panels = divide_up(block.n, TILE_COLUMNS);
+                block.accumulate = mode == MATMUL_ACCUMULATE || k0 > 0;
+                block.last = k0 + block.k == K;
+                compute_block(&product, &block, m0 == 0);
+            }
+}
+
+// ---- context and peak
+// ---------------------------------------------------------------------------------------
+
+int matmul_bf16_available(void) {
+    return HAS_BF16;
+}
+
+void matmul_context_init(MatmulContext *context, Precision precision) {
+    CHECK(precision == PRECISION_FP32 || HAS_BF16);
+    context->precision = precision;
+    context->packed_a = (float *)device_alloc((size_t)BLOCK_M * BLOCK_K * sizeof(float));
+    context->packed_b = (float *)device_alloc((size_t)BLOCK_N * BLOCK_K * sizeof(float));
+    CHECK(context->packed_a != NULL && context->packed_b != NULL);
+}
+
+void matmul_context_free(MatmulContext *context) {
+    device_free(context->packed_a);
+    device_free(context->packed_b);
+    context->packed_a = context->packed_b = NULL;
+}
+
+double matmul_measure_peak(Precision precision) {
+    enum { UNITS = 64, REPEATS = 200, ROUNDS = 25 };
+    double best = 0;
+    const TileKernel kernel = tile_kernels(precision)[TILE_ROWS];
+    for (int round = 0; round < ROUNDS; round++) {
+        double started = omp_get_wtime();
+        int threads = 1;
+#pragma omp parallel
+        {
+            float a[UNITS * TILE_ROWS] = {0}, b[UNITS * TILE_COLUMNS] = {0},
+                            c[TILE_ROWS * TILE_COLUMNS] = {0};
+#pragma omp single
+            threads = omp_get_num_threads();
+            for (int repeat = 0; repeat < REPEATS; repeat++) kernel(UNITS, a, b, c, TILE_COLUMNS, 1);
+        }
+        double flop = 2.0 * (precision == PRECISION_BF16 ? 2 : 1) * UNITS * TILE_ROWS * TILE_COLUMNS *
+                      REPEATS;
+        double rate = flop * threads / (omp_get_wtime() - started) / 1e9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}

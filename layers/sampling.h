@@ -1,0 +1,63 @@
+// Choosing the next token from logits (V), on the host.
+//
+//     temperature 0    the most probable token
+//     otherwise        a token v with probability proportional to exp(logits_v / temperature), among the top_k most
+//                      probable (0: all) and, of those, among the fewest that together have probability >= top_p
+//
+// `uniform` in (0, 1) decides: the same logits and number give the same token.
+#ifndef LAYERS_SAMPLING_H
+#define LAYERS_SAMPLING_H
+
+#include "data/files.h"
+#include "common.h"
+
+typedef struct {
+    float probability;
+    int32_t token;
+} Candidate;
+
+static inline int candidate_order(const void *a, const void *b) {
+    const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
+    if (x->probability != y->probability) return x->probability < y->probability ? 1 : -1;
+    return x->token - y->token;
+}
+
+static inline int32_t sample_token(const float *logits, size_t V, double temperature, size_t top_k, double top_p,
+                                   double uniform) {
+    size_t best = 0;
+    for (size_t v = 1; v < V; v++)
+        if (logits[v] > logits[best]) best = v;
+    if (temperature == 0) return (int32_t)best;
+    Candidate *candidates = (Candidate *)xmalloc(V * sizeof(Candidate));
+    double total = 0;
+    for (size_t v = 0; v < V; v++) {
+        candidates[v].probability = (float)exp((double)(logits[v] - logits[best]) / temperature);
+        candidates[v].token = (int32_t)v;
+        total += (double)candidates[v].probability;
+    }
+    size_t count = V;
+    if ((top_k > 0 && top_k < V) || top_p < 1) {
+        qsort(candidates, V, sizeof(Candidate), candidate_order);
+        count = top_k > 0 && top_k < V ? top_k : V;
+        double kept = 0, limit = 0;
+        for (size_t i = 0; i < count; i++) limit += (double)candidates[i].probability;
+        size_t nucleus = 0;
+        while (nucleus < count && (nucleus == 0 || kept < top_p * limit))
+            kept += (double)candidates[nucleus++].probability;
+        count = nucleus;
+        total = kept;
+    }
+    double threshold = uniform * total, sum = 0;
+    int32_t token = candidates[count - 1].token;
+    for (size_t i = 0; i < count; i++) {
+        sum += (double)candidates[i].probability;
+        if (sum > threshold) {
+            token = candidates[i].token;
+            break;
+        }
+    }
+    free(candidates);
+    return token;
+}
+
+#endif
