@@ -231,7 +231,8 @@ static cJSON *read_json(const char *path, Error *error) {
     char *data;
     size_t size;
     if (file_read(path, LARGEST_FILE, &data, &size, error) != 0) return NULL;
-    cJSON *root = cJSON_ParseWithLength(data, size + 1); // with the NUL behind the data
+    // Nothing may follow the object but the NUL that file_read puts behind the data, nor any NUL stand in it.
+    cJSON *root = strlen(data) == size ? cJSON_ParseWithLengthOpts(data, size + 1, NULL, 1) : NULL;
     free(data);
     if (cJSON_IsObject(root)) return root;
     fail(error, "%s is damaged: expected a JSON object", path);

@@ -1,0 +1,730 @@
+// The tokenizer: merges, pre-tokens and ids against a table made with another implementation; training and
+// encoding against naive versions written out here; files written, read, and refused when damaged.
+#define _GNU_SOURCE // memmem
+#include "data/tokenizer.h"
+#include "data/progress.h"
+#include "test/data/tokenizer_table.h"
+#include "test/test.h"
+
+#include <omp.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[64];
+
+static char *in_folder(const char *name) {
+    return format_text("%s/%s", folder, name);
+}
+
+// ---- random text --------------------------------------------------------------------------------------
+
+static uint64_t random_state = 1;
+
+static uint32_t random_below(uint32_t limit) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % limit);
+}
+
+static size_t put_utf8(char *out, uint32_t c) {
+    if (c < 0x80) return out[0] = (char)c, 1;
+    if (c < 0x800) return out[0] = (char)(0xC0 | c >> 6), out[1] = (char)(0x80 | (c & 63)), 2;
+    out[0] = (char)(0xE0 | c >> 12);
+    out[1] = (char)(0x80 | (c >> 6 & 63));
+    out[2] = (char)(0x80 | (c & 63));
+    return 3;
+}
+
+// Pieces that meet the pattern's corners: contractions, every kind of space, letters and marks beyond ASCII;
+// and, if asked for, bytes that are not UTF-8.
+static size_t random_text(char *out, size_t size, int with_invalid) {
+    static const char *const pieces[] = {"'s", "'t", "'re", "'ve",  "'m",        "'ll",      "'d",   "'",
+                                         " ",  "  ", "\n",  "\r\n", "\t",        "word",     "Text", "a",
+                                         "12", "7",  "!",   "...",  "e\xCC\x81", "\xC3\xA9", " the"};
+    static const uint32_t others[] = {0x85,   0xA0,   0x1680, 0x180E, 0x2003, 0x2028, 0x202F,
+                                      0x205F, 0x3000, 0x200B, 0xFEFF, 0x660,  0x2167, 0x4E00,
+                                      0x3042, 0x5D0,  0x915,  0x1C,   0xAD,   0x301};
+    size_t used = 0;
+    while (used + 8 < size) {
+        uint32_t kind = random_below(20);
+        if (kind == 0) {
+            used += put_utf8(out + used, others[random_below(sizeof others / sizeof others[0])]);
+        } else if (kind == 1 && with_invalid) {
+            out[used++] = (char)(128 + random_below(128));
+        } else if (kind < 4) {
+            out[used++] = (char)random_below(128);
+        } else {
+            const char *piece = pieces[random_below(sizeof pieces / sizeof pieces[0])];
+            memcpy(out + used, piece, strlen(piece));
+            used += strlen(piece);
+        }
+    }
+    return used;
+}
+
+// ---- the table ----------------------------------------------------------------------------------------
+
+// Numbers with spaces between them, appended.
+typedef struct {
+    char text[4096];
+    size_t size;
+} Numbers;
+
+static void add_number(Numbers *numbers, size_t number) {
+    numbers->size += (size_t)snprintf(numbers->text + numbers->size, sizeof numbers->text - numbers->size,
+                                      "%s%zu", numbers->size > 0 ? " " : "", number);
+}
+
+static Tokenizer *train(const char *text, size_t size, int32_t vocab_size) {
+    Text input = {text, size};
+    Error error = {""};
+    Tokenizer *t = tokenizer_train(&input, 1, vocab_size, END_OF_TEXT, &error);
+    EXPECT(t != NULL, "%s", error.text);
+    return t;
+}
+
+static Tokenizer *train_on_table(void) {
+    return train(TABLE_TEXT, sizeof TABLE_TEXT - 1, TABLE_VOCAB);
+}
+
+static void test_table_merges(const Tokenizer *t) {
+    const char *expected = TABLE_MERGES;
+    for (size_t i = 0; i < tokenizer_num_merges(t); i++) {
+        int32_t left, right;
+        int wanted_left = -1, wanted_right = -1, length = 0;
+        tokenizer_merge(t, i, &left, &right);
+        EXPECT(sscanf(expected, "%d %d%n", &wanted_left, &wanted_right, &length) == 2,
+               "merge %zu is too much", i);
+        EXPECT(left == wanted_left && right == wanted_right, "merge %zu is %d %d, expected %d %d", i, left,
+               right, wanted_left, wanted_right);
+        expected += length;
+        if (*expected == ',') expected += 2;
+    }
+    EXPECT(*expected == 0, "merges are missing");
+    EXPECT(tokenizer_vocab_size(t) == TABLE_VOCAB && tokenizer_end_of_text(t) == TABLE_VOCAB - 1,
+           "end of text");
+}
+
+static void test_table_sample(Tokenizer *t, const TableSample *sample, int use_scanner) {
+    Numbers lengths = {"", 0}, ids = {"", 0};
+    Splitter *splitter = splitter_create();
+    const char *pretoken;
+    size_t size, next = 0;
+    splitter_use_scanner(splitter, use_scanner);
+    splitter_start(splitter, sample->text, sample->size);
+    while (splitter_next(splitter, &pretoken, &size)) {
+        EXPECT(pretoken == sample->text + next, "a gap before pre-token at %zu", next);
+        add_number(&lengths, size);
+        next += size;
+    }
+    splitter_free(splitter);
+    if (strcmp(sample->pretokens, "-") != 0)
+        EXPECT(strcmp(lengths.text, sample->pretokens) == 0, "'%s': pre-tokens of %s bytes, expected %s",
+               sample->text, lengths.text, sample->pretokens);
+    TokenList list = {NULL, 0, 0};
+    tokenizer_encode(t, sample->text, sample->size, END_OF_TEXT, &list);
+    for (size_t i = 0; i < list.count; i++) add_number(&ids, (size_t)list.ids[i]);
+    EXPECT(strcmp(ids.text, sample->ids) == 0, "'%s' is %s, expected %s", sample->text, ids.text,
+           sample->ids);
+    free(list.ids);
+}
+
+static void test_table(void) {
+    Tokenizer *t = train_on_table();
+    test_table_merges(t);
+    for (size_t i = 0; i < sizeof TABLE_SAMPLES / sizeof TABLE_SAMPLES[0]; i++) {
+        test_table_sample(t, &TABLE_SAMPLES[i], 1);
+        test_table_sample(t, &TABLE_SAMPLES[i], 0);
+    }
+    tokenizer_free(t);
+}
+
+static void test_byte_alphabet(void) {
+    const int expected[][2] = {{0, 0x100},    {' ', 0x120}, {'!', '!'},    {0x7F, 0x121},
+                               {0xA0, 0x142}, {0xA1, 0xA1}, {0xAD, 0x143}, {0xFF, 0xFF}};
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
+        EXPECT(byte_to_character(expected[i][0]) == expected[i][1], "byte %d", expected[i][0]);
+    int bytes = 0;
+    for (uint32_t c = 0; c < 0x400; c++) bytes += character_to_byte(c) >= 0;
+    EXPECT(bytes == 256, "%d characters in the alphabet", bytes);
+    for (int byte = 0; byte < 256; byte++)
+        EXPECT(character_to_byte((uint32_t)byte_to_character(byte)) == byte, "byte %d does not come back",
+               byte);
+}
+
+// ---- splitting ----------------------------------------------------------------------------------------
+
+static void test_scanner_equals_pattern(void) {
+    enum { SIZE = 400 };
+    Splitter *scanner = splitter_create(), *pattern = splitter_create();
+    splitter_use_scanner(pattern, 0);
+    int differences = 0;
+    for (int round = 0; round < 2000; round++) {
+        char text[SIZE];
+        size_t size = random_text(text, 20 + random_below(SIZE - 20), round % 2), size1, size2;
+        const char *a = NULL, *b = NULL;
+        splitter_start(scanner, text, size);
+        splitter_start(pattern, text, size);
+        for (;;) {
+            int more = splitter_next(scanner, &a, &size1);
+            if (more != splitter_next(pattern, &b, &size2) || (more && (a != b || size1 != size2)))
+                differences++;
+            if (!more) break;
+        }
+    }
+    EXPECT(differences == 0, "%d pre-tokens differ", differences);
+    splitter_free(scanner);
+    splitter_free(pattern);
+}
+
+// Bytes outside UTF-8: runs of them are pre-tokens, and the text between is matched as texts of its own.
+static void test_invalid_bytes(void) {
+    static const struct {
+        const char *text, *pretokens;
+    } cases[] = {{"a\xFF\xFE"
+                  "b",
+                  "1 2 1"},
+                 {"a  \xFF"
+                  "b",
+                  "1 2 1 1"},
+                 {"\xE2\x82", "2"},
+                 {"\xE2\x82\xAC", "3"},
+                 {"a\xC0\xAF"
+                  "b",
+                  "1 2 1"},                         // overlong
+                 {"\xED\xA0\x80", "3"},             // a surrogate
+                 {"\xED\x9F\xBF\xEE\x80\x80", "6"}, // valid on both edges of them: one run of symbols
+                 {"\xF4\x90\x80\x80", "4"},         // above U+10FFFF
+                 {"\xF0\x8F\xBF\xBF\xF0\x90\x80\x80", "4 4"}, // overlong, then a letter
+                 {" \x80 ", "1 1 1"}};
+    Splitter *splitter = splitter_create();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Numbers lengths = {"", 0};
+        const char *pretoken;
+        size_t size;
+        splitter_start(splitter, cases[i].text, strlen(cases[i].text));
+        while (splitter_next(splitter, &pretoken, &size)) add_number(&lengths, size);
+        EXPECT(strcmp(lengths.text, cases[i].pretokens) == 0, "case %zu: %s, expected %s", i, lengths.text,
+               cases[i].pretokens);
+    }
+    splitter_free(splitter);
+}
+
+static void test_longest_pretoken(void) {
+    size_t size = (size_t)MAX_PRETOKEN * 2 + 10, length;
+    char *text = (char *)xmalloc(size);
+    for (size_t i = 0; i < size; i += 2) memcpy(text + i, "\xC3\xA9", 2);
+    Splitter *splitter = splitter_create();
+    const char *pretoken;
+    splitter_start(splitter, text, size - 1); // the last character is cut: a run of invalid bytes
+    size_t expected[] = {MAX_PRETOKEN, MAX_PRETOKEN, 8, 1};
+    for (int i = 0; i < 4; i++)
+        EXPECT(splitter_next(splitter, &pretoken, &length) == 1 && length == expected[i],
+               "pre-token %d: %zu bytes", i, length);
+    EXPECT(splitter_next(splitter, &pretoken, &length) == 0, "more than four pre-tokens");
+    splitter_free(splitter);
+    free(text);
+}
+
+// ---- encoding -----------------------------------------------------------------------------------------
+
+static int decodes_to(const Tokenizer *t, const TokenList *ids, const char *text, size_t size) {
+    size_t at = 0;
+    for (size_t i = 0; i < ids->count; i++) {
+        size_t length;
+        const char *bytes = tokenizer_bytes(t, ids->ids[i], &length);
+        if (bytes == NULL || length > size - at || memcmp(text + at, bytes, length) != 0) return 0;
+        at += length;
+    }
+    return at == size;
+}
+
+static void test_round_trip(void) {
+    Tokenizer *t = train_on_table(), *bytes_only = train("", 0, 256);
+    EXPECT(tokenizer_end_of_text(bytes_only) == -1 && tokenizer_vocab_size(bytes_only) == 256, "256 tokens");
+    char *text = (char *)xmalloc(5000);
+    for (int round = 0; round < 200; round++) {
+        size_t size = 5000;
+        if (round % 2)
+            size = random_text(text, size, 1);
+        else
+            for (size_t i = 0; i < size; i++) text[i] = (char)random_below(256);
+        TokenList ids = {NULL, 0, 0}, plain = {NULL, 0, 0};
+        tokenizer_encode(t, text, size, NULL, &ids);
+        tokenizer_encode(bytes_only, text, size, END_OF_TEXT, &plain);
+        EXPECT(decodes_to(t, &ids, text, size), "round %d: not the same bytes", round);
+        EXPECT(decodes_to(bytes_only, &plain, text, size) && plain.count == size, "round %d: bytes alone",
+               round);
+        free(ids.ids);
+        free(plain.ids);
+    }
+    free(text);
+    size_t length;
+    EXPECT(tokenizer_bytes(t, -1, &length) == NULL && tokenizer_bytes(t, TABLE_VOCAB, &length) == NULL,
+           "bad ids");
+    tokenizer_free(bytes_only);
+    tokenizer_free(t);
+}
+
+// The definition: of all adjacent pairs, join the one whose merge was learnt first, leftmost, until there is
+// none.
+static size_t encode_naively(const Tokenizer *t, int32_t *ids, size_t count) {
+    for (;;) {
+        size_t best_rank = SIZE_MAX, best = 0;
+        for (size_t i = 0; i + 1 < count; i++)
+            for (size_t rank = 0; rank < tokenizer_num_merges(t) && rank < best_rank; rank++) {
+                int32_t left, right;
+                tokenizer_merge(t, rank, &left, &right);
+                if (left != ids[i] || right != ids[i + 1]) continue;
+                best_rank = rank;
+                best = i;
+            }
+        if (best_rank == SIZE_MAX) return count;
+        size_t size1, size2;
+        const char *a = tokenizer_bytes(t, ids[best], &size1), *b = tokenizer_bytes(t, ids[best + 1], &size2);
+        char joined[256];
+        memcpy(joined, a, size1);
+        memcpy(joined + size1, b, size2);
+        ids[best] = tokenizer_find(t, joined, size1 + size2);
+        memmove(ids + best + 1, ids + best + 2, (count - best - 2) * sizeof *ids);
+        count--;
+    }
+}
+
+static void test_encoding_is_naive_encoding(void) {
+    Tokenizer *t = train_on_table();
+    for (int round = 0; round < 500; round++) {
+        char word[60];
+        int32_t ids[60];
+        size_t size = 1 + random_below(60);
+        const char *letters = round % 2 ? "etoinsrh" : "abcdefghijklmnopqrstuvwxyz";
+        for (size_t i = 0; i < size; i++) {
+            word[i] = letters[random_below((uint32_t)strlen(letters))];
+            ids[i] = tokenizer_find(t, &word[i], 1);
+        }
+        size_t count = encode_naively(t, ids, size);
+        TokenList list = {NULL, 0, 0};
+        tokenizer_encode(t, word, size, NULL, &list);
+        EXPECT(list.count == count && memcmp(list.ids, ids, count * sizeof *ids) == 0,
+               "'%.*s': %zu ids, expected %zu", (int)size, word, list.count, count);
+        free(list.ids);
+    }
+    tokenizer_free(t);
+}
+
+// Text long enough to be cut into chunks, encoded pre-token by pre-token.
+static void encode_in_order(Tokenizer *t, const char *text, size_t size, const char *separator,
+                            TokenList *ids) {
+    Splitter *splitter = splitter_create();
+    for (;;) {
+        const char *found = separator ? (const char *)memmem(text, size, separator, strlen(separator)) : NULL,
+                   *word;
+        size_t length;
+        splitter_start(splitter, text, found ? (size_t)(found - text) : size);
+        while (splitter_next(splitter, &word, &length)) tokenizer_encode(t, word, length, NULL, ids);
+        if (found == NULL) break;
+        tokenizer_encode(t, END_OF_TEXT, strlen(END_OF_TEXT), END_OF_TEXT, ids);
+        size -= (size_t)(found - text) + strlen(separator);
+        text = found + strlen(separator);
+    }
+    splitter_free(splitter);
+}
+
+static int same_ids(const TokenList *a, const TokenList *b) {
+    return a->count == b->count && memcmp(a->ids, b->ids, a->count * sizeof(int32_t)) == 0;
+}
+
+static void test_chunks(Tokenizer *t, const char *text, size_t size, const char *separator) {
+    TokenList whole = {NULL, 0, 0}, parts = {NULL, 0, 0}, one = {NULL, 0, 0};
+    encode_in_order(t, text, size, separator, &whole);
+    tokenizer_encode(t, text, size, separator, &parts);
+    EXPECT(same_ids(&whole, &parts), "chunks give other ids (separator '%s')", separator ? separator : "");
+    parts.count = 0;
+    size_t pieces = 0;
+    for (size_t start = 0; start < size; pieces++) {
+        size_t cut = tokenizer_cut(text + start, size - start, separator, 1 + random_below(5000));
+        one.count = 0;
+        tokenizer_encode(t, text + start, cut, separator, &parts);
+        start += cut;
+    }
+    EXPECT(same_ids(&whole, &parts), "%zu cuts give other ids (separator '%s')", pieces,
+           separator ? separator : "");
+    free(whole.ids);
+    free(parts.ids);
+    free(one.ids);
+}
+
+static void test_parallel_encoding(void) {
+    const size_t size = 1500000;
+    Tokenizer *t = train_on_table();
+    char *text = (char *)xmalloc(size);
+    size_t used = random_text(text, size, 1);
+    for (size_t i = 0; i + 100 < used; i += 1 + random_below(3000)) memcpy(text + i, END_OF_TEXT, 13);
+    test_chunks(t, text, used, NULL);
+    test_chunks(t, text, used, END_OF_TEXT);
+    test_chunks(t, text, used, "\n\n"); // may overlap itself, and holds places to cut
+    test_chunks(t, text, used, " ");
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(3);
+    test_chunks(t, text, used, END_OF_TEXT);
+    omp_set_num_threads(threads);
+    for (size_t i = 0; i < used; i++) text[i] = "abcdef"[random_below(6)]; // no place to cut
+    EXPECT(tokenizer_cut(text, used, NULL, 1) == used, "cut inside a word");
+    for (size_t i = 0; i + 100 < used; i += 200000) memcpy(text + i, END_OF_TEXT, 13);
+    test_chunks(t, text, used, END_OF_TEXT);
+    free(text);
+    tokenizer_free(t);
+}
+
+static void test_long_word(void) {
+    const size_t size = 1 << 20;
+    Tokenizer *t = train_on_table();
+    char *text = (char *)xmalloc(size);
+    for (int kind = 0; kind < 3; kind++) {
+        for (size_t i = 0; i < size; i++)
+            text[i] = kind == 0 ? 'e' : kind == 1 ? "thesaino"[random_below(8)] : ' ';
+        TokenList ids = {NULL, 0, 0};
+        double started = seconds_now();
+        tokenizer_encode(t, text, size, NULL, &ids);
+        double seconds = seconds_now() - started;
+        EXPECT(seconds < 10, "a word of 1 MiB took %.1f s", seconds); // quadratic time would be hours
+        EXPECT(decodes_to(t, &ids, text, size), "not the same bytes");
+        free(ids.ids);
+    }
+    free(text);
+    tokenizer_free(t);
+}
+
+// ---- training -----------------------------------------------------------------------------------------
+
+typedef struct {
+    int32_t *ids;
+    size_t count;
+} NaiveWord;
+
+static int64_t count_naively(const NaiveWord *words, size_t num_words, int32_t left, int32_t right) {
+    int64_t count = 0;
+    for (size_t w = 0; w < num_words; w++)
+        for (size_t i = 0; i + 1 < words[w].count; i++)
+            count += words[w].ids[i] == left && words[w].ids[i + 1] == right;
+    return count;
+}
+
+// The most frequent pair, smallest ids first, by counting every pair from scratch.
+static int64_t best_naively(const NaiveWord *words, size_t num_words, int32_t *left, int32_t *right) {
+    int64_t best = 0;
+    for (size_t w = 0; w < num_words; w++)
+        for (size_t i = 0; i + 1 < words[w].count; i++) {
+            int32_t a = words[w].ids[i], b = words[w].ids[i + 1];
+            int64_t count = count_naively(words, num_words, a, b);
+            int smaller = a < *left || (a == *left && b < *right);
+            if (count < best || (count == best && !smaller)) continue;
+            best = count;
+            *left = a;
+            *right = b;
+        }
+    return best;
+}
+
+static void join_naively(NaiveWord *word, int32_t left, int32_t right, int32_t merged) {
+    size_t out = 0;
+    for (size_t i = 0; i < word->count; i++) {
+        int here = i + 1 < word->count && word->ids[i] == left && word->ids[i + 1] == right;
+        word->ids[out++] = here ? merged : word->ids[i];
+        i += (size_t)here;
+    }
+    word->count = out;
+}
+
+static void test_training_is_naive_training(const char *text, size_t size, int num_merges) {
+    Text input = {text, size};
+    Error error = {""};
+    Tokenizer *t = NULL; // the largest vocabulary that the text gives
+    for (; t == NULL && num_merges > 0; num_merges--)
+        t = tokenizer_train(&input, 1, 257 + num_merges, NULL, &error);
+    if (t == NULL) return;
+    NaiveWord *words = (NaiveWord *)xmalloc((size + 1) * sizeof(NaiveWord));
+    size_t num_words = 0, length;
+    Splitter *splitter = splitter_create();
+    const char *pretoken;
+    splitter_start(splitter, text, size);
+    while (splitter_next(splitter, &pretoken, &length)) {
+        words[num_words].ids = (int32_t *)xmalloc(length * sizeof(int32_t));
+        words[num_words].count = length;
+        for (size_t i = 0; i < length; i++) words[num_words].ids[i] = tokenizer_find(t, pretoken + i, 1);
+        num_words++;
+    }
+    for (size_t i = 0; i < tokenizer_num_merges(t); i++) {
+        int32_t left = 0, right = 0, left2, right2;
+        int64_t count = best_naively(words, num_words, &left, &right);
+        tokenizer_merge(t, i, &left2, &right2);
+        if (!EXPECT(count >= 2 && left == left2 && right == right2,
+                    "'%.*s': merge %zu is %d %d, expected %d %d", (int)size, text, i, left2, right2, left,
+                    right))
+            break;
+        char joined[512];
+        size_t size1, size2;
+        const char *a = tokenizer_bytes(t, left, &size1);
+        memcpy(joined, a, size1);
+        const char *b = tokenizer_bytes(t, right, &size2);
+        memcpy(joined + size1, b, size2);
+        int32_t merged = tokenizer_find(t, joined, size1 + size2);
+        for (size_t w = 0; w < num_words; w++) join_naively(&words[w], left, right, merged);
+    }
+    for (size_t w = 0; w < num_words; w++) free(words[w].ids);
+    free(words);
+    splitter_free(splitter);
+    tokenizer_free(t);
+}
+
+static void test_training(void) {
+    for (int round = 0; round < 150; round++) {
+        char text[120];
+        size_t size = 10 + random_below(110);
+        const char *letters = round % 3 == 0 ? "aab " : round % 3 == 1 ? "aaaaaab" : "abcde  ";
+        for (size_t i = 0; i < size; i++) text[i] = letters[random_below((uint32_t)strlen(letters))];
+        test_training_is_naive_training(text, size, 25);
+    }
+    test_training_is_naive_training(TABLE_TEXT, 700, 60);
+}
+
+static void expect_training_error(const char *text, int32_t vocab_size, const char *words) {
+    Text input = {text, strlen(text)};
+    Error error = {"(no message)"};
+    Tokenizer *t = tokenizer_train(&input, 1, vocab_size, END_OF_TEXT, &error);
+    EXPECT(t == NULL && strstr(error.text, words) != NULL, "wanted '%s', got '%s'", words, error.text);
+    tokenizer_free(t);
+}
+
+static void test_training_edges(void) {
+    expect_training_error("some text", 255, "expected at least 256");
+    expect_training_error("some text", -1, "expected at least 256");
+    expect_training_error("", 258, "too small for the vocabulary");
+    expect_training_error("abc abc", 300, "too small for the vocabulary");
+    expect_training_error("<|endoftext|>a<|endoftext|>a<|endoftext|>a", 258, "too small for the vocabulary");
+    Tokenizer *t = train("", 0, 257);
+    EXPECT(tokenizer_end_of_text(t) == 256 && tokenizer_num_merges(t) == 0, "257 tokens");
+    tokenizer_free(t);
+    // The same on one thread and on several, and in several texts instead of one.
+    size_t size = 3000000;
+    char *text = (char *)xmalloc(size);
+    for (size_t used = 0; used + sizeof TABLE_TEXT < size; used += sizeof TABLE_TEXT)
+        memcpy(text + used, TABLE_TEXT, sizeof TABLE_TEXT);
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    Tokenizer *one = train(text, size / sizeof TABLE_TEXT * sizeof TABLE_TEXT - sizeof TABLE_TEXT, 600);
+    omp_set_num_threads(4);
+    Tokenizer *four = train(text, size / sizeof TABLE_TEXT * sizeof TABLE_TEXT - sizeof TABLE_TEXT, 600);
+    omp_set_num_threads(threads);
+    EXPECT(tokenizer_checksum(one) == tokenizer_checksum(four), "another vocabulary with more threads");
+    tokenizer_free(one);
+    tokenizer_free(four);
+    free(text);
+}
+
+// ---- files --------------------------------------------------------------------------------------------
+
+static char *read_text(const char *path, size_t *size) {
+    char *data = NULL;
+    Error error = {""};
+    EXPECT(file_read(path, 1 << 26, &data, size, &error) == 0, "%s", error.text);
+    return data;
+}
+
+static void write_text(const char *path, const char *text, size_t size) {
+    Error error = {""};
+    EXPECT(file_write(path, text, size, &error) == 0, "%s", error.text);
+}
+
+// Must load, and be the same tokenizer.
+static void expect_same(const char *path, Tokenizer *t) {
+    Error error = {""};
+    Tokenizer *other = tokenizer_load(path, &error);
+    if (!EXPECT(other != NULL, "%s", error.text)) return;
+    EXPECT(tokenizer_checksum(other) == tokenizer_checksum(t), "%s: other tokens", path);
+    EXPECT(tokenizer_end_of_text(other) == tokenizer_end_of_text(t), "%s: other end of text", path);
+    TokenList a = {NULL, 0, 0}, b = {NULL, 0, 0};
+    tokenizer_encode(t, TABLE_TEXT, sizeof TABLE_TEXT - 1, END_OF_TEXT, &a);
+    tokenizer_encode(other, TABLE_TEXT, sizeof TABLE_TEXT - 1, END_OF_TEXT, &b);
+    EXPECT(same_ids(&a, &b), "%s: other ids", path);
+    free(a.ids);
+    free(b.ids);
+    tokenizer_free(other);
+}
+
+// Copies the text, each `"left right"` among the merges as `["left", "right"]`.
+static char *with_array_merges(const char *text) {
+    char *out = (char *)xmalloc(2 * strlen(text) + 1), *to = out;
+    const char *merges = strstr(text, "\"merges\": [") + strlen("\"merges\": [");
+    for (const char *c = text; *c != 0; c++) {
+        int quoted = c > merges && *c == '"' && c[-1] != '\\';
+        if (quoted && c[-1] == ' ')
+            to += sprintf(to, "[\"");
+        else if (quoted)
+            to += sprintf(to, "\"]");
+        else if (c > merges && *c == ' ' && c[-1] != ' ' && c[1] != ' ')
+            to += sprintf(to, "\", \"");
+        else
+            *to++ = *c;
+    }
+    *to = 0;
+    return out;
+}
+
+// GPT-2's two files from the one.
+static void write_pair(const char *text, const char *vocabulary_path, const char *merges_path) {
+    const char *vocabulary = strstr(text, "\"vocab\": ") + strlen("\"vocab\": ");
+    write_text(vocabulary_path, vocabulary, (size_t)(strstr(vocabulary, "\n    },") + 6 - vocabulary));
+    char *lines = (char *)xmalloc(strlen(text)), *to = lines;
+    to += sprintf(to, "#version: 0.2\n");
+    const char *line = strstr(text, "\"merges\": [\n") + strlen("\"merges\": [\n");
+    for (; line[4] == ' '; line = strchr(line, '\n') + 1) {
+        const char *first = strchr(line, '"') + 1;
+        for (const char *c = first; !(*c == '"' && c[-1] != '\\'); c++)
+            if (*c != '\\' || c[-1] == '\\') *to++ = *c;
+        *to++ = '\n';
+    }
+    write_text(merges_path, lines, (size_t)(to - lines));
+    free(lines);
+}
+
+static void test_files(void) {
+    Tokenizer *t = train_on_table();
+    Error error = {""};
+    char *path = in_folder("tokenizer.json"), *second = in_folder("second.json");
+    EXPECT(tokenizer_save(t, path, &error) == 0, "%s", error.text);
+    expect_same(path, t);
+    expect_same(folder, t);
+    size_t size, size2;
+    char *text = read_text(path, &size);
+    Tokenizer *loaded = tokenizer_load(path, &error);
+    EXPECT(tokenizer_save(loaded, second, &error) == 0, "%s", error.text);
+    char *again = read_text(second, &size2);
+    EXPECT(size == size2 && memcmp(text, again, size) == 0, "saved, loaded and saved is not the same");
+    char *arrays = with_array_merges(text);
+    write_text(second, arrays, strlen(arrays));
+    expect_same(second, t);
+    const char *const names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
+    unlink(path);
+    for (int i = 0; i < 2; i++) {
+        char *vocabulary = in_folder(names[i][0]), *merges = in_folder(names[i][1]);
+        write_pair(text, vocabulary, merges);
+        expect_same(folder, t);
+        unlink(vocabulary);
+        unlink(merges);
+        free(vocabulary);
+        free(merges);
+    }
+    EXPECT(tokenizer_load(folder, &error) == NULL && strstr(error.text, folder), "'%s'", error.text);
+    EXPECT(tokenizer_load("/no/such/file", &error) == NULL && strstr(error.text, "/no/such/file"), "'%s'",
+           error.text);
+    EXPECT(tokenizer_save(t, "/no/such/file", &error) == -1 && strstr(error.text, "/no/such/file"), "'%s'",
+           error.text);
+    free(text);
+    free(again);
+    free(arrays);
+    free(path);
+    free(second);
+    tokenizer_free(loaded);
+    tokenizer_free(t);
+}
+
+static void expect_refused(const char *text, size_t size, const char *words) {
+    char *path = in_folder("damaged.json");
+    Error error = {"(no message)"};
+    write_text(path, text, size);
+    Tokenizer *t = tokenizer_load(path, &error);
+    EXPECT(t == NULL, "accepted, expected '%s'", words);
+    EXPECT(strstr(error.text, words) != NULL && strstr(error.text, path) != NULL, "wanted '%s', got '%s'",
+           words, error.text);
+    tokenizer_free(t);
+    unlink(path);
+    free(path);
+}
+
+// A good file with one piece of text replaced.
+static void expect_change_refused(const char *text, const char *from, const char *to, const char *words) {
+    const char *at = strstr(text, from);
+    if (!EXPECT(at != NULL, "'%s' is not in the file", from)) return;
+    char *changed = format_text("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    expect_refused(changed, strlen(changed), words);
+    free(changed);
+}
+
+static void test_damaged_files(void) {
+    Tokenizer *t = train_on_table();
+    Error error = {""};
+    char *path = in_folder("good.json");
+    EXPECT(tokenizer_save(t, path, &error) == 0, "%s", error.text);
+    size_t size;
+    char *text = read_text(path, &size);
+    expect_refused("", 0, "is damaged");
+    expect_refused("{}", 2, "no \"model\"");
+    expect_refused("[1]", 3, "expected a JSON object");
+    expect_refused("{} x", 4, "is damaged");
+    expect_refused(text, size / 2, "is damaged");
+    expect_refused("{\"a\0\": 1}", 9, "is damaged");
+    static const char *const changes[][3] = {
+        {"\"BPE\"", "\"Unigram\"", "not of type BPE"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer"},
+        {"\"use_regex\": true", "\"use_regex\": false", "GPT-2's pattern"},
+        {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+        {"\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"WordPiece\"", "decoder"},
+        {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"",
+         "continuing_subword_prefix"},
+        {"\"ignore_merges\": false", "\"ignore_merges\": true", "ignore_merges"},
+        {"\"dropout\": null", "\"dropout\": 0.1", "dropout"},
+        {"\"vocab\": {", "\"vocabulary\": {", "model.vocab"},
+        {"\"merges\": [", "\"merges\": [7,", "merge 1 is neither"},
+        {"\"merges\": [", "\"merges\": [[\"a\"],", "merge 1 is neither"},
+        {"\"merges\": [", "\"merges\": [\"ab\",", "merge 1 is 'ab'"},
+        {"\"merges\": [", "\"merges\": [\"q \",", "not a token"},
+        {"\"merges\": [", "\"merges\": [\"q zzz\",", "not a token"},
+        {"\"merges\": [", "\"merges\": [\"q q\",", "no ordinary token"},
+        {"\"!\": 0", "\"!\": 1", "two tokens with id 1"},
+        {"\"!\": 0", "\"!\": -1", "no valid id"},
+        {"\"!\": 0", "\"!\": 0.5", "no valid id"},
+        {"\"!\": 0", "\"!\": 1e99", "no valid id"},
+        {"\"!\": 0", "\"!\": \"0\"", "no valid id"},
+        {"\"!\": 0", "\"\": 0", "empty"},
+        {"\"!\": 0", "\"qqqq\": 0", "no token for byte 33"},
+        {"\"!\": 0", "\" \": 0", "byte alphabet"},
+        {"\"!\": 0", "\"\\u4e00\": 0", "byte alphabet"},
+        {"\"!\": 0", "\"#\": 0", "are the same"},
+        {"\"id\": 440", "\"id\": 442", "added_tokens"},
+        {"\"id\": 440", "\"id\": 441", "tokens 441 and 440 are the same"},
+        {"\"id\": 440", "\"ID\": 440", "added_tokens"},
+    };
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++)
+        expect_change_refused(text, changes[i][0], changes[i][1], changes[i][2]);
+    char *deep = (char *)xmalloc(1000000);
+    memset(deep, '[', 1000000);
+    expect_refused(deep, 1000000, "is damaged");
+    free(deep);
+    unlink(path);
+    free(path);
+    free(text);
+    tokenizer_free(t);
+}
+
+int main(void) {
+    snprintf(folder, sizeof folder, "/tmp/test_tokenizer_%d", (int)getpid());
+    mkdir(folder, 0700);
+    test_byte_alphabet();
+    test_table();
+    test_scanner_equals_pattern();
+    test_invalid_bytes();
+    test_longest_pretoken();
+    test_round_trip();
+    test_encoding_is_naive_encoding();
+    test_parallel_encoding();
+    test_long_word();
+    test_training();
+    test_training_edges();
+    test_files();
+    test_damaged_files();
+    char *command = format_text("rm -rf '%s'", folder);
+    if (system(command) != 0) printf("could not remove %s\n", folder);
+    free(command);
+    return test_finish();
+}

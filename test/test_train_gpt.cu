@@ -1,0 +1,337 @@
+// The trainer as a whole: every gradient of a small GPT against central differences of the same model in double
+// precision, dropout included; variants and splits of the batch against each other; overfitting; the same bits twice;
+// resuming; skipping of non-finite steps; generation against the full forward pass.
+#define main train_gpt_main
+#include "../train_gpt.cu"
+#undef main
+
+#include "test/arrays.h"
+
+enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19 };
+
+// ---- the model in double precision --------------------------------------------------------------------------------------
+
+typedef struct {
+    GPT *m;
+    double *weights; // laid out as the model's
+    const int32_t *tokens, *targets;
+    const MicroStep *step;
+} Double;
+
+// Parameter `index` of the model (layer -1) or of a block, in the order of the tables.
+static const double *parameter(const Double *d, int layer, int index) {
+    int per_model = 4, per_block = 12;
+    return d->weights + d->m->parameters[layer < 0 ? index : per_model + layer * per_block + index].offset;
+}
+
+static void mask_rows(const Double *d, double *x, RandomStream stream, size_t layer) {
+    Dropout dropout = dropout_of(d->m, stream, layer, d->step);
+    for (size_t row = 0; row < B * T; row++) {
+        float mask[C];
+        for (int c = 0; c < C; c++) mask[c] = 1;
+        dropout_row(mask, C, row % T, row / T, &dropout);
+        for (int c = 0; c < C; c++) x[row * C + (size_t)c] *= (double)mask[c];
+    }
+}
+
+static void normalise(const double *x, const double *gamma, const double *beta, double *out) {
+    for (int row = 0; row < B * T; row++) {
+        double mean = 0, variance = 0;
+        for (int c = 0; c < C; c++) mean += x[row * C + c] / C;
+        for (int c = 0; c < C; c++) variance += (x[row * C + c] - mean) * (x[row * C + c] - mean) / C;
+        for (int c = 0; c < C; c++)
+            out[row * C + c] = (x[row * C + c] - mean) / sqrt(variance + 1e-5) * gamma[c] + beta[c];
+    }
+}
+
+static void linear(const double *x, const double *w, const double *bias, int in, int out, double *y) {
+    for (int row = 0; row < B * T; row++)
+        for (int o = 0; o < out; o++) {
+            double sum = bias[o];
+            for (int i = 0; i < in; i++) sum += x[row * in + i] * w[i * out + o];
+            y[row * out + o] = sum;
+        }
+}
+
+static void attend(const Double *d, size_t layer, const double *qkv, double *out) {
+    enum { HS = C / NH };
+    Attention a = attention_of(d->m, layer, d->step);
+    for (int b = 0; b < B; b++)
+        for (int h = 0; h < NH; h++)
+            for (int i = 0; i < T; i++) {
+                double p[T], sum = 0, *o = out + (b * T + i) * C + h * HS;
+                for (int j = 0; j <= i; j++) {
+                    double score = 0;
+                    for (int c = 0; c < HS; c++)
+                        score += qkv[(b * T + i) * 3 * C + h * HS + c] * qkv[(b * T + j) * 3 * C + C + h * HS + c];
+                    sum += p[j] = exp(score / sqrt((double)HS));
+                }
+                for (int c = 0; c < HS; c++) o[c] = 0;
+                for (int j = 0; j <= i; j++) {
+                    int keeps = a.dropout.threshold == 256 ||
+                                attention_dropout_keeps(&a, (size_t)b, (size_t)h, (size_t)i, (size_t)j);
+                    double factor = keeps * 256.0 / a.dropout.threshold;
+                    for (int c = 0; c < HS; c++)
+                        o[c] += factor * p[j] / sum * qkv[(b * T + j) * 3 * C + 2 * C + h * HS + c];
+                }
+            }
+}
+
+static void double_block(const Double *d, int l, double *x) {
+    double normed[B * T * C], qkv[B * T * 3 * C], attended[B * T * C], branch[B * T * C], up[B * T * 4 * C];
+    normalise(x, parameter(d, l, 0), parameter(d, l, 1), normed);
+    linear(normed, parameter(d, l, 2), parameter(d, l, 3), C, 3 * C, qkv);
+    attend(d, (size_t)l, qkv, attended);
+    linear(attended, parameter(d, l, 4), parameter(d, l, 5), C, C, branch);
+    mask_rows(d, branch, RANDOM_ATTENTION_RESIDUAL, (size_t)l);
+    for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
+    normalise(x, parameter(d, l, 6), parameter(d, l, 7), normed);
+    linear(normed, parameter(d, l, 8), parameter(d, l, 9), C, 4 * C, up);
+    for (int i = 0; i < B * T * 4 * C; i++)
+        up[i] = 0.5 * up[i] * (1 + tanh(0.7978845608028654 * (up[i] + 0.044715 * up[i] * up[i] * up[i])));
+    linear(up, parameter(d, l, 10), parameter(d, l, 11), 4 * C, C, branch);
+    mask_rows(d, branch, RANDOM_MLP_RESIDUAL, (size_t)l);
+    for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
+}
+
+// Mean loss of the batch.
+static double double_loss(void *context) {
+    const Double *d = (const Double *)context;
+    const double *wte = parameter(d, -1, 0), *wpe = parameter(d, -1, 1);
+    double x[B * T * C], normed[B * T * C], loss = 0;
+    for (int row = 0; row < B * T; row++)
+        for (int c = 0; c < C; c++) x[row * C + c] = wte[d->tokens[row] * C + c] + wpe[row % T * C + c];
+    mask_rows(d, x, RANDOM_EMBEDDING_DROPOUT, 0);
+    for (int l = 0; l < L; l++) double_block(d, l, x);
+    normalise(x, parameter(d, -1, 2), parameter(d, -1, 3), normed);
+    for (int row = 0; row < B * T; row++) {
+        double sum = 0, target = 0;
+        for (int v = 0; v < V; v++) {
+            double logit = 0;
+            for (int c = 0; c < C; c++) logit += normed[row * C + c] * wte[v * C + c];
+            sum += exp(logit);
+            if (v == d->targets[row]) target = logit;
+        }
+        loss += (log(sum) - target) / (B * T);
+    }
+    return loss;
+}
+
+// ---- fixtures -------------------------------------------------------------------------------------------------------------
+
+static void small_model(GPT *m, AttentionVariant attention, double dropout) {
+    GPTConfig config = {T + 3, V, L, NH, C};
+    gpt_create(m, &config, attention, PRECISION_FP32, 5);
+    gpt_initialise(m);
+    gpt_create_training_state(m);
+    activations_allocate(m, B, T);
+    m->dropout_threshold = dropout_threshold(dropout);
+    // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
+    for (size_t t = 0; t < m->num_parameters_tensors; t++)
+        for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
+            m->weights.memory[m->parameters[t].offset + i] += (float)(0.3 * test_random());
+    for (int i = 0; i < B * T; i++) {
+        m->tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
+        m->targets[i] = (int32_t)((test_random() + 1) / 2 * V);
+    }
+}
+
+static const MicroStep whole_batch = {4, 0, 1.0f / (B * T), MATMUL_OVERWRITE};
+
+static double compute_gradients(GPT *m, const MicroStep *s) {
+    gpt_start_gradients(m);
+    gpt_forward(m, s);
+    gpt_backward(m, s);
+    return sum_of(m->acts.losses, B * T) / (B * T);
+}
+
+// ---- tests ----------------------------------------------------------------------------------------------------------------
+
+static void test_gradients(AttentionVariant attention, double dropout) {
+    GPT m;
+    small_model(&m, attention, dropout);
+    double loss = compute_gradients(&m, &whole_batch);
+    Double d = {&m, as_doubles(m.weights.memory, m.num_floats), m.tokens, m.targets, &whole_batch};
+    double wanted_loss = double_loss(&d);
+    EXPECT(fabs(loss - wanted_loss) < 1e-6 * wanted_loss, "loss %.9g, in double %.9g", loss, wanted_loss);
+    for (size_t t = 0; t < m.num_parameters_tensors; t++) {
+        const Parameter *p = &m.parameters[t];
+        size_t used = t == 0 ? (size_t)V * C : p->size;
+        double *wanted = central_differences(double_loss, &d, d.weights + p->offset, used);
+        double error = relative_error(m.gradients.memory + p->offset, wanted, used, 1e-4);
+        EXPECT(error < 1e-4, "dropout %g, %s, layer %d: relative error %.3g of the gradient", dropout, p->name, p->layer,
+               error);
+        for (size_t i = used; i < p->size; i++)
+            if (m.gradients.memory[p->offset + i] != 0) EXPECT(0, "padding of %s has a gradient", p->name);
+        free(wanted);
+    }
+    free(d.weights);
+    gpt_free(&m);
+}
+
+// Two micro-steps of one sequence give the gradients of one step of two, dropout included.
+static void test_accumulation(void) {
+    GPT whole, split;
+    test_random_state = 7;
+    small_model(&whole, ATTENTION_FLASH, 0.17);
+    test_random_state = 7;
+    small_model(&split, ATTENTION_FLASH, 0.17);
+    compute_gradients(&whole, &whole_batch);
+    int32_t tokens[B * T], targets[B * T];
+    memcpy(tokens, split.tokens, sizeof(tokens));
+    memcpy(targets, split.targets, sizeof(targets));
+    split.B = 1;
+    gpt_start_gradients(&split);
+    for (int micro = 0; micro < B; micro++) {
+        MicroStep s = {4, (uint32_t)micro, 1.0f / (B * T), micro ? MATMUL_ACCUMULATE : MATMUL_OVERWRITE};
+        memcpy(split.tokens, tokens + micro * T, T * sizeof(int32_t));
+        memcpy(split.targets, targets + micro * T, T * sizeof(int32_t));
+        gpt_forward(&split, &s);
+        gpt_backward(&split, &s);
+    }
+    double *wanted = as_doubles(whole.gradients.memory, whole.num_floats);
+    double error = relative_error(split.gradients.memory, wanted, whole.num_floats, 1e-4);
+    EXPECT(error < 1e-5, "gradients of a split batch are off by %g", error);
+    free(wanted);
+    gpt_free(&whole), gpt_free(&split);
+}
+
+// naive and flash, and 1 and 3 threads.
+static void test_variants(void) {
+    GPT m[3];
+    for (int i = 0; i < 3; i++) {
+        test_random_state = 11;
+        small_model(&m[i], i == 1 ? ATTENTION_NAIVE : ATTENTION_FLASH, 0.1);
+        omp_set_num_threads(i == 2 ? 3 : 1);
+        compute_gradients(&m[i], &whole_batch);
+    }
+    omp_set_num_threads(omp_get_num_procs());
+    double *wanted = as_doubles(m[0].gradients.memory, m[0].num_floats);
+    double error = relative_error(m[1].gradients.memory, wanted, m[0].num_floats, 1e-4);
+    EXPECT(error < 1e-5, "naive and flash differ by %g", error);
+    EXPECT(memcmp(m[0].gradients.memory, m[2].gradients.memory, m[0].num_floats * sizeof(float)) == 0,
+           "gradients have other bits with 3 threads");
+    free(wanted);
+    for (int i = 0; i < 3; i++) gpt_free(&m[i]);
+}
+
+// One batch learnt by heart.
+static void test_overfit(void) {
+    GPT m;
+    Settings o;
+    small_model(&m, ATTENTION_FLASH, 0);
+    options_defaults(OPTIONS, NUM_OPTIONS, &o);
+    gpt_initialise(&m);
+    double loss = 0;
+    for (int step = 1; step <= 300; step++) {
+        MicroStep s = whole_batch;
+        s.step = (uint32_t)step;
+        loss = compute_gradients(&m, &s);
+        gpt_update(&m, &o, 1e-2, 1, step);
+    }
+    EXPECT(loss < 0.05, "after 300 steps on one batch the loss is still %g", loss);
+    gpt_free(&m);
+}
+
+// Logits from the cache, token by token and in pieces, are those of the full forward pass.
+static void test_generation(void) {
+    GPT m;
+    small_model(&m, ATTENTION_NAIVE, 0);
+    gpt_forward(&m, &whole_batch);
+    static const size_t pieces[][T] = {{1, 1, 1, 1, 1, 1, 1}, {T}, {3, 1, 2, 1}};
+    for (int way = 0; way < 3; way++) {
+        Cache cache;
+        cache_create(&cache, &m);
+        size_t past = 0;
+        for (int i = 0; i < T && past < T; i++) {
+            const float *logits = gpt_generate(&m, &cache, m.tokens + past, pieces[way][i], past);
+            past += pieces[way][i];
+            double *wanted = as_doubles(m.acts.logits + (past - 1) * m.Vp, V);
+            double error = relative_error(logits, wanted, V, 1e-3);
+            EXPECT(error < 1e-5, "way %d, %zu tokens: logits from the cache are off by %g", way, past, error);
+            free(wanted);
+        }
+        cache_free(&cache);
+    }
+    gpt_free(&m);
+}
+
+static void test_schedules(void) {
+    Settings o;
+    options_defaults(OPTIONS, NUM_OPTIONS, &o);
+    o.learning_rate = 1, o.final_learning_rate = 0.1, o.warmup = 10, o.steps = 110, o.cooldown = 20;
+    static const struct {
+        Schedule schedule;
+        int64_t step;
+        double rate;
+    } cases[] = {
+        {SCHEDULE_COSINE, 1, 0.1},   {SCHEDULE_COSINE, 10, 1},   {SCHEDULE_COSINE, 60, 0.55}, {SCHEDULE_COSINE, 110, 0.1},
+        {SCHEDULE_COSINE, 500, 0.1}, {SCHEDULE_LINEAR, 5, 0.5},  {SCHEDULE_LINEAR, 60, 0.55}, {SCHEDULE_LINEAR, 110, 0.1},
+        {SCHEDULE_CONSTANT, 9, 0.9}, {SCHEDULE_CONSTANT, 99, 1}, {SCHEDULE_WSD, 10, 1},       {SCHEDULE_WSD, 90, 1},
+        {SCHEDULE_WSD, 100, 0.55},   {SCHEDULE_WSD, 110, 0.1},   {SCHEDULE_WSD, 5, 0.5},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        o.schedule = (int)cases[i].schedule;
+        double rate = learning_rate_at(&o, cases[i].step);
+        EXPECT(fabs(rate - cases[i].rate) < 1e-12, "schedule %d, step %d: %g, not %g", (int)cases[i].schedule,
+               (int)cases[i].step, rate, cases[i].rate);
+    }
+    o.warmup = 0;
+    EXPECT(learning_rate_at(&o, 1) > 0.5, "no warm-up");
+}
+
+// The decay of the table: matrices and embeddings only; the sizes of GPT-2.
+static void test_tables(void) {
+    static const int64_t parameters[] = {0, 124439808, 354823168, 774030080, 1557611200};
+    for (int model = 1; model <= 4; model++) {
+        GPT m;
+        memset(&m, 0, sizeof(m));
+        m.config.max_sequence_length = 1024;
+        m.L = (size_t)MODEL_SHAPES[model].num_layers, m.C = (size_t)MODEL_SHAPES[model].channels;
+        m.V = 50257, m.Vp = 50304;
+        list_parameters(&m);
+        EXPECT((int64_t)m.num_parameters == parameters[model], "model %d has %zu parameters", model, m.num_parameters);
+        for (size_t t = 0; t < m.num_parameters_tensors; t++)
+            EXPECT(m.parameters[t].decay == (m.parameters[t].rows > 0), "decay of %s", m.parameters[t].name);
+        free(m.parameters);
+    }
+}
+
+static void test_initialisation(void) {
+    GPT m;
+    GPTConfig config = {64, 500, 4, 4, 64};
+    gpt_create(&m, &config, ATTENTION_FLASH, PRECISION_FP32, 1);
+    gpt_initialise(&m);
+    for (size_t t = 0; t < m.num_parameters_tensors; t++) {
+        const Parameter *p = &m.parameters[t];
+        size_t n = t == 0 ? m.V * m.C : p->size;
+        double sum = 0, squares = 0;
+        for (size_t i = 0; i < n; i++) {
+            double x = (double)m.weights.memory[p->offset + i];
+            sum += x;
+            squares += x * x;
+        }
+        double deviation = p->init == INIT_NORMAL ? 0.02 : p->init == INIT_RESIDUAL ? 0.02 / sqrt(8) : 0;
+        double mean = p->init == INIT_ONE, found = sqrt(fmax(squares / (double)n - sum * sum / (double)n / (double)n, 0));
+        EXPECT(fabs(sum / (double)n - mean) < 5 * deviation / sqrt((double)n) + 1e-9, "mean of %s", p->name);
+        EXPECT(fabs(found - deviation) < 5 * deviation / sqrt(2 * (double)n) + 1e-9, "deviation of %s: %g", p->name, found);
+    }
+    for (size_t i = m.V * m.C; i < m.Vp * m.C; i++)
+        if (m.weights.memory[i] != 0) EXPECT(0, "padding of the embedding is not zero");
+    gpt_free(&m);
+}
+
+int main(void) {
+    for (int attention = 0; attention < 2; attention++) {
+        test_gradients((AttentionVariant)attention, 0);
+        test_gradients((AttentionVariant)attention, 0.17);
+    }
+    test_accumulation();
+    test_variants();
+    test_overfit();
+    test_generation();
+    test_schedules();
+    test_tables();
+    test_initialisation();
+    return test_finish();
+}
