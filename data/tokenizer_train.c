@@ -313,7 +313,6 @@ static int join_at(Trainer *trainer, uint32_t position, int32_t left, int32_t ri
     uint32_t second = symbol->next;
     if (symbol->id != left || second == NOWHERE || symbols[second].id != right) return 0;
     if (symbol->previous != NOWHERE) pair_vanishes(trainer, symbol->previous);
-    pair_vanishes(trainer, position);
     if (symbols[second].next != NOWHERE) pair_vanishes(trainer, second);
     symbol->id = merged;
     symbol->next = symbols[second].next;
@@ -324,21 +323,13 @@ static int join_at(Trainer *trainer, uint32_t position, int32_t left, int32_t ri
     return 1;
 }
 
-static int compare_positions(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
 static void join_everywhere(Trainer *trainer, uint32_t index, int32_t merged) {
     const int32_t left = trainer->pairs[index].left, right = trainer->pairs[index].right;
     uint32_t *positions = trainer->pairs[index].positions, count = trainer->pairs[index].num_positions;
     trainer->pairs[index].positions = NULL;
     trainer->pairs[index].num_positions = trainer->pairs[index].capacity = 0;
-    // From left to right, or "aaa" would be joined differently from encoding. The list is in order already,
-    // except when the same token came about by several merges.
-    uint32_t in_order = 1;
-    while (in_order < count && positions[in_order - 1] <= positions[in_order]) in_order++;
-    if (in_order < count) qsort(positions, count, sizeof *positions, compare_positions);
+    // The list is in order, for all of it was made in one pass over the text, so this goes from left to
+    // right; otherwise "aaa" would be joined differently from encoding.
     for (uint32_t i = 0; i < count; i++) join_at(trainer, positions[i], left, right, merged);
     free(positions);
     push_rising(trainer);
@@ -382,21 +373,19 @@ static void free_trainer(Trainer *trainer) {
     free(trainer->word_counts);
 }
 
-// The id of the two tokens joined: usually a new token, but the same bytes may have come about in another way
-// before.
-static int32_t joined_token(Tokenizer *t, int32_t left, int32_t right, Error *error) {
+// Adds the token that the two give. The same bytes cannot have come about by another merge before: wherever
+// they stand as whole tokens, nothing was ever joined across their ends, so the merges inside were the same
+// everywhere.
+static int32_t add_joined(Tokenizer *t, int32_t left, int32_t right, Error *error) {
+    const int32_t id = tokenizer_vocab_size(t);
     size_t left_size, right_size;
     const char *a = tokenizer_bytes(t, left, &left_size), *b = tokenizer_bytes(t, right, &right_size);
     char *joined = (char *)xmalloc(left_size + right_size);
     memcpy(joined, a, left_size);
     memcpy(joined + left_size, b, right_size);
-    int32_t id = tokenizer_find(t, joined, left_size + right_size);
-    if (id < 0) {
-        id = tokenizer_vocab_size(t);
-        if (tokenizer_add_token(t, id, joined, left_size + right_size, 0, error) != 0) id = -1;
-    }
+    int result = tokenizer_add_token(t, id, joined, left_size + right_size, 0, error);
     free(joined);
-    return id;
+    return result == 0 ? id : -1;
 }
 
 static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Error *error) {
@@ -414,7 +403,7 @@ static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Er
             break;
         }
         const int32_t left = trainer->pairs[best].left, right = trainer->pairs[best].right;
-        int32_t merged = joined_token(t, left, right, error);
+        int32_t merged = add_joined(t, left, right, error);
         result = merged < 0 ? -1 : tokenizer_add_merge(t, left, right, error);
         if (result == 0) join_everywhere(trainer, best, merged);
         progress_update(&progress, (uint64_t)tokenizer_vocab_size(t));

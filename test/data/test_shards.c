@@ -101,6 +101,7 @@ static void test_round_trip(int token_bytes) {
     EXPECT(shard_read(&set.shards[2], 17, 5, back, &error) == 0, "%s", error.text);
     EXPECT(memcmp(tokens + 2 * PER_SHARD + 17, back, 5 * 4) == 0, "tokens from the middle differ");
     EXPECT(shard_read(&set.shards[0], PER_SHARD - 2, 3, back, &error) == -1, "read beyond the end");
+    EXPECT(shard_read(&set.shards[0], PER_SHARD + 1, 1, back, &error) == -1, "read from beyond the end");
     shards_close(&set);
     free(tokens);
     free(back);

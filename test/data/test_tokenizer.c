@@ -211,13 +211,14 @@ static void test_invalid_bytes(void) {
 }
 
 static void test_longest_pretoken(void) {
-    size_t size = (size_t)MAX_PRETOKEN * 2 + 10, length;
-    char *text = (char *)xmalloc(size);
-    for (size_t i = 0; i < size; i += 2) memcpy(text + i, "\xC3\xA9", 2);
+    const size_t size = (size_t)MAX_PRETOKEN * 2 + 10, whole = MAX_PRETOKEN / 3 * 3; // no character is cut
+    char *text = (char *)xmalloc(size + 3);
+    for (size_t i = 0; i < size; i += 3) memcpy(text + i, "\xE6\x96\x87", 3);
     Splitter *splitter = splitter_create();
     const char *pretoken;
-    splitter_start(splitter, text, size - 1); // the last character is cut: a run of invalid bytes
-    size_t expected[] = {MAX_PRETOKEN, MAX_PRETOKEN, 8, 1};
+    size_t length;
+    splitter_start(splitter, text, size - size % 3 + 1); // the last character is: a run of invalid bytes
+    size_t expected[] = {whole, whole, size - size % 3 - 2 * whole, 1};
     for (int i = 0; i < 4; i++)
         EXPECT(splitter_next(splitter, &pretoken, &length) == 1 && length == expected[i],
                "pre-token %d: %zu bytes", i, length);
@@ -335,7 +336,7 @@ static int same_ids(const TokenList *a, const TokenList *b) {
 }
 
 static void test_chunks(Tokenizer *t, const char *text, size_t size, const char *separator) {
-    TokenList whole = {NULL, 0, 0}, parts = {NULL, 0, 0}, one = {NULL, 0, 0};
+    TokenList whole = {NULL, 0, 0}, parts = {NULL, 0, 0};
     encode_in_order(t, text, size, separator, &whole);
     tokenizer_encode(t, text, size, separator, &parts);
     EXPECT(same_ids(&whole, &parts), "chunks give other ids (separator '%s')", separator ? separator : "");
@@ -343,7 +344,6 @@ static void test_chunks(Tokenizer *t, const char *text, size_t size, const char 
     size_t pieces = 0;
     for (size_t start = 0; start < size; pieces++) {
         size_t cut = tokenizer_cut(text + start, size - start, separator, 1 + random_below(5000));
-        one.count = 0;
         tokenizer_encode(t, text + start, cut, separator, &parts);
         start += cut;
     }
@@ -351,7 +351,33 @@ static void test_chunks(Tokenizer *t, const char *text, size_t size, const char 
            separator ? separator : "");
     free(whole.ids);
     free(parts.ids);
-    free(one.ids);
+}
+
+// Wherever text around any kind of white space may be cut, its ids stay.
+static void test_cuts_at_white_space(void) {
+    static const uint32_t spaces[] = {9,      10,     11,     12,     13,     32,     0x85,   0xA0,   0x1680,
+                                      0x2000, 0x2001, 0x2002, 0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008,
+                                      0x2009, 0x200A, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000, 0x180E, 0x200B};
+    Tokenizer *t = train_on_table();
+    for (size_t i = 0; i < sizeof spaces / sizeof spaces[0]; i++) {
+        char text[32] = "x";
+        size_t size = 1 + put_utf8(text + 1, spaces[i]);
+        memcpy(text + size, "  y \n\n z", 9);
+        size += 9;
+        TokenList whole = {NULL, 0, 0};
+        tokenizer_encode(t, text, size, NULL, &whole);
+        for (size_t least = 1; least <= size; least++) {
+            TokenList parts = {NULL, 0, 0};
+            size_t cut = tokenizer_cut(text, size, NULL, least);
+            tokenizer_encode(t, text, cut, NULL, &parts);
+            tokenizer_encode(t, text + cut, size - cut, NULL, &parts);
+            EXPECT(cut >= least && same_ids(&whole, &parts), "U+%04X: other ids when cut at %zu", spaces[i],
+                   cut);
+            free(parts.ids);
+        }
+        free(whole.ids);
+    }
+    tokenizer_free(t);
 }
 
 static void test_parallel_encoding(void) {
@@ -364,6 +390,8 @@ static void test_parallel_encoding(void) {
     test_chunks(t, text, used, END_OF_TEXT);
     test_chunks(t, text, used, "\n\n"); // may overlap itself, and holds places to cut
     test_chunks(t, text, used, " ");
+    for (size_t i = 0; i + 100 < used; i += 1 + random_below(100)) memcpy(text + i, "the end of it", 13);
+    test_chunks(t, text, used, "the end of it"); // has places to cut inside
     int threads = omp_get_max_threads();
     omp_set_num_threads(3);
     test_chunks(t, text, used, END_OF_TEXT);
@@ -717,6 +745,7 @@ int main(void) {
     test_longest_pretoken();
     test_round_trip();
     test_encoding_is_naive_encoding();
+    test_cuts_at_white_space();
     test_parallel_encoding();
     test_long_word();
     test_training();
