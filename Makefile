@@ -48,9 +48,11 @@ TRAINER   := $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/
              data/metrics.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
+BENCH    := dev/bench
 PARTS_train_gpt          := $(TRAINER)
 PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/shards.o
 PARTS_data/write_stories := $(COMMON) $(CORPUS)
+PARTS_dev/bench          := $(TRAINER)
 
 TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul
 TESTS_ATTENTION := test/attention/test_attention
@@ -64,8 +66,8 @@ PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
 PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
 PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
 PARTS_test/test_train_gpt           := $(TRAINER)
-# Needs programs; run with the build folder as its argument.
-TESTS_SHELL :=
+# Shell scripts; they find the programs in the folder BUILD.
+TESTS_SHELL     := test/test_command_line.sh
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer
 PARTS_test/data/fuzz_shards    := $(COMMON) data/shards.o
@@ -82,7 +84,7 @@ tests: $(addprefix $(BUILD)/,$(TESTS))
 fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 
 .SECONDEXPANSION:
-$(addprefix $(BUILD)/,$(PROGRAMS) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
+$(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # Every source is compiled as C, whatever it is called; -MMD writes the header dependencies.
@@ -92,18 +94,18 @@ $(BUILD)/%.o: %.c Makefile
 $(BUILD)/%.o: %.cu Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -x c -c $< -o $@
-# test_train_gpt includes the trainer whole and does not use all of it.
-$(BUILD)/test/test_train_gpt.o: CFLAGS += -Wno-unused-function
+# These include the trainer whole and do not use all of it.
+$(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o: CFLAGS += -Wno-unused-function
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
 clean:
 	rm -rf build train_gpt
 
 # ---- testing ------------------------------------------------------------------------------------------------------
-.PHONY: clean test test_layers test_attention test_data fuzz bench
+.PHONY: clean test test_layers test_attention test_data fuzz bench bench_program
 # Each program's line, then one line that adds them up.
 test: programs tests
-	test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL)
+	BUILD=$(BUILD) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL)
 test_layers: $(addprefix $(BUILD)/,$(TESTS_LAYERS))
 	test/run.sh $^
 test_attention: $(addprefix $(BUILD)/,$(TESTS_ATTENTION))
@@ -111,5 +113,74 @@ test_attention: $(addprefix $(BUILD)/,$(TESTS_ATTENTION))
 test_data: $(addprefix $(BUILD)/,$(TESTS_DATA))
 	test/run.sh $^
 
+bench_program: $(BUILD)/$(BENCH)
+bench: bench_program
+	$(BUILD)/$(BENCH) all
+
+# ---- packages -------------------------------------------------------------------------------------------------------
+# What the goals named on the command line need; clang and its runtimes are for fuzzing and for the tests built with it.
+DEBIAN := gcc make pkg-config libpcre2-dev libcjson-dev
+ifneq ($(filter test% fuzz,$(MAKECMDGOALS)),)
+DEBIAN += clang libclang-rt-dev libomp-dev
+endif
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+.PHONY: deps deps_if_missing
+deps:
+	@missing=$$(for p in $(DEBIAN); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "please install, by the names your system has for them: $(DEBIAN)" >&2; \
+		pkg-config --exists $(PACKAGES); exit $$?; fi; \
+	echo "installing" $$missing; \
+	$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+deps_if_missing:
+	@pkg-config --exists $(PACKAGES) 2>/dev/null || $(MAKE) --no-print-directory deps
+
+# ---- a trained GPT from nothing ----------------------------------------------------------------------------------------
+# Each file is made once; `make clean_stories` forgets them.
+STORIES := datasets/stories
+RUN     := runs/stories
+STORIES_VOCABULARY := 2048
+STORIES_OPTIONS := --run $(RUN) --train '$(STORIES)/train_*.bin' --validation '$(STORIES)/validation_*.bin' \
+    --tokenizer $(STORIES)/tokenizer.json --validate-documents --validation-batches 1000 \
+    --num-layers 4 --num-heads 4 --channels 128 --batch 16 --sequence-length 256 --steps 600 --learning-rate 3e-3
+
+.PHONY: train stories_run clean_stories
+train: deps_if_missing
+	@$(MAKE) --no-print-directory stories_run
+
+$(STORIES)/floor.json: | programs
+	$(BUILD)/data/write_stories --out $(STORIES) --ngram 5
+$(STORIES)/tokenizer.json: $(STORIES)/floor.json | programs
+	$(BUILD)/data/tokenize train --input $(STORIES)/train.txt --vocab $(STORIES_VOCABULARY) --out $@
+$(STORIES)/validation_000000.bin: $(STORIES)/tokenizer.json | programs
+	$(BUILD)/data/tokenize encode --tokenizer $< --input $(STORIES)/train.txt --out $(STORIES)/train
+	$(BUILD)/data/tokenize encode --tokenizer $< --input $(STORIES)/validation.txt --out $(STORIES)/validation
+
+stories_run: $(STORIES)/validation_000000.bin
+	@if [ -d $(RUN)/checkpoints ]; then ./train_gpt --run $(RUN) --resume; else ./train_gpt $(STORIES_OPTIONS) \
+	    --validation-floor $$(sed 's/.*"bits_per_byte": \([0-9.]*\).*/\1/' $(STORIES)/floor.json); fi
+	@sed 's/.*"ngram_bits_per_byte": \([0-9.]*\).*/for comparison: an order-5 byte n-gram has \1 bits per byte/' $(STORIES)/floor.json
+	@echo 'more: ./train_gpt --run $(RUN) --sample "Once upon a time"'
+clean_stories:
+	rm -rf $(STORIES) $(RUN)
+
 # ---- help -----------------------------------------------------------------------------------------------------------
 .PHONY: help
+help:
+	@echo 'Targets:'
+	@echo '  make                   build ./train_gpt and the commands in $(BUILD)/data'
+	@echo '  make train             from nothing to a trained GPT in about two minutes: packages, corpus, tokenizer,'
+	@echo '                         shards, training, samples; a second time it goes on from what exists'
+	@echo '  make test              build and run every test; the last line is "N passed, N failed"'
+	@echo '  make test_attention    after changing an attention kernel: one line a case, with errors and times'
+	@echo '  make test_layers       after changing a layer'
+	@echo '  make test_data         after changing data/'
+	@echo '  make fuzz              fuzz the readers of files for FUZZ_SECONDS=$(FUZZ_SECONDS) in all (needs clang)'
+	@echo '  make bench             speed of matmul, attention and whole steps against a measured peak'
+	@echo '  make deps              install what is missing (Debian, Ubuntu)'
+	@echo '  make clean             remove what was built; make clean_stories: corpus and run of `make train`'
+	@echo 'Options:'
+	@echo '  DEVICE=cpu             where the trainer runs'
+	@echo '  SANITIZE=address,undefined or thread: every target with sanitizers, in a build folder of its own'
+	@echo '  CC=clang               the compiler; MARCH=-march=x86-64-v3: the processor to compile for'

@@ -776,7 +776,8 @@ static int score_windows(Trainer *t, Score *score, Error *error) {
     return result;
 }
 
-// Whole documents, one a row: end of text, then the document; its end is predicted too. What does not fit is cut.
+// Whole documents, one a row: end of text, then the document; its end is predicted too. What does not fit is cut, empty
+// documents are passed over.
 static int score_documents(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
     const int32_t end = tokenizer_end_of_text(t->tokenizer);
@@ -787,7 +788,8 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
     for (int64_t batch = 0; found == 1 && batch < t->options.validation_batches; batch++) {
         size_t row = 0, count;
         for (size_t i = 0; i < m->B * m->T; i++) m->tokens[i] = end, m->targets[i] = IGNORE_TARGET;
-        for (; row < m->B && (found = documents_next(&reader, document, m->T, &count, error)) == 1; row++) {
+        while (row < m->B && (found = documents_next(&reader, document, m->T, &count, error)) == 1) {
+            if (count == 0) continue;
             size_t length = count < m->T ? count : m->T;
             for (size_t i = 0; i < length; i++) {
                 if (document[i] < 0 || (size_t)document[i] >= m->V) {
@@ -800,6 +802,7 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
             if (found < 0) break;
             if (count < m->T) m->targets[row * m->T + count] = end;
             score->cut += count >= m->T;
+            row++;
         }
         if (row > 0 && found >= 0) score_batch(t, score);
     }
@@ -977,6 +980,10 @@ static int is_due(const Trainer *t, int64_t every) { return every > 0 && t->stat
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
+    if (started_at >= o->steps) {
+        printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
+        if (t->validation.count > 0 && validate(t, error) != 0) return -1;
+    }
     while (t->state.step < o->steps && !stop_signal) {
         if (train_step(t, error) != 0) return -1;
         if (t->state.skipped_in_row >= o->max_skips) {

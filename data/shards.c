@@ -25,7 +25,7 @@ enum {
     DOCUMENT_BUFFER = 64 * 1024 // tokens
 };
 
-// ---- paths ----------------------------------------------------------------------------------------
+// ---- paths --------------------------------------------------------------------------------------
 
 static int compare_paths(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);

@@ -33,8 +33,9 @@ typedef struct {
     uint64_t num_tokens; // of all shards together
 } ShardSet;
 
-// Paths that match `pattern`: the path itself if it exists, else a glob with *, ?, [..], {a,b} and ~, each path once,
-// sorted byte by byte (the order of tokens must not depend on the locale). `what` is for the message when none does.
+// Paths that match `pattern`: the path itself if it exists, else a glob with *, ?, [..], {a,b} and ~, each
+// path once, sorted byte by byte (the order of tokens must not depend on the locale). `what` is for the
+// message when none does.
 int paths_match(const char *pattern, const char *what, char ***paths, size_t *count, Error *error);
 void paths_free(char **paths, size_t count);
 

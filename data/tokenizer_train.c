@@ -8,8 +8,9 @@
 //    the counts of the neighbouring pairs adjusted. So a merge costs as much as it has occurrences.
 //
 // Heap entries are not updated when a count falls: one that comes up with an outdated count goes back with
-// the right one. When a count rises, a new entry is made. Equal counts are ordered by the ids of the pair,
-// smaller first, as in Hugging Face's trainer; the result does not depend on the number of cores.
+// the right one. Counts rise only in the merge that makes one of the two tokens, and the pair gets its entry
+// after it. Equal counts are ordered by the ids of the pair, smaller first, as in Hugging Face's trainer; the
+// result does not depend on the number of cores.
 #define _GNU_SOURCE // memmem
 #include "tokenizer.h"
 #include "progress.h"
@@ -128,7 +129,7 @@ static void count_words(WordTable *total, const Text *texts, size_t num_texts, c
     Progress progress;
     progress_start(&progress, "counting words", "B", size);
     table_create(total);
-#pragma omp parallel
+#pragma omp parallel if (size > COUNT_CHUNK)
     {
         WordTable table;
         table_create(&table);

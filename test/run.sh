@@ -2,6 +2,8 @@
 # Runs test programs one after the other and adds up their lines `N passed, N failed`; shows the output of those that
 # fail. The last line is the sum; the exit status is 0 only if nothing failed and every program came to its end.
 #     test/run.sh PROGRAM...
+# Threads that wait sleep: tests run with more threads than cores, beside other work.
+export OMP_WAIT_POLICY=passive
 passed=0 failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

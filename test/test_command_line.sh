@@ -1,0 +1,244 @@
+#!/bin/bash
+# The commands as a user meets them: a run from text to samples, resuming bit for bit, signals, and bad input, each with
+# its message and exit status.
+#     BUILD=build/cpu test/test_command_line.sh
+build=$(cd "${BUILD:-build/cpu}" && pwd) || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+passed=0 failed=0
+
+pass() { passed=$((passed + 1)); }
+fail() {
+    failed=$((failed + 1))
+    echo "FAILED: $*"
+}
+
+# expect STATUS PATTERN COMMAND...: exit status, and a line of the output that matches.
+expect() {
+    local status=$1 pattern=$2 got
+    shift 2
+    "$@" >out.txt 2>&1 </dev/null
+    got=$?
+    if [ "$got" -ne "$status" ]; then
+        fail "exit status $got, not $status, of: $*"
+        tail -n 5 out.txt
+    elif ! grep -qE -e "$pattern" out.txt; then
+        fail "no line like '$pattern' from: $*"
+        tail -n 5 out.txt
+    else
+        pass
+    fi
+}
+
+# refuse PATTERN COMMAND...: a user's mistake ends with exit status 1 and one line, `error: <sentence>`.
+refuse() {
+    expect 1 "^error: .*$1" "${@:2}"
+    if [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then fail "not one error line from: ${*:2}"; fi
+}
+
+same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ"; fi; }
+
+# Losses, rates, norms of every step: all of metrics.jsonl but the times.
+curve() { sed 's/, "seconds": [0-9.]*//' "$1/metrics.jsonl"; }
+
+train=$build/train_gpt
+tokenize=$build/data/tokenize
+small="--num-layers 2 --num-heads 2 --channels 32 --batch 4 --sequence-length 32 --warmup 2 --validate-every 4 --validation-batches 2 --sample-tokens 8 --save-every 0"
+
+# ---- from text to a trained model -------------------------------------------------------------------------------------
+
+"$build/data/write_stories" --train-bytes 100k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
+"$tokenize" train --input stories/train.txt --vocab 300 --out tokenizer.json >/dev/null 2>&1 || fail "tokenize train"
+"$tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out train --shard-tokens 20k >/dev/null 2>&1 || fail "encode"
+"$tokenize" encode --tokenizer tokenizer.json --input stories/validation.txt --out val >/dev/null 2>&1 || fail "encode"
+data=(--train "train_*.bin" --validation "val_*.bin" --tokenizer tokenizer.json)
+
+expect 0 "usage|Trains a GPT-2" "$train" --help
+expect 0 "step 8/8" "$train" --run whole $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5
+for file in options.txt metrics.jsonl; do [ -s "whole/$file" ] && pass || fail "whole/$file is missing"; done
+for file in config.json model.safetensors tokenizer.json optimizer.safetensors training_state.json manifest; do
+    [ -s "whole/checkpoints/step_00000008/$file" ] && pass || fail "$file is not in the checkpoint"
+done
+[ "$(grep -c '"loss"' whole/metrics.jsonl)" = 8 ] && pass || fail "metrics.jsonl has not 8 steps"
+[ "$(grep -c '"validation_loss"' whole/metrics.jsonl)" = 2 ] && pass || fail "metrics.jsonl has not 2 validations"
+
+# The same run again, with another number of threads, gives the same bits; so does one that is cut and resumed.
+expect 0 "step 8/8" "$train" --run again $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --threads 1
+same whole/checkpoints/step_00000008/model.safetensors again/checkpoints/step_00000008/model.safetensors
+same <(curve whole) <(curve again)
+expect 0 "step 8/8" "$train" --run cut $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --save-every 3
+rm -rf cut/checkpoints/step_00000008 # back to step 6; the metrics know of steps 7 and 8
+expect 0 "step 8/8" "$train" --run cut --resume
+same whole/checkpoints/step_00000008/model.safetensors cut/checkpoints/step_00000008/model.safetensors
+same whole/checkpoints/step_00000008/optimizer.safetensors cut/checkpoints/step_00000008/optimizer.safetensors
+same whole/checkpoints/step_00000008/training_state.json cut/checkpoints/step_00000008/training_state.json
+same <(curve whole) <(curve cut)
+expect 0 "has done its 8 steps" "$train" --run cut --resume
+expect 0 "step 10/10" "$train" --run cut --resume --steps 10
+# Variants: the same curve up to rounding. Documents, floor, schedules, overfitting, a profile.
+expect 0 "floor 0.5000" "$train" --run documents $small "${data[@]}" --steps 4 --validate-documents --validation-floor 0.5
+expect 0 "attention +[0-9.]+" "$train" --run profile $small "${data[@]}" --steps 4 --schedule wsd --profile --attention naive
+expect 0 "step 60/60" "$train" --run overfit $small "${data[@]}" --steps 60 --overfit --learning-rate 1e-2 --schedule constant
+first=$(sed -n '1s/.*"loss": \([0-9]*\).*/\1/p' overfit/metrics.jsonl)
+last=$(grep '"step": 60, "loss"' overfit/metrics.jsonl | sed 's/.*"loss": \([0-9]*\).*/\1/')
+[ "$last" -lt "$first" ] && pass || fail "overfitting goes from $first to $last"
+echo "--num-layers=1 # one
+--steps 3 \"--run=from file\"" >options.txt
+expect 0 "1 layers" "$train" $small "${data[@]}" @options.txt
+[ -d "from file" ] && pass || fail "a quoted value in an option file"
+
+# ---- samples ------------------------------------------------------------------------------------------------------------
+
+expect 0 "^Once upon" "$train" --run whole --sample "Once upon" --sample-tokens 10
+expect 0 "tokens/s" "$train" --run whole --sample "Once upon" --sample-tokens 100 --top-k 5 --top-p 0.9 --temperature 1.2
+"$train" --run whole --sample "A" --seed 3 >a.txt 2>/dev/null && "$train" --run whole --sample "A" --seed 3 >b.txt 2>/dev/null
+same a.txt b.txt
+expect 0 "A" "$train" --init-from whole/checkpoints/step_00000008 --sample "A" --temperature 0
+refuse "no checkpoint" "$train" --run nowhere --sample "A"
+
+# ---- signals --------------------------------------------------------------------------------------------------------------
+
+for signal in INT:130 TERM:143; do
+    run=signal_${signal%:*}
+    "$train" --run "$run" $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
+    pid=$!
+    for _ in $(seq 100); do grep -qs '"step"' "$run/metrics.jsonl" log.txt && break; grep -q "^step" log.txt && break; sleep 0.1; done
+    kill -"${signal%:*}" $pid
+    wait $pid
+    status=$?
+    [ "$status" = "${signal#*:}" ] && pass || fail "exit status $status after SIG${signal%:*}"
+    grep -q "go on with: ./train_gpt --run $run --resume" log.txt && pass || fail "no word how to resume after SIG${signal%:*}"
+    [ -s "$run"/checkpoints/step_*/manifest ] && pass || fail "no checkpoint after SIG${signal%:*}"
+done
+
+# ---- options that are wrong -----------------------------------------------------------------------------------------------
+
+refuse "did you mean --learning-rate" "$train" --learning-rat 1
+refuse "there is no option --xyzzy" "$train" --xyzzy 1
+refuse "needs a value" "$train" --steps
+refuse "whole number, not 'ten'" "$train" --steps ten
+refuse "whole number, not '1.5'" "$train" --steps 1.5
+refuse "between" "$train" --steps 0
+refuse "between" "$train" --batch -1
+refuse "a number, not 'nan'" "$train" --learning-rate nan
+refuse "between" "$train" --dropout 1.5
+refuse "one of naive\|flash" "$train" --attention slow
+refuse "not an option" "$train" stray
+refuse "there is no --no-steps" "$train" --no-steps
+refuse "cannot open 'nofile'" "$train" @nofile
+refuse "give --train" "$train"
+refuse "does not divide" "$train" $small "${data[@]}" --num-heads 3
+refuse "multiple of 8" "$train" $small "${data[@]}" --num-heads 8
+refuse "steps of 1/256" "$train" $small "${data[@]}" --dropout 0.001
+refuse "more than the model's 16 positions" "$train" $small "${data[@]}" --max-sequence-length 16
+refuse "contradict" "$train" $small "${data[@]}" --resume --init-from whole --run whole
+refuse "only with --model free" "$train" $small "${data[@]}" --model gpt2-124M
+refuse "vocabulary is not known" "$train" $small --train "train_*.bin"
+refuse "needs --tokenizer" "$train" $small --train "train_*.bin" --vocab-size 300 --validate-documents
+refuse "the tokenizer has 300 tokens, the model 400" "$train" $small "${data[@]}" --vocab-size 400
+refuse "leaves nothing" "$train" $small "${data[@]}" --steps 2 --warmup 2
+refuse "no run to resume" "$train" --run nowhere --resume
+
+# ---- shards that are wrong ------------------------------------------------------------------------------------------------
+
+# shard FILE MAGIC VERSION COUNT TOKEN...: a file of llm.c's format, with any count in its header.
+shard() {
+    python3 - "$@" <<'EOF'
+import struct, sys
+path, magic, version, count, *tokens = sys.argv[1:]
+with open(path, "wb") as f:
+    f.write(struct.pack("<256i", int(magic), int(version), int(count), *[0] * 253))
+    f.write(struct.pack(f"<{len(tokens)}H", *map(int, tokens)))
+EOF
+}
+many=$(seq 0 99 | tr '\n' ' ')
+try() { refuse "$1" "$train" --run bad $small --vocab-size 100 --train "$2"; }
+shard good.bin 20240520 1 100 $many
+shard magic.bin 1234 1 100 $many
+shard version.bin 20240520 2 100 $many
+shard longer.bin 20240520 1 101 $many
+shard shorter.bin 20240520 1 99 $many
+shard negative.bin 20240520 1 -5 $many
+shard short.bin 20240520 1 20 $(seq 0 19)
+shard token.bin 20240520 1 100 $(seq 5 104) # 100 stands at 95
+head -c 100 good.bin >truncated.bin
+: >empty.bin
+expect 0 "step 2/2" "$train" --run good $small --vocab-size 100 --train good.bin --steps 2 --warmup 0
+try "missing.bin" missing.bin
+try "magic.bin" magic.bin
+try "version.bin" version.bin
+try "longer.bin" longer.bin
+try "shorter.bin" shorter.bin
+try "negative.bin" negative.bin
+try "truncated.bin" truncated.bin
+try "empty.bin" empty.bin
+try "33" short.bin
+refuse "token.bin.*95.*100" "$train" --run bad $small --vocab-size 100 --train token.bin --steps 3 --warmup 0 --batch 1
+mkdir folder.bin
+try "folder.bin" folder.bin
+
+# ---- checkpoints that are wrong -------------------------------------------------------------------------------------------
+
+checkpoint=whole/checkpoints/step_00000008
+damaged() { # PATTERN FILE COMMAND...: the command damages a copy of the file
+    rm -rf broken && cp -r whole broken
+    (cd broken/checkpoints/step_00000008 && eval "$3")
+    refuse "$1" "$train" --run broken --resume --steps 20
+    refuse "$1" "$train" --run broken --sample "A"
+}
+flip() { python3 -c "
+import sys
+f = open(sys.argv[1], 'r+b'); f.seek(int(sys.argv[2])); b = f.read(1); f.seek(int(sys.argv[2])); f.write(bytes([b[0] ^ 1]))" "$1" "$2"; }
+export -f flip
+for file in model.safetensors optimizer.safetensors config.json training_state.json tokenizer.json manifest; do
+    size=$(stat -c %s "$checkpoint/$file")
+    for at in 0 $((size / 2)) $((size - 1)); do damaged "$file" "$file" "flip $file $at"; done
+    damaged "$file" "$file" "truncate -s $((size / 2)) $file"
+    damaged "$file" "$file" "rm $file"
+done
+# Folders of others have no manifest: what is read is checked all the same.
+foreign() { # PATTERN, commands to damage it
+    rm -rf foreign && cp -r "$checkpoint" foreign && rm foreign/manifest
+    (cd foreign && eval "$2")
+    refuse "$1" "$train" --run bad $small --init-from foreign "${data[@]}"
+}
+expect 0 "step 2/2" "$train" --run warm $small --init-from "$checkpoint" "${data[@]}" --steps 2 --warmup 0
+foreign "config.json" "echo '{' >config.json"
+foreign "n_layer" "sed -i 's/\"n_layer\"/\"n_layers\"/' config.json"
+foreign "model_type" "sed -i 's/\"gpt2\"/\"llama\"/' config.json"
+foreign "shape|expected" "sed -i 's/\"n_positions\":.*/\"n_positions\": 40,/' config.json"
+foreign "missing" "sed -i 's/\"n_layer\":.*/\"n_layer\": 3,/' config.json"
+foreign "not one of this model" "sed -i 's/\"n_layer\":.*/\"n_layer\": 1,/' config.json"
+foreign "does not divide|multiple of 8" "sed -i 's/\"n_head\":.*/\"n_head\": 3,/' config.json"
+foreign "out of bounds" "sed -i 's/\"n_embd\":.*/\"n_embd\": 0,/' config.json"
+foreign "cut|damaged" "truncate -s -1000 model.safetensors"
+foreign "safetensors" ": >model.safetensors"
+foreign "model.safetensors" "rm model.safetensors"
+echo '[]' >list.json
+refuse "list.json" "$train" --run bad $small "${data[@]}" --tokenizer list.json
+
+# ---- a disk that does not take it -----------------------------------------------------------------------------------------
+
+refuse "cannot create the folder" "$train" --run /proc/run $small "${data[@]}" --steps 2 --warmup 0
+refuse "in the way|cannot create" "$train" --run options.txt $small "${data[@]}" --steps 2 --warmup 0
+# A file size limit stands for a full disk (a write beyond it fails as ENOSPC does): the checkpoint before stays whole.
+rm -rf full && cp -r whole full
+refuse "cannot write" bash -c "trap '' XFSZ; ulimit -f 100; exec $train --run full --resume --steps 12" # of 1 kB
+[ -d full/checkpoints/step_00000012 ] && fail "half a checkpoint stands under its name" || pass
+ls full/checkpoints | grep -qv '^step_' && fail "a temporary folder is left: $(ls full/checkpoints)" || pass
+expect 0 "step 12/12" "$train" --run full --resume --steps 12
+
+# ---- the other commands -----------------------------------------------------------------------------------------------------
+
+refuse "missing.txt" "$tokenize" train --input missing.txt --vocab 300 --out t.json
+refuse "missing" "$tokenize" encode --tokenizer missing.json --input stories/train.txt --out x
+refuse "between" "$tokenize" train --input stories/train.txt --vocab 0 --out t.json
+refuse "" "$tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out /proc/x
+refuse "between" "$build/data/write_stories" --train-bytes -1
+expect 0 "" "$tokenize" inspect --tokenizer tokenizer.json --input "val_*.bin"
+"$tokenize" decode --tokenizer tokenizer.json --input "val_*.bin" --out back.txt >/dev/null 2>&1
+same stories/validation.txt back.txt
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
