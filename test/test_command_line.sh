@@ -174,7 +174,7 @@ try "negative.bin" negative.bin
 try "truncated.bin" truncated.bin
 try "empty.bin" empty.bin
 try "33" short.bin
-refuse "token.bin.*95.*100" "$train" --run bad $small --vocab-size 100 --train token.bin --steps 3 --warmup 0 --batch 1
+refuse "token 95 of token.bin is 100" "$train" --run bad $small --vocab-size 100 --train token.bin --steps 3 --warmup 0 --batch 1
 mkdir folder.bin
 try "folder.bin" folder.bin
 
