@@ -1072,6 +1072,7 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
         config->max_sequence_length = o->max_sequence_length ? o->max_sequence_length : o->model ? 1024 : o->sequence_length;
         config->vocab_size = o->vocab_size ? o->vocab_size : V;
     }
+    config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
     if (config->vocab_size < 1) return fail(error, "the size of the vocabulary is not known: give --tokenizer or --vocab-size");
     if (V > 0 && V != config->vocab_size)
         return fail(error, "the tokenizer has %" PRId64 " tokens, the model %" PRId64, V, config->vocab_size);

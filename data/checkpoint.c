@@ -283,6 +283,9 @@ int gpt_config_read(const char *folder, GPTConfig *config, Error *error) {
     if (result == 0) result = json_integer(json, path, "n_layer", -1, &config->num_layers, error);
     if (result == 0) result = json_integer(json, path, "n_head", -1, &config->num_heads, error);
     if (result == 0) result = json_integer(json, path, "n_embd", -1, &config->channels, error);
+    const cJSON *end = json ? cJSON_GetObjectItemCaseSensitive(json, "eos_token_id") : NULL;
+    int known = cJSON_IsNumber(end) && end->valuedouble >= 0 && end->valuedouble < 1e9;
+    config->end_of_text = known ? (int64_t)end->valuedouble : -1;
     const cJSON *item = json ? cJSON_GetObjectItemCaseSensitive(json, "n_inner") : NULL;
     if (result == 0 && item != NULL && !cJSON_IsNull(item)) {
         result = json_integer(json, path, "n_inner", -1, &inner, error);
@@ -315,6 +318,13 @@ char *gpt_config_text(const GPTConfig *config) {
     cJSON_AddNumberToObject(json, "n_head", (double)config->num_heads);
     cJSON_AddNumberToObject(json, "n_embd", (double)config->channels);
     cJSON_AddNumberToObject(json, "initializer_range", 0.02);
+    for (int i = 0; i < 2; i++) {
+        const char *name = i == 0 ? "bos_token_id" : "eos_token_id";
+        if (config->end_of_text >= 0)
+            cJSON_AddNumberToObject(json, name, (double)config->end_of_text);
+        else
+            cJSON_AddNullToObject(json, name);
+    }
     cJSON_AddBoolToObject(json, "tie_word_embeddings", 1);
     cJSON_AddStringToObject(json, "torch_dtype", "float32");
     return json_text(json);

@@ -24,6 +24,7 @@ typedef struct {
     int64_t max_sequence_length; // n_positions
     int64_t vocab_size;
     int64_t num_layers, num_heads, channels;
+    int64_t end_of_text; // bos_token_id and eos_token_id; -1: none
 } GPTConfig;
 
 // Where training stands; what is needed besides weights and moments to go on.

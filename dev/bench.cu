@@ -142,7 +142,7 @@ typedef struct {
 } Shape;
 
 static void create_model(GPT *m, const Shape *s, Precision precision, AttentionVariant attention) {
-    GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels};
+    GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1};
     gpt_create(m, &config, attention, precision, 1);
     gpt_initialise(m);
     gpt_create_training_state(m);

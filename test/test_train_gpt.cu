@@ -120,7 +120,7 @@ static double double_loss(void *context) {
 // ---- fixtures -------------------------------------------------------------------------------------------------------------
 
 static void small_model(GPT *m, AttentionVariant attention, double dropout) {
-    GPTConfig config = {T + 3, V, L, NH, C};
+    GPTConfig config = {T + 3, V, L, NH, C, -1};
     gpt_create(m, &config, attention, PRECISION_FP32, 5);
     gpt_initialise(m);
     gpt_create_training_state(m);
@@ -299,7 +299,7 @@ static void test_tables(void) {
 
 static void test_initialisation(void) {
     GPT m;
-    GPTConfig config = {64, 500, 4, 4, 64};
+    GPTConfig config = {64, 500, 4, 4, 64, -1};
     gpt_create(&m, &config, ATTENTION_FLASH, PRECISION_FP32, 1);
     gpt_initialise(&m);
     for (size_t t = 0; t < m.num_parameters_tensors; t++) {
