@@ -13,6 +13,7 @@ endif
 # seconds of fuzzing in `make test`, all readers together
 FUZZ_SECONDS ?= 60
 
+comma := ,
 ifneq ($(DEVICE),cpu)
 $(error DEVICE=$(DEVICE) is not available: this version trains on the CPU (DEVICE=cpu))
 endif
@@ -21,7 +22,6 @@ $(error SANITIZE=$(SANITIZE): address, undefined, thread or a comma-separated li
 endif
 
 # ---- flags --------------------------------------------------------------------------------------------------
-comma := ,
 # ThreadSanitizer knows OpenMP's barriers only with clang's runtime and its Archer tool.
 ifneq ($(findstring thread,$(SANITIZE)),)
 CC := clang
@@ -36,6 +36,10 @@ LDFLAGS := -fopenmp
 LDLIBS  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
 ifneq ($(SANITIZE),)
 CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
+# gcc's data-flow warnings are known to give false alarms on instrumented code.
+ifeq ($(CC),gcc)
+CFLAGS  += -Wno-stringop-overflow -Wno-stringop-overread -Wno-alloc-size-larger-than -Wno-maybe-uninitialized
+endif
 LDFLAGS += -fsanitize=$(SANITIZE)
 endif
 
