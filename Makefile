@@ -25,6 +25,8 @@ endif
 # ThreadSanitizer knows OpenMP's barriers only with clang's runtime and its Archer tool.
 ifneq ($(findstring thread,$(SANITIZE)),)
 CC := clang
+export OMP_TOOL_LIBRARIES := $(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so))
+export TSAN_OPTIONS := ignore_noninstrumented_modules=1
 endif
 variant := $(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
 BUILD := build/$(DEVICE)$(variant)
@@ -60,7 +62,8 @@ PARTS_dev/bench          := $(TRAINER)
 
 TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul
 TESTS_ATTENTION := test/attention/test_attention
-TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories
+TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories \
+                   test/data/test_checkpoint test/data/test_options
 TESTS           := $(TESTS_LAYERS) $(TESTS_ATTENTION) $(TESTS_DATA) test/test_train_gpt
 PARTS_test/layers/test_layers       := data/files.o
 PARTS_test/layers/test_matmul       := $(KERNELS)
@@ -69,13 +72,17 @@ PARTS_test/data/test_shards         := $(COMMON) data/shards.o
 PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
 PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
 PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
+PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/checkpoint.o data/metrics.o
+PARTS_test/data/test_options        := $(COMMON)
 PARTS_test/test_train_gpt           := $(TRAINER)
 # Shell scripts; they find the programs in the folder BUILD.
 TESTS_SHELL     := test/test_command_line.sh
 
-FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer
-PARTS_test/data/fuzz_shards    := $(COMMON) data/shards.o
-PARTS_test/data/fuzz_tokenizer := $(COMMON) $(TOKENIZER)
+FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
+PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
+PARTS_test/data/fuzz_tokenizer  := $(COMMON) $(TOKENIZER)
+PARTS_test/data/fuzz_checkpoint := $(COMMON) data/safetensors.o data/checkpoint.o
+PARTS_test/data/fuzz_options    := $(COMMON)
 
 # ---- building -----------------------------------------------------------------------------------------------------
 .PHONY: all programs tests fuzzers
@@ -85,6 +92,8 @@ all: programs
 programs: $(addprefix $(BUILD)/,$(PROGRAMS))
 	@$(if $(variant),,ln -sf $(BUILD)/train_gpt train_gpt)
 tests: $(addprefix $(BUILD)/,$(TESTS))
+fuzzers: CFLAGS += -fsanitize=fuzzer-no-link
+fuzzers: LDFLAGS += -fsanitize=fuzzer
 fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 
 .SECONDEXPANSION:
@@ -106,16 +115,27 @@ clean:
 	rm -rf build train_gpt
 
 # ---- testing ------------------------------------------------------------------------------------------------------
-.PHONY: clean test test_layers test_attention test_data fuzz bench bench_program
+.PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program
 # Each program's line, then one line that adds them up.
-test: programs tests
-	BUILD=$(BUILD) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL)
+test: programs tests $(if $(variant),,fuzz_programs)
+	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) $(if $(variant),,test/fuzz.sh)
 test_layers: $(addprefix $(BUILD)/,$(TESTS_LAYERS))
 	test/run.sh $^
 test_attention: $(addprefix $(BUILD)/,$(TESTS_ATTENTION))
 	$^
 test_data: $(addprefix $(BUILD)/,$(TESTS_DATA))
 	test/run.sh $^
+
+# Fuzzing: readers of files, built by clang with sanitizers into a folder of their own; left out without clang.
+FUZZ_BUILD := build/$(DEVICE)-fuzz
+HAVE_FUZZER = $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | \
+    clang -x c -fsanitize=fuzzer,address,undefined - -o /dev/null 2>/dev/null && echo yes)
+FUZZ = FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZERS="$(if $(HAVE_FUZZER),$(addprefix $(FUZZ_BUILD)/,$(FUZZERS)))"
+fuzz_programs:
+	@if [ -z "$(HAVE_FUZZER)" ]; then echo 'fuzzing is left out: clang with libFuzzer is not installed (make deps test)'; \
+	else $(MAKE) --no-print-directory CC=clang SANITIZE=address,undefined BUILD=$(FUZZ_BUILD) fuzzers; fi
+fuzz: fuzz_programs
+	$(FUZZ) test/fuzz.sh
 
 bench_program: $(BUILD)/$(BENCH)
 bench: bench_program

@@ -1195,10 +1195,20 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     return result;
 }
 
+// While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on the machine
+// that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit before main, so the program
+// starts once more with it.
+static void limit_spinning(char **argv) {
+    if (getenv("GOMP_SPINCOUNT") != NULL || getenv("OMP_WAIT_POLICY") != NULL) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); // where that cannot be had, things go on as they are
+}
+
 int main(int argc, char **argv) {
     static Trainer trainer;
     Trainer *t = &trainer;
     Error error;
+    limit_spinning(argv);
     int parsed = parse_options(&t->options, argc, argv, &error);
     if (parsed < 0) die("%s", error.text);
     if (parsed > 0) {

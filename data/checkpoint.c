@@ -27,12 +27,13 @@ static void folder_remove(const char *path) {
     rmdir(path);
 }
 
-// step_00001000 -> 1000; -1 for any other name.
+// step_00001000 -> 1000; -1 for any other name, other spellings of the number included.
 static int64_t step_of_name(const char *name) {
-    if (strncmp(name, "step_", 5) != 0 || name[5] == '\0') return -1;
-    char *end;
-    long long step = strtoll(name + 5, &end, 10);
-    return *end == '\0' && step >= 0 ? step : -1;
+    if (strncmp(name, "step_", 5) != 0) return -1;
+    char spelled[32];
+    int64_t step = strtoll(name + 5, NULL, 10);
+    snprintf(spelled, sizeof(spelled), "step_%08" PRId64, step);
+    return step >= 0 && strcmp(name, spelled) == 0 ? step : -1;
 }
 
 static int descending(const void *a, const void *b) {
@@ -74,12 +75,35 @@ char *checkpoint_newest(const char *run, Error *error) {
     return newest;
 }
 
+// Takes a checkpoint away under its name at once: half a checkpoint never stands there.
+static void remove_step(const char *run, int64_t step) {
+    char *old = step_folder(run, step), *doomed = format_text("%s/checkpoints/removing", run);
+    if (rename(old, doomed) == 0) folder_remove(doomed);
+    free(old);
+    free(doomed);
+}
+
+// What a run that was killed while it wrote or removed a checkpoint has left.
+static void remove_leftovers(const char *run) {
+    char *path = format_text("%s/checkpoints", run);
+    DIR *folder = opendir(path);
+    for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
+        if (strncmp(entry->d_name, "writing_", 8) != 0 && strcmp(entry->d_name, "removing") != 0) continue;
+        char *left = format_text("%s/%s", path, entry->d_name);
+        folder_remove(left);
+        free(left);
+    }
+    if (folder != NULL) closedir(folder);
+    free(path);
+}
+
 // ---- writing ------------------------------------------------------------------------------------------------
 
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
-    writer->final = step_folder(run, step);
+    writer->run = xstrdup(run);
+    writer->step = step;
     writer->temporary = format_text("%s/checkpoints/writing_%08" PRId64, run, step);
-    folder_remove(writer->temporary); // left by a run that was killed
+    remove_leftovers(run);
     if (folder_create(writer->temporary, error) == 0) return 0;
     checkpoint_abandon(writer);
     return -1;
@@ -147,37 +171,35 @@ static int write_manifest(CheckpointWriter *writer, Error *error) {
     return result;
 }
 
-static void remove_old(const char *final, int64_t keep) {
-    char *run = xstrdup(final), *end = strstr(run, "/checkpoints/step_"), *next;
-    while ((next = strstr(end + 1, "/checkpoints/step_")) != NULL) end = next;
-    *end = '\0';
+static void remove_old(const char *run, int64_t keep) {
     int64_t *steps;
     size_t count = list_steps(run, &steps);
-    for (size_t i = (size_t)keep; i < count; i++) {
-        // Renamed first: half a checkpoint never stands under a checkpoint's name.
-        char *old = step_folder(run, steps[i]), *doomed = format_text("%s/checkpoints/removing", run);
-        if (rename(old, doomed) == 0) folder_remove(doomed);
-        free(old);
-        free(doomed);
-    }
+    for (size_t i = (size_t)keep; i < count; i++) remove_step(run, steps[i]);
     free(steps);
-    free(run);
+}
+
+// Gives the complete folder its name. What stands there (the same step, saved by a run that was then taken back to an
+// earlier one) is out of the way for no longer than the two renames take.
+static int publish(const CheckpointWriter *writer, Error *error) {
+    char *final = step_folder(writer->run, writer->step), *parent = format_text("%s/checkpoints", writer->run);
+    char *doomed = format_text("%s/removing", parent);
+    int result = 0;
+    rename(final, doomed);
+    if (rename(writer->temporary, final) != 0)
+        result = fail(error, "cannot rename '%s' to '%s': %s", writer->temporary, final, strerror(errno));
+    if (result == 0) result = folder_sync(parent, error);
+    folder_remove(doomed);
+    free(final);
+    free(parent);
+    free(doomed);
+    return result;
 }
 
 int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error) {
     int result = write_manifest(writer, error);
     if (result == 0) result = folder_sync(writer->temporary, error);
-    if (result == 0) {
-        folder_remove(writer->final); // the same step saved again, by a run that was taken back to an earlier one
-        if (rename(writer->temporary, writer->final) != 0)
-            result = fail(error, "cannot rename '%s': %s", writer->temporary, strerror(errno));
-    }
-    if (result == 0) {
-        char *parent = format_text("%s/..", writer->final);
-        result = folder_sync(parent, error);
-        free(parent);
-    }
-    if (result == 0) remove_old(writer->final, keep);
+    if (result == 0) result = publish(writer, error);
+    if (result == 0) remove_old(writer->run, keep);
     checkpoint_abandon(writer);
     return result;
 }
@@ -185,7 +207,7 @@ int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error) {
 void checkpoint_abandon(CheckpointWriter *writer) {
     if (writer->temporary != NULL) folder_remove(writer->temporary);
     free(writer->temporary);
-    free(writer->final);
+    free(writer->run);
     memset(writer, 0, sizeof(*writer));
 }
 

@@ -36,7 +36,8 @@ typedef struct {
 } TrainingState;
 
 typedef struct {
-    char *final, *temporary; // folders
+    char *run, *temporary; // folders
+    int64_t step;
 } CheckpointWriter;
 
 // Creates the temporary folder of runs/NAME's checkpoint for `step`.

@@ -30,9 +30,12 @@ static int cut_back(const char *path, int64_t done, Error *error) {
         int64_t step = step_of_line(line);
         if (line[length - 1] == '\n' && step >= 0 && step <= done) fwrite(line, 1, (size_t)length, out.stream);
     }
+    int failed = ferror(in), reason = errno;
     free(line);
     fclose(in);
-    return file_writer_commit(&out, error);
+    if (!failed) return file_writer_commit(&out, error);
+    file_writer_abandon(&out); // what could not be read is not cut off
+    return fail(error, "cannot read '%s': %s", path, strerror(reason));
 }
 
 int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token, double peak,
@@ -100,9 +103,8 @@ int metrics_step(Metrics *metrics, const StepMetrics *s, Error *error) {
         s->skipped) {
         show_step(metrics, s, now);
         metrics->shown = now;
-        return flush_line(metrics, error);
     }
-    return 0;
+    return flush_line(metrics, error); // a checkpoint must not be ahead of the record, even after a kill
 }
 
 int metrics_validation(Metrics *metrics, const ValidationMetrics *v, Error *error) {

@@ -59,7 +59,8 @@ static int fail_unknown(const Parser *parser, const char *name, Error *error) {
     int distance = 1000;
     for (size_t i = 0; i < parser->count; i++) {
         int d = edit_distance(name, parser->table[i].name);
-        if (strncmp(name, parser->table[i].name, strlen(name)) == 0) d = 0; // an abbreviation is close
+        if (name[0] != '\0' && strncmp(name, parser->table[i].name, strlen(name)) == 0)
+            d = 0; // an abbreviation is close
         if (d < distance) {
             distance = d;
             nearest = parser->table[i].name;
@@ -195,16 +196,11 @@ static int parse_option(Parser *parser, const char *word, const char *next, int 
 
 static int parse_words(Parser *parser, int count, char **words, int depth, Error *error);
 
-// Splits a file into words as a shell would: blanks separate, double quotes hold together, '#' comments.
-static int parse_file(Parser *parser, const char *path, int depth, Error *error) {
-    enum { LARGEST = 1 << 20 };
-    char *text;
-    size_t size;
-    if (depth > MAX_FILE_DEPTH) return fail(error, "option files name each other too deeply at '@%s'", path);
-    if (file_read(path, LARGEST, &text, &size, error) != 0) return -1;
-    char **words = (char **)xmalloc((size / 2 + 2) * sizeof(char *));
+// Splits text into words, in place, as a shell would: blanks separate, double quotes hold together, \" and \\ inside
+// them stand for " and \, '#' begins a comment. Returns how many there are, -1 for a quote that is not closed.
+static int split_words(char *text, char **words) {
     int count = 0, inside = 0, quoted = 0;
-    char *out = text;
+    char *out = text; // never ahead of `in`: a word's end replaces the blank after it
     for (char *in = text;; in++) {
         int end = *in == '\0', blank = end || (!quoted && isspace((unsigned char)*in));
         if (!inside && !blank && *in == '#') {
@@ -216,17 +212,32 @@ static int parse_file(Parser *parser, const char *path, int depth, Error *error)
             inside = 1;
         }
         if (inside && blank) {
-            *out++ = '\0'; // never ahead of `in`: a word's end replaces the blank after it
+            *out++ = '\0';
             inside = 0;
         } else if (!blank && *in == '"') {
             quoted = !quoted;
         } else if (!blank) {
+            if (quoted && *in == '\\' && (in[1] == '"' || in[1] == '\\')) in++;
             *out++ = *in;
         }
-        if (end) break;
+        if (end) return quoted ? -1 : count;
     }
-    int result = quoted ? fail(error, "'%s' has a quote that is not closed", path)
-                        : parse_words(parser, count, words, depth, error);
+}
+
+static int parse_file(Parser *parser, const char *path, int depth, Error *error) {
+    enum { LARGEST = 1 << 20 };
+    char *text;
+    size_t size;
+    if (depth > MAX_FILE_DEPTH) return fail(error, "option files name each other too deeply at '@%s'", path);
+    if (file_read(path, LARGEST, &text, &size, error) != 0) return -1;
+    char **words = (char **)xmalloc((size / 2 + 2) * sizeof(char *));
+    int result = 0, count = 0;
+    if (strlen(text) != size)
+        result = fail(error, "'%s' is not an option file: it has a byte of value 0", path);
+    else if ((count = split_words(text, words)) < 0)
+        result = fail(error, "'%s' has a quote that is not closed", path);
+    else
+        result = parse_words(parser, count, words, depth, error);
     free(words);
     free(text);
     return result;
@@ -289,6 +300,16 @@ const char *option_choice_name(const Option *table, size_t count, const void *se
     return text;
 }
 
+// As split_words reads it back.
+static void write_quoted(const char *name, const char *value, FILE *stream) {
+    fprintf(stream, "\"--%s=", name);
+    for (; *value != '\0'; value++) {
+        if (*value == '"' || *value == '\\') fputc('\\', stream);
+        fputc(*value, stream);
+    }
+    fprintf(stream, "\"\n");
+}
+
 void options_write(const Option *table, size_t count, const void *settings, FILE *stream) {
     for (size_t i = 0; i < count; i++) {
         const char *field = (const char *)settings + table[i].offset;
@@ -308,7 +329,7 @@ void options_write(const Option *table, size_t count, const void *settings, FILE
             break;
         case OPTION_TEXT:
             if (*(const char *const *)field != NULL)
-                fprintf(stream, "\"--%s=%s\"\n", table[i].name, *(const char *const *)field);
+                write_quoted(table[i].name, *(const char *const *)field, stream);
             break;
         }
     }

@@ -1,7 +1,8 @@
 // Command-line options from one table: parsing, bounds, `--help`, the saved configuration.
 //
 // Accepted: `--name value`, `--name=value`, `--name` and `--no-name` for flags, `@file` (words as on a
-// command line, one or many a line, '#' starts a comment), `--help`. Later settings win. An unknown name is
+// command line, one or many a line, "double quotes" hold a word together, with \" and \\ in them for " and \;
+// '#' starts a comment), `--help`. Later settings win. An unknown name is
 // refused with the nearest valid one; a value out of bounds is refused with the bounds.
 #ifndef DATA_OPTIONS_H
 #define DATA_OPTIONS_H

@@ -169,6 +169,37 @@ static const NamedTensor *find_tensor(const NamedTensor *tensors, size_t count, 
     return NULL;
 }
 
+typedef struct {
+    double begin, end;
+} Extent;
+
+static int ascending(const void *a, const void *b) {
+    const Extent *x = (const Extent *)a, *y = (const Extent *)b;
+    return x->begin != y->begin ? (x->begin < y->begin ? -1 : 1) : (x->end > y->end) - (x->end < y->end);
+}
+
+// The format wants the tensors' bytes to lie one after the other, from the header to the end of the file.
+static int check_extents(const SafetensorsFile *file, Error *error) {
+    size_t count = 0, capacity = (size_t)cJSON_GetArraySize(file->header);
+    Extent *extents = (Extent *)xmalloc((capacity + 1) * sizeof(Extent));
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, file->header) {
+        if (strcmp(entry->string, "__metadata__") == 0) continue;
+        const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
+        extents[count].begin = json_count(cJSON_GetArrayItem(offsets, 0));
+        extents[count++].end = json_count(cJSON_GetArrayItem(offsets, 1));
+    }
+    qsort(extents, count, sizeof(Extent), ascending);
+    double at = 0;
+    int whole = 1;
+    for (size_t i = 0; i < count; at = extents[i++].end)
+        whole = whole && extents[i].begin == at && extents[i].end >= at;
+    whole = whole && at == (double)(file->size - file->data);
+    free(extents);
+    return whole ? 0 : fail(error, "'%s' is damaged or cut: its tensors do not fill it without gaps and overlaps",
+                            file->path);
+}
+
 static int read_all(const SafetensorsFile *file, const NamedTensor *tensors, size_t count, Error *error) {
     unsigned char *found = (unsigned char *)xcalloc(count, 1);
     const cJSON *entry;
@@ -187,6 +218,7 @@ static int read_all(const SafetensorsFile *file, const NamedTensor *tensors, siz
     }
     for (size_t i = 0; i < count && result == 0; i++)
         if (!found[i]) result = fail(error, "'%s': tensor %s is missing", file->path, tensors[i].name);
+    if (result == 0) result = check_extents(file, error);
     free(found);
     return result;
 }

@@ -219,6 +219,7 @@ static void serve(char **words) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "all";
+    limit_spinning(argv);
     if (strcmp(what, "serve") == 0 && argc == 10) {
         serve(argv + 2);
         return 0;

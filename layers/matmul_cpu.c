@@ -330,6 +330,48 @@ static void compute_block(const Product *p, const Block *block, int pack_b) {
     for (size_t task = 0; task < tasks; task++) compute_task(p, block, kernels, task);
 }
 
+// ---- few rows, as when text is generated: B is read once, where it lies -----------------------------------------------
+
+enum { FEW_ROWS = 4, STRIP = 128 }; // columns of C that a task computes
+
+static void few_rows_columns(const Product *p, size_t n, size_t columns, MatmulMode mode) {
+    for (size_t k0 = 0; k0 < p->K; k0 += BLOCK_K) {
+        size_t k = least(BLOCK_K, p->K - k0);
+        int accumulate = mode == MATMUL_ACCUMULATE || k0 > 0;
+        for (size_t m = 0; m < p->M; m++) {
+            const float *a = p->A + m * p->lda + k0, *b = p->B + k0 * p->ldb + n;
+            float *c = p->C + m * p->ldc + n;
+            size_t done = 0;
+            for (; done + TILE_COLUMNS <= columns; done += TILE_COLUMNS)
+                multiply_tile(1, k, a, p->lda, 1, b + done, p->ldb, c + done, p->ldc, accumulate);
+            for (; done < columns; done++) {
+                float sum = 0.0f;
+                for (size_t i = 0; i < k; i++) sum += a[i] * b[i * p->ldb + done];
+                c[done] = accumulate ? c[done] + sum : sum;
+            }
+        }
+    }
+}
+
+static void few_rows_dots(const Product *p, size_t n0, size_t columns, MatmulMode mode) {
+    for (size_t n = n0; n < n0 + columns; n++)
+        for (size_t m = 0; m < p->M; m++) {
+            const float *a = p->A + m * p->lda, *b = p->B + n * p->ldb;
+            float *c = p->C + m * p->ldc + n, sum;
+            SUM_IN_LANES(sum, p->K, a[i] * b[i]);
+            *c = mode == MATMUL_ACCUMULATE ? *c + sum : sum;
+        }
+}
+
+static void multiply_few_rows(const Product *p, MatmulMode mode) {
+#pragma omp parallel for schedule(dynamic)
+    for (size_t n = 0; n < p->N; n += STRIP) {
+        size_t columns = least(STRIP, p->N - n);
+        (p->layout == MATMUL_NT ? few_rows_dots : few_rows_columns)(p, n, columns, mode);
+        if (p->epilogue != NULL) apply_epilogue(p, 0, p->M, n, columns);
+    }
+}
+
 // Empty sums: C = 0 or C as it is, then the epilogue.
 static void without_terms(const Product *p, MatmulMode mode) {
     for (size_t m = 0; m < p->M && mode == MATMUL_OVERWRITE; m++)
@@ -344,6 +386,10 @@ void matmul_cpu(const MatmulContext *context, MatmulLayout layout, size_t M, siz
     if (M == 0 || N == 0) return;
     if (K == 0) {
         without_terms(&product, mode);
+        return;
+    }
+    if (M <= FEW_ROWS && layout != MATMUL_TN && context->precision == PRECISION_FP32) {
+        multiply_few_rows(&product, mode);
         return;
     }
     // K in equal blocks rather than full ones and a rest.

@@ -2,22 +2,13 @@
 // gives a tokenizer that can be saved, loaded again as the same, and used. Any other input is text for a
 // tokenizer trained beforehand: it comes back byte for byte, and cutting it changes nothing. Text that begins
 // with 't' is trained on.
-//     clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fopenmp -I. test/data/fuzz_tokenizer.c
-//         data/tokenizer*.c data/files.c data/progress.c -lpcre2-8 -lcjson -lm -o fuzz_tokenizer
 #define _GNU_SOURCE // memfd_create, memmem
 #include "data/tokenizer.h"
+#include "test/data/fuzz.h"
 #include "test/data/tokenizer_table.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(int holds) {
-    if (!holds) abort();
-}
 
 static void check_decoding(const Tokenizer *t, const TokenList *ids, const char *text, size_t size) {
     size_t at = 0, length;
@@ -57,7 +48,7 @@ static void load(const uint8_t *data, size_t size) {
         return;
     }
     encode(t, TABLE_TEXT, sizeof TABLE_TEXT - 1, 100);
-    char *saved = format_text("/tmp/fuzz_tokenizer_%d.json", (int)getpid());
+    char *saved = format_text("%s/saved.json", fuzz_folder());
     must(tokenizer_save(t, saved, &error) == 0);
     Tokenizer *again = tokenizer_load(saved, &error);
     must(again != NULL && tokenizer_checksum(again) == tokenizer_checksum(t));
@@ -85,6 +76,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     encode(trained, text, size, 1 + size % 17);
     Tokenizer *t = data[0] == 't' ? train(text, size, 257 + (int32_t)(size % 16)) : NULL;
     if (t != NULL) encode(t, text, size, 1 + size % 17);
+    tokenizer_free(t);
+    return 0;
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    char *path = format_text("%s/seed.json", fuzz_folder()), *json = NULL;
+    size_t size = 0;
+    Error error;
+    Tokenizer *t = train(TABLE_TEXT, sizeof TABLE_TEXT - 1, 260);
+    must(t != NULL && tokenizer_save(t, path, &error) == 0 &&
+         file_read(path, 1 << 20, &json, &size, &error) == 0);
+    write_seed(*argc, *argv, "json", 0, json, size);
+    write_seed(*argc, *argv, "text", 't', TABLE_TEXT, sizeof TABLE_TEXT - 1);
+    free(json);
+    free(path);
     tokenizer_free(t);
     return 0;
 }

@@ -163,7 +163,7 @@ static int same_word(int list_a, int a, int list_b, int b) {
 
 static int is_name_list(int list) {
     const char *name = story_list_name(list);
-    return strstr(name, "_name") != NULL || strstr(name, "_pet") != NULL;
+    return strstr(name, "_name") != NULL;
 }
 
 static void test_word_lists(void) {

@@ -1,0 +1,572 @@
+// Everything that goes through data/files.c, data/safetensors.c, data/checkpoint.c and data/metrics.c: what
+// is written is read back, every kind of damage is found and named, and what fails leaves what was there
+// before.
+#include "data/checkpoint.h"
+#include "data/metrics.h"
+#include "test/test.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[64];
+static Error error;
+
+static char *in_folder(const char *name) {
+    return format_text("%s/%s", folder, name);
+}
+
+static void remove_tree(const char *path) {
+    char *command = format_text("rm -rf '%s'", path);
+    if (system(command) != 0) printf("could not remove %s\n", path);
+    free(command);
+}
+
+// Without the fsyncs of file_write: the damage tests write thousands of times.
+static void put(const char *path, const void *data, size_t size) {
+    FILE *stream = fopen(path, "wb");
+    if (stream == NULL || fwrite(data, 1, size, stream) != size || fclose(stream) != 0)
+        die("cannot write %s", path);
+}
+
+static void get(const char *path, char **data, size_t *size) {
+    if (file_read(path, 1 << 24, data, size, &error) != 0) die("%s", error.text);
+}
+
+// ---- files.c
+// --------------------------------------------------------------------------------------------------
+
+static uint32_t crc32c_bitwise(const unsigned char *bytes, size_t size) {
+    uint32_t state = ~0u;
+    for (; size > 0; size--, bytes++) {
+        state ^= *bytes;
+        for (int bit = 0; bit < 8; bit++) state = (state >> 1) ^ (0x82F63B78u & (0u - (state & 1u)));
+    }
+    return ~state;
+}
+
+static void test_crc32c(void) {
+    unsigned char bytes[64];
+    memset(bytes, 0, 32);
+    EXPECT(crc32c(0, bytes, 32) == 0x8a9136aa, "32 zeros: %08x", crc32c(0, bytes, 32));
+    memset(bytes, 0xff, 32);
+    EXPECT(crc32c(0, bytes, 32) == 0x62a8ab43, "32 times ff: %08x", crc32c(0, bytes, 32));
+    for (int i = 0; i < 32; i++) bytes[i] = (unsigned char)i;
+    EXPECT(crc32c(0, bytes, 32) == 0x46dd794e, "0 to 31: %08x", crc32c(0, bytes, 32));
+    EXPECT(crc32c(0, "123456789", 9) == 0xe3069283, "the check value: %08x", crc32c(0, "123456789", 9));
+    EXPECT(crc32c(0, "", 0) == 0, "of nothing");
+    for (int i = 0; i < 64; i++) bytes[i] = (unsigned char)(i * 37 + 11);
+    int differences = 0;
+    for (size_t start = 0; start < 9; start++)
+        for (size_t size = 0; start + size <= 64; size++) {
+            uint32_t whole = crc32c_bitwise(bytes + start, size);
+            differences += crc32c(0, bytes + start, size) != whole;
+            differences += crc32c(crc32c(0, bytes + start, size / 3), bytes + start + size / 3,
+                                  size - size / 3) != whole;
+        }
+    EXPECT(differences == 0, "%d alignments and lengths differ from the definition", differences);
+}
+
+// Makes every write beyond `bytes` fail, as on a full disk.
+static void limit_file_size(rlim_t bytes) {
+    struct rlimit limit = {bytes, RLIM_INFINITY};
+    EXPECT(setrlimit(RLIMIT_FSIZE, &limit) == 0, "setrlimit");
+}
+
+static void test_files(void) {
+    char *path = in_folder("file"), *data, large[20000];
+    size_t size;
+    EXPECT(file_write(path, "old", 3, &error) == 0, "%s", error.text);
+    memset(large, 'x', sizeof(large));
+    limit_file_size(10000);
+    EXPECT(file_write(path, large, sizeof(large), &error) == -1, "a write beyond the limit");
+    limit_file_size(RLIM_INFINITY);
+    EXPECT(strstr(error.text, path) != NULL, "'%s' names the file", error.text);
+    get(path, &data, &size);
+    EXPECT(size == 3 && strcmp(data, "old") == 0, "a failed write leaves the old content, not '%.10s'", data);
+    free(data);
+    char *list = format_text("[ \"$(ls '%s')\" = file ]", folder);
+    EXPECT(system(list) == 0, "a failed write leaves a temporary file");
+    free(list);
+    EXPECT(file_write(path, large, sizeof(large), &error) == 0, "%s", error.text);
+    get(path, &data, &size);
+    EXPECT(size == sizeof(large) && memcmp(data, large, size) == 0, "new content");
+    free(data);
+    EXPECT(file_read(path, 19999, &data, &size, &error) == -1 && data == NULL, "a file above the limit");
+    EXPECT(file_read(folder, 1000, &data, &size, &error) == -1, "a folder read as a file");
+    EXPECT(file_read("/dev/zero", 1000, &data, &size, &error) == -1, "a device read as a file");
+    char *below = format_text("%s/below", path);
+    EXPECT(file_write(below, "x", 1, &error) == -1 && strstr(error.text, below), "a file as a folder: %s",
+           error.text);
+    EXPECT(folder_create(below, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    EXPECT(folder_create(path, &error) == -1 && strstr(error.text, "in the way"), "%s", error.text);
+    free(below);
+    unlink(path);
+    free(path);
+    path = in_folder("a/b//c/");
+    EXPECT(folder_create(path, &error) == 0 && file_exists(path), "%s", error.text);
+    EXPECT(folder_create(path, &error) == 0, "a folder that is there: %s", error.text);
+    free(path);
+}
+
+// ---- safetensors.c
+// --------------------------------------------------------------------------------------------
+
+static float one[6], two[4];
+static const NamedTensor tensors[2] = {{"h.0.attn.c_attn.weight", one, 2, 3}, {"ln_f.bias", two, 0, 4}};
+#define ENTRY_ONE "\"h.0.attn.c_attn.weight\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}"
+#define ENTRY_TWO "\"ln_f.bias\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24,40]}"
+
+static char *write_tensors(const char *header, uint64_t announced, size_t data_bytes) {
+    char *path = in_folder("x.safetensors"), *bytes = (char *)xcalloc(1, 8 + strlen(header) + data_bytes);
+    memcpy(bytes, &announced, 8);
+    memcpy(bytes + 8, header, strlen(header));
+    for (size_t i = 0; i < data_bytes; i++) bytes[8 + strlen(header) + i] = (char)(i % 50);
+    put(path, bytes, 8 + strlen(header) + data_bytes);
+    free(bytes);
+    return path;
+}
+
+static void expect_tensors(const char *header, size_t data_bytes, const char *words) {
+    char *path = write_tensors(header, strlen(header), data_bytes);
+    error.text[0] = '\0';
+    int result = safetensors_read(path, tensors, 2, &error);
+    if (words == NULL)
+        EXPECT(result == 0, "%s: %s", header, error.text);
+    else
+        EXPECT(result == -1 && strstr(error.text, words) && strstr(error.text, path),
+               "wanted '%s', got '%s' from %s", words, error.text, header);
+    unlink(path);
+    free(path);
+}
+
+static void test_round_trip(void) {
+    char *path = in_folder("x.safetensors");
+    float values[10] = {1, -2.5f, 3e-40f, INFINITY, -0.0f, 1e30f, 7, 8, 9, 10};
+    memcpy(one, values, sizeof(one));
+    memcpy(two, values + 6, sizeof(two));
+    FILE *stream = fopen(path, "wb");
+    safetensors_write(stream, tensors, 2);
+    fclose(stream);
+    memset(one, 0, sizeof(one));
+    memset(two, 0, sizeof(two));
+    EXPECT(safetensors_read(path, tensors, 2, &error) == 0, "%s", error.text);
+    EXPECT(memcmp(one, values, sizeof(one)) == 0 && memcmp(two, values + 6, sizeof(two)) == 0,
+           "values differ");
+    char *data;
+    size_t size;
+    uint64_t length;
+    get(path, &data, &size);
+    memcpy(&length, data, 8);
+    EXPECT(length % 8 == 0 && size == 8 + length + 40, "the data of %zu bytes begins at 8 + %" PRIu64, size,
+           length);
+    EXPECT(strstr(data + 8, "\"__metadata__\":{\"format\":\"pt\"}") != NULL, "%.100s", data + 8);
+    int missed = 0;
+    for (size_t cut = 0; cut < size; cut++) {
+        put(path, data, cut);
+        missed += safetensors_read(path, tensors, 2, &error) != -1 || strstr(error.text, path) == NULL;
+    }
+    EXPECT(missed == 0, "%d of %zu cuts were accepted", missed, size);
+    free(data);
+    unlink(path);
+    free(path);
+}
+
+static void test_accepted(void) {
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "}", 40, NULL);
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "}    ", 40, NULL);
+    expect_tensors("{" ENTRY_TWO "," ENTRY_ONE ",\"__metadata__\":{}}", 40, NULL);
+    expect_tensors("{\"transformer.h.0.attn.c_attn.weight\":{\"dtype\":\"F32\",\"shape\":[2,3],"
+                   "\"data_offsets\":[0,24]},\"transformer.ln_f.bias\":{\"dtype\":\"F32\",\"shape\":[4],"
+                   "\"data_offsets\":[24,40]}}",
+                   40, NULL);
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO
+                   ",\"transformer.h.0.attn.bias\":{\"dtype\":\"U8\",\"shape\":[3],"
+                   "\"data_offsets\":[40,43]},\"h.11.attn.masked_bias\":{\"dtype\":\"F32\",\"shape\":[],"
+                   "\"data_offsets\":[43,47]},\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[1],"
+                   "\"data_offsets\":[47,51]}}",
+                   51, NULL);
+    // 16-bit types: 1, -2, the smallest subnormal half, infinity, NaN, 65504.
+    uint16_t halves[6] = {0x3c00, 0xc000, 0x0001, 0x7c00, 0x7e00, 0x7bff},
+             bfloats[4] = {0x3f80, 0xc000, 0x7f80, 0x0001};
+    const char
+        *header = "{\"h.0.attn.c_attn.weight\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_offsets\":[0,12]},"
+                  "\"ln_f.bias\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[12,20]}}";
+    char bytes[400], *path = in_folder("x.safetensors");
+    uint64_t length = strlen(header);
+    memcpy(bytes, &length, 8);
+    memcpy(bytes + 8, header, length);
+    memcpy(bytes + 8 + length, halves, 12);
+    memcpy(bytes + 20 + length, bfloats, 8);
+    put(path, bytes, 28 + length);
+    EXPECT(safetensors_read(path, tensors, 2, &error) == 0, "%s", error.text);
+    EXPECT(one[0] == 1 && one[1] == -2 && one[2] == ldexpf(1, -24) && isinf(one[3]) && isnan(one[4]) &&
+               one[5] == 65504,
+           "F16: %g %g %g %g %g %g", one[0], one[1], one[2], one[3], one[4], one[5]);
+    EXPECT(two[0] == 1 && two[1] == -2 && isinf(two[2]) && two[3] == ldexpf(1, -133), "BF16: %g %g %g %g",
+           two[0], two[1], two[2], two[3]);
+    free(path);
+}
+
+static void test_refused(void) {
+    expect_tensors("{" ENTRY_ONE "}", 24, "ln_f.bias is missing");
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO
+                   ",\"h.0.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[40,44]}}",
+                   44, "h.0.x is not one of this model");
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "," ENTRY_TWO "}", 40, "ln_f.bias is there twice");
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO ",\"transformer."
+                   "ln_f.bias\":{\"dtype\":\"F32\",\"shape\":[4],"
+                   "\"data_offsets\":[40,56]}}",
+                   56, "ln_f.bias is there twice");
+    static const struct {
+        const char *entry, *words;
+    } cases[] = {
+        {"{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[24,44]}", "[4] was expected"},
+        {"{\"dtype\":\"F32\",\"shape\":[4,1],\"data_offsets\":[24,40]}", "has shape [4,1]"},
+        {"{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[24,40]}", "has shape []"},
+        {"{\"dtype\":\"F32\",\"shape\":[4.5],\"data_offsets\":[24,40]}", "shape"},
+        {"{\"dtype\":\"F32\",\"shape\":[\"4\"],\"data_offsets\":[24,40]}", "shape"},
+        {"{\"dtype\":\"F32\",\"data_offsets\":[24,40]}", "has shape none"},
+        {"{\"dtype\":\"F64\",\"shape\":[4],\"data_offsets\":[24,56]}", "has type F64"},
+        {"{\"dtype\":7,\"shape\":[4],\"data_offsets\":[24,40]}", "has type missing"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[28,44]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24,41]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[40,24]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-16,0]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[1e300,1e300]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24.5,40.5]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":\"24\"}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4]}", "does not lie inside"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[8,24]}", "gaps and overlaps"},
+        {"[]", "shape"},
+        {"7", "shape"},
+        {"null", "shape"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *header = format_text("{" ENTRY_ONE ",\"ln_f.bias\":%s}", cases[i].entry);
+        expect_tensors(header, 16 + 24, cases[i].words);
+        free(header);
+    }
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "}", 41, "gaps and overlaps");
+    expect_tensors("{" ENTRY_ONE ",\"ln_f.bias\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[28,44]}}",
+                   44, "gaps and overlaps");
+}
+
+static void test_headers(void) {
+    static const char *const headers[] = {
+        "", "[]", "7", "null", "{", "{\"a\":}", "\"text\"", "{\"ln_f.bias\":{}", "\xff\xfe"};
+    for (size_t i = 0; i < sizeof(headers) / sizeof(headers[0]); i++)
+        expect_tensors(headers[i], 40, "not a JSON object");
+    expect_tensors("{}", 0, "is missing");
+    static const uint64_t lengths[] = {43,         1000,       1ull << 31,    1ull << 40,
+                                       1ull << 63, UINT64_MAX, UINT64_MAX - 7};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        char *path = write_tensors("{}", lengths[i], 40);
+        EXPECT(safetensors_read(path, tensors, 2, &error) == -1 && strstr(error.text, "is announced"),
+               "%" PRIu64 ": %s", lengths[i], error.text);
+        free(path);
+    }
+    char *deep = (char *)xmalloc(200001);
+    memset(deep, '[', 200000); // nested as deep as a parser may follow by recursion
+    deep[200000] = '\0';
+    memcpy(deep, "{\"a\":", 5);
+    expect_tensors(deep, 40, "not a JSON object");
+    free(deep);
+    EXPECT(safetensors_read(folder, tensors, 2, &error) == -1 && strstr(error.text, folder), "%s",
+           error.text);
+    EXPECT(safetensors_read("/nowhere", tensors, 2, &error) == -1 && strstr(error.text, "/nowhere"), "%s",
+           error.text);
+}
+
+// ---- checkpoint.c
+// ---------------------------------------------------------------------------------------------
+
+static const GPTConfig config = {32, 300, 2, 4, 64, 299};
+static const TrainingState state = {7, 1234567890123, 3, 1};
+
+static int save(const char *run, int64_t step, int64_t keep) {
+    CheckpointWriter writer;
+    char *config_json = gpt_config_text(&config), *state_json = training_state_text(&state);
+    int result = checkpoint_begin(&writer, run, step, &error);
+    if (result == 0) {
+        result = checkpoint_tensors(&writer, "model.safetensors", tensors, 2, &error);
+        if (result == 0) result = checkpoint_text(&writer, "config.json", config_json, &error);
+        if (result == 0) result = checkpoint_text(&writer, "training_state.json", state_json, &error);
+        if (result == 0)
+            result = checkpoint_commit(&writer, keep, &error);
+        else
+            checkpoint_abandon(&writer);
+    }
+    free(config_json);
+    free(state_json);
+    return result;
+}
+
+static void expect_listing(const char *run, const char *wanted) {
+    char *command = format_text("[ \"$(cd '%s/checkpoints' && echo *)\" = '%s' ]", run, wanted);
+    EXPECT(system(command) == 0, "there should be just %s", wanted);
+    free(command);
+}
+
+// Changes the file, expects verification to name it, puts it back.
+static void expect_damage_found(const char *step, const char *path, char *data, size_t size) {
+    int missed = 0;
+    for (size_t i = 0; i < size; i++) {
+        for (int bit = 0; bit < 8; bit += 7) {
+            data[i] ^= (char)(1 << bit);
+            put(path, data, size);
+            missed += checkpoint_verify(step, 1, &error) != -1 || strstr(error.text, path) == NULL;
+            data[i] ^= (char)(1 << bit);
+        }
+        put(path, data, i);
+        missed += checkpoint_verify(step, 1, &error) != -1 || strstr(error.text, path) == NULL;
+    }
+    EXPECT(missed == 0, "of %zu changes and cuts of %s, %d were not found or not named", 3 * size, path,
+           missed);
+    char *longer = (char *)xcalloc(1, size + 1);
+    memcpy(longer, data, size);
+    put(path, longer, size + 1);
+    EXPECT(checkpoint_verify(step, 1, &error) == -1 && strstr(error.text, path), "%s with a byte more", path);
+    free(longer);
+    unlink(path);
+    EXPECT(checkpoint_verify(step, 1, &error) == -1 && strstr(error.text, path), "%s removed: %s", path,
+           error.text);
+    put(path, data, size);
+    EXPECT(checkpoint_verify(step, 1, &error) == 0, "restored: %s", error.text);
+}
+
+static void test_manifest(void) {
+    static const char *const names[] = {"model.safetensors", "config.json", "training_state.json",
+                                        "manifest"};
+    char *run = in_folder("run"), *step;
+    EXPECT(save(run, 7, 2) == 0, "%s", error.text);
+    step = checkpoint_newest(run, &error);
+    EXPECT(step && strstr(step, "step_00000007") && checkpoint_verify(step, 1, &error) == 0, "%s",
+           error.text);
+    for (int i = 0; i < 4; i++) {
+        char *path = format_text("%s/%s", step, names[i]), *data;
+        size_t size;
+        get(path, &data, &size);
+        expect_damage_found(step, path, data, size);
+        free(data);
+        free(path);
+    }
+    char *path = format_text("%s/manifest", step);
+    unlink(path);
+    EXPECT(checkpoint_verify(step, 0, &error) == 0, "a folder of others needs no manifest: %s", error.text);
+    EXPECT(checkpoint_verify(step, 1, &error) == -1, "one of a run does");
+    free(path);
+    free(step);
+    remove_tree(run);
+    free(run);
+}
+
+static void expect_config(const char *path, const char *text, const char *words) {
+    GPTConfig read;
+    put(path, text, strlen(text));
+    error.text[0] = '\0';
+    int result = gpt_config_read(folder, &read, &error);
+    if (words == NULL)
+        EXPECT(result == 0 && memcmp(&read, &config, sizeof(read)) == 0, "%s: %s", text, error.text);
+    else
+        EXPECT(result == -1 && strstr(error.text, words) && strstr(error.text, path),
+               "wanted '%s', got '%s' from %s", words, error.text, text);
+}
+
+#define SHAPE                                                                                                \
+    "\"eos_token_id\":299,\"n_positions\":32,\"vocab_size\":300,\"n_layer\":2,\"n_head\":4,\"n_embd\":64"
+static void test_config(void) {
+    char *path = in_folder("config.json"), *text = gpt_config_text(&config);
+    expect_config(path, text, NULL);
+    for (size_t cut = 0; cut + 3 < strlen(text); cut++) {
+        char *part = format_text("%.*s", (int)cut, text);
+        expect_config(path, part, "not a JSON object");
+        free(part);
+    }
+    free(text);
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"n_inner\":null}", NULL);
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"n_inner\":256}", NULL);
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"n_inner\":255}", "n_inner");
+    expect_config(path, "{" SHAPE "}", "model_type is missing");
+    expect_config(path, "{\"model_type\":\"llama\"," SHAPE "}", "gpt2 was expected");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"activation_function\":\"relu\"}", "gelu_new");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"tie_word_embeddings\":false}", "tied");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"layer_norm_epsilon\":1e-6}",
+                  "layer_norm_epsilon");
+    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":32}", "vocab_size must be a whole number");
+    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":-1}", "n_positions must be");
+    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":1.5}", "n_positions must be");
+    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":1e99}", "n_positions must be");
+    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":\"32\"}", "n_positions must be");
+    GPTConfig none = config, read_config;
+    none.end_of_text = -1;
+    text = gpt_config_text(&none);
+    put(path, text, strlen(text));
+    EXPECT(gpt_config_read(folder, &read_config, &error) == 0 &&
+               memcmp(&read_config, &none, sizeof(none)) == 0,
+           "no end of text: %s", error.text);
+    free(text);
+    unlink(path);
+    EXPECT(gpt_config_read(folder, &read_config, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    free(path);
+    path = in_folder("training_state.json");
+    text = training_state_text(&state);
+    TrainingState read;
+    put(path, text, strlen(text));
+    EXPECT(training_state_read(folder, &read, &error) == 0 && memcmp(&read, &state, sizeof(read)) == 0, "%s",
+           error.text);
+    put(path, "{\"step\":3,\"position\":5}", 23);
+    EXPECT(training_state_read(folder, &read, &error) == 0 && read.step == 3 && read.skipped == 0, "%s",
+           error.text);
+    put(path, "{\"step\":3}", 10);
+    EXPECT(training_state_read(folder, &read, &error) == -1 && strstr(error.text, "position"), "%s",
+           error.text);
+    free(text);
+    unlink(path);
+    free(path);
+}
+
+static void make_folder(const char *run, const char *name) {
+    char *path = format_text("%s/checkpoints/%s", run, name), *file = format_text("%s/junk", path);
+    EXPECT(folder_create(path, &error) == 0, "%s", error.text);
+    put(file, "junk", 4);
+    free(path);
+    free(file);
+}
+
+static void test_keep(void) {
+    char *run = in_folder("run");
+    EXPECT(checkpoint_newest(run, &error) == NULL && strstr(error.text, run), "%s", error.text);
+    for (int64_t step = 10; step <= 50; step += 10) EXPECT(save(run, step, 3) == 0, "%s", error.text);
+    expect_listing(run, "step_00000030 step_00000040 step_00000050");
+    // Left by runs that were killed: while writing step 60, while removing; and names that are no
+    // checkpoint's.
+    make_folder(run, "writing_00000060");
+    make_folder(run, "removing");
+    make_folder(run, "step_99");
+    make_folder(run, "step_99999999999999999999");
+    make_folder(run, "step_");
+    make_folder(run, "step_00000099x");
+    EXPECT(save(run, 70, 3) == 0, "%s", error.text);
+    expect_listing(run, "step_ step_00000040 step_00000050 step_00000070 step_00000099x step_99 "
+                        "step_99999999999999999999");
+    char *newest = checkpoint_newest(run, &error);
+    EXPECT(newest && strstr(newest, "/step_00000070") && checkpoint_verify(newest, 1, &error) == 0, "%s",
+           error.text);
+    EXPECT(save(run, 70, 1) == 0 && checkpoint_verify(newest, 1, &error) == 0, "saved again: %s", error.text);
+    free(newest);
+    EXPECT(save(run, 123456789, 1) == 0, "more than eight digits: %s", error.text);
+    newest = checkpoint_newest(run, &error);
+    EXPECT(newest && strstr(newest, "/step_123456789"), "%s", newest ? newest : error.text);
+    free(newest);
+    remove_tree(run);
+    free(run);
+}
+
+// A checkpoint that cannot be written, wherever it breaks off, leaves the ones before as they are.
+static void test_failed_commit(void) {
+    char *run = in_folder("run");
+    EXPECT(save(run, 1, 1) == 0, "%s", error.text);
+    for (rlim_t bytes = 0; bytes < 300; bytes += 60) {
+        limit_file_size(bytes);
+        int result = save(run, 2, 1);
+        limit_file_size(RLIM_INFINITY);
+        EXPECT(result == -1 && strstr(error.text, "cannot write"), "with %d bytes: %s", (int)bytes,
+               error.text);
+        expect_listing(run, "step_00000001");
+    }
+    // The name is taken by what cannot be replaced.
+    char *path = format_text("%s/checkpoints/step_00000002", run);
+    put(path, "", 0);
+    char *doomed = format_text("%s/checkpoints/removing", run);
+    EXPECT(folder_create(doomed, &error) == 0, "%s", error.text);
+    char *inside = format_text("%s/folder", doomed);
+    EXPECT(folder_create(inside, &error) == 0, "%s", error.text);
+    EXPECT(save(run, 2, 1) == -1 && strstr(error.text, "cannot rename"), "%s", error.text);
+    expect_listing(run, "removing step_00000001 step_00000002");
+    free(inside);
+    free(doomed);
+    free(path);
+    path = format_text("%s/checkpoints/step_00000001", run);
+    EXPECT(checkpoint_verify(path, 1, &error) == 0, "%s", error.text);
+    free(path);
+    remove_tree(run);
+    free(run);
+}
+
+// ---- metrics.c
+// ------------------------------------------------------------------------------------------------
+
+static void run_steps(const char *run, int64_t done, int64_t last, double loss) {
+    Metrics metrics;
+    if (!EXPECT(metrics_open(&metrics, run, done, last, 1, 1, &error) == 0, "%s", error.text)) return;
+    for (int64_t step = done + 1; step <= last; step++) {
+        StepMetrics s = {step, 100, loss, 1e-3, step == 2 ? NAN : 0.5, 0.01, step == 2};
+        EXPECT(metrics_step(&metrics, &s, &error) == 0, "%s", error.text);
+    }
+    ValidationMetrics v = {last, loss, -1, 0, 1000, 0, 1};
+    EXPECT(metrics_validation(&metrics, &v, &error) == 0, "%s", error.text);
+    metrics_close(&metrics);
+}
+
+static int count(const char *text, const char *words) {
+    int times = 0;
+    for (; (text = strstr(text, words)) != NULL; text++) times++;
+    return times;
+}
+
+static void test_metrics(void) {
+    char *path = in_folder("metrics.jsonl"), *text;
+    size_t size;
+    run_steps(folder, 0, 5, 3);
+    get(path, &text, &size);
+    EXPECT(count(text, "\n") == 6 && count(text, "\"loss\": 3,") == 5, "%s", text);
+    EXPECT(count(text, "\"gradient_norm\": null") == 1 && count(text, "\"skipped\": true") == 1, "NaN: %s",
+           text);
+    EXPECT(count(text, "\"validation_bits_per_byte\": null") == 1 && count(text, "nan") == 0, "%s", text);
+    free(text);
+    FILE *stream = fopen(path, "a"); // what a killed run may leave
+    fprintf(stream, "{\"step\": 6, \"loss\": 3}\nnonsense\n{\"step\": 2, \"loss\"");
+    fclose(stream);
+    run_steps(folder, 3, 6, INFINITY);
+    get(path, &text, &size);
+    EXPECT(count(text, "\n") == 7 && count(text, "\"step\": 4,") == 1 && count(text, "\"step\": 6,") == 2,
+           "%s", text);
+    EXPECT(count(text, "\"loss\": 3,") == 3 && count(text, "\"loss\": null") == 3 &&
+               count(text, "nonsense") == 0,
+           "%s", text);
+    free(text);
+    unlink(path);
+    EXPECT(mkdir(path, 0777) == 0, "mkdir");
+    Metrics metrics;
+    EXPECT(metrics_open(&metrics, folder, 0, 1, 1, 1, &error) == -1 && strstr(error.text, path), "%s",
+           error.text);
+    metrics_close(&metrics);
+    free(path);
+}
+
+int main(void) {
+    // In memory where that is possible: files are synced hundreds of times.
+    snprintf(folder, sizeof(folder), "%s/checkpoint_XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    if (mkdtemp(folder) == NULL) die("cannot create %s", folder);
+    signal(SIGXFSZ, SIG_IGN);
+    test_crc32c();
+    test_files();
+    test_round_trip();
+    test_accepted();
+    test_refused();
+    test_headers();
+    test_manifest();
+    test_config();
+    test_keep();
+    test_failed_commit();
+    test_metrics();
+    remove_tree(folder);
+    return test_finish();
+}
