@@ -31,13 +31,13 @@
 #include "layers/matmul.cuh"
 #include "layers/profile.h"
 #include "layers/sampling.h"
+#include "layers/schedule.h"
 #include "layers/simd_cpu.h"
 #include "layers/softmax_cross_entropy.cuh"
 
 // ---- options
 // ----------------------------------------------------------------------------------------------------------
 
-typedef enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD } Schedule;
 typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 
 typedef struct {
@@ -50,92 +50,73 @@ typedef struct {
     double validation_floor, temperature, top_p;
 } Settings;
 
-#define FIELD(member) offsetof(Settings, member)
+// One option a line: name, member of Settings, default, bounds or choices, help. Above the first of a group,
+// its heading.
+#define INTEGER(name, member, standard, low, high, help)                                                     \
+    name, OPTION_INTEGER, offsetof(Settings, member), standard, low, high, NULL, help
+#define REAL(name, member, standard, low, high, help)                                                        \
+    name, OPTION_REAL, offsetof(Settings, member), standard, low, high, NULL, help
+#define TEXT(name, member, standard, help)                                                                   \
+    name, OPTION_TEXT, offsetof(Settings, member), standard, 0, 0, NULL, help
+#define FLAG(name, member, help) name, OPTION_FLAG, offsetof(Settings, member), "0", 0, 0, NULL, help
+#define CHOICE(name, member, standard, choices, help)                                                        \
+    name, OPTION_CHOICE, offsetof(Settings, member), standard, 0, 0, choices, help
+// clang-format off
 static const Option OPTIONS[] = {
-    {"Run", "run", OPTION_TEXT, FIELD(run), "runs/gpt", 0, 0, NULL,
-     "folder of the run: options, metrics, checkpoints"},
-    {NULL, "resume", OPTION_FLAG, FIELD(resume), "0", 0, 0, NULL, "go on from the run's newest checkpoint"},
-    {NULL, "init-from", OPTION_TEXT, FIELD(init_from), NULL, 0, 0, NULL,
-     "begin with the weights of a Hugging Face GPT-2 folder"},
-    {NULL, "steps", OPTION_INTEGER, FIELD(steps), "1000", 1, 1e12, NULL, "optimizer steps"},
-    {NULL, "save-every", OPTION_INTEGER, FIELD(save_every), "500", 0, 1e12, NULL,
-     "steps between checkpoints; 0: only at the end"},
-    {NULL, "keep", OPTION_INTEGER, FIELD(keep), "2", 1, 1e6, NULL, "how many checkpoints to keep"},
-    {NULL, "seed", OPTION_INTEGER, FIELD(seed), "1337", 0, 9e15, NULL,
-     "of initialisation, order, dropout and sampling"},
-    {NULL, "threads", OPTION_INTEGER, FIELD(threads), "0", 0, 4096, NULL,
-     "0: one a core; results do not depend on it"},
+    {"Run", TEXT("run", run, "runs/gpt", "folder of the run: options, metrics, checkpoints")},
+    {NULL, FLAG("resume", resume, "go on from the run's newest checkpoint")},
+    {NULL, TEXT("init-from", init_from, NULL, "begin with the weights of a Hugging Face GPT-2 folder")},
+    {NULL, INTEGER("steps", steps, "1000", 1, 1e12, "optimizer steps")},
+    {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: only at the end")},
+    {NULL, INTEGER("keep", keep, "2", 1, 1e6, "how many checkpoints to keep")},
+    {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "of initialisation, order, dropout and sampling")},
+    {NULL, INTEGER("threads", threads, "0", 0, 4096, "0: one a core; results do not depend on it")},
 
-    {"Data", "train", OPTION_TEXT, FIELD(train), NULL, 0, 0, NULL,
-     "token shards to train on (quote a pattern: 'data/x_train_*.bin')"},
-    {NULL, "validation", OPTION_TEXT, FIELD(validation), NULL, 0, 0, NULL, "token shards to validate on"},
-    {NULL, "tokenizer", OPTION_TEXT, FIELD(tokenizer), NULL, 0, 0, NULL,
-     "tokenizer.json, or a folder with one; for text samples, bits per byte, V"},
-    {NULL, "validate-every", OPTION_INTEGER, FIELD(validate_every), "250", 0, 1e12, NULL,
-     "steps between validations; 0: only at the end"},
-    {NULL, "validation-batches", OPTION_INTEGER, FIELD(validation_batches), "20", 1, 1e9, NULL,
-     "batches in a validation"},
-    {NULL, "validate-documents", OPTION_FLAG, FIELD(validate_documents), "0", 0, 0, NULL,
-     "validate on whole documents from their start"},
-    {NULL, "validation-floor", OPTION_REAL, FIELD(validation_floor), "0", 0, 100, NULL,
-     "bits per byte to show beside the validation's; 0: none"},
+    {"Data", TEXT("train", train, NULL, "token shards to train on (quote a pattern: 'data/x_train_*.bin')")},
+    {NULL, TEXT("validation", validation, NULL, "token shards to validate on")},
+    {NULL, TEXT("tokenizer", tokenizer, NULL, "tokenizer.json, or a folder with one; for text samples, bits per byte, V")},
+    {NULL, INTEGER("validate-every", validate_every, "250", 0, 1e12, "steps between validations; 0: only at the end")},
+    {NULL, INTEGER("validation-batches", validation_batches, "20", 1, 1e9, "batches in a validation")},
+    {NULL, FLAG("validate-documents", validate_documents, "validate on whole documents from their start")},
+    {NULL, REAL("validation-floor", validation_floor, "0", 0, 100, "bits per byte to show beside the validation's; 0: none")},
 
-    {"Model", "model", OPTION_CHOICE, FIELD(model), "free", 0, 0,
-     "free|gpt2-124M|gpt2-350M|gpt2-774M|gpt2-1558M", "a shape by name, or free"},
-    {NULL, "num-layers", OPTION_INTEGER, FIELD(num_layers), "4", 1, 1000, NULL, "L"},
-    {NULL, "num-heads", OPTION_INTEGER, FIELD(num_heads), "4", 1, 1000, NULL, "NH, divides the channels"},
-    {NULL, "channels", OPTION_INTEGER, FIELD(channels), "128", 8, 65536, NULL, "C"},
-    {NULL, "max-sequence-length", OPTION_INTEGER, FIELD(max_sequence_length), "0", 0, 1e6, NULL,
-     "positions of the model; 0: the sequence length"},
-    {NULL, "vocab-size", OPTION_INTEGER, FIELD(vocab_size), "0", 0, 1e8, NULL, "V; 0: the tokenizer's"},
-    {NULL, "dropout", OPTION_REAL, FIELD(dropout), "0", 0, 0.99, NULL,
-     "on embedding, attention and both residual branches; steps of 1/256"},
+    {"Model", CHOICE("model", model, "free", "free|gpt2-124M|gpt2-350M|gpt2-774M|gpt2-1558M", "a shape by name, or free")},
+    {NULL, INTEGER("num-layers", num_layers, "4", 1, 1000, "L")},
+    {NULL, INTEGER("num-heads", num_heads, "4", 1, 1000, "NH, divides the channels")},
+    {NULL, INTEGER("channels", channels, "128", 8, 65536, "C")},
+    {NULL, INTEGER("max-sequence-length", max_sequence_length, "0", 0, 1e6, "positions of the model; 0: the sequence length")},
+    {NULL, INTEGER("vocab-size", vocab_size, "0", 0, 1e8, "V; 0: the tokenizer's")},
+    {NULL, REAL("dropout", dropout, "0", 0, 0.99, "on embedding, attention and both residual branches; steps of 1/256")},
 
-    {"Training", "batch", OPTION_INTEGER, FIELD(batch), "12", 1, 1e6, NULL, "B, sequences in a micro-step"},
-    {NULL, "sequence-length", OPTION_INTEGER, FIELD(sequence_length), "256", 1, 1e6, NULL, "T"},
-    {NULL, "accumulate", OPTION_INTEGER, FIELD(accumulate), "1", 1, 1e6, NULL, "micro-steps in a step"},
-    {NULL, "learning-rate", OPTION_REAL, FIELD(learning_rate), "6e-4", 0, 10, NULL,
-     "the highest, after warm-up"},
-    {NULL, "final-learning-rate", OPTION_REAL, FIELD(final_learning_rate), "0.1", 0, 1, NULL,
-     "the last, as a fraction of the highest"},
-    {NULL, "schedule", OPTION_CHOICE, FIELD(schedule), "cosine", 0, 0, "cosine|linear|constant|wsd",
-     "after warm-up; wsd: constant, then a linear cool-down"},
-    {NULL, "warmup", OPTION_INTEGER, FIELD(warmup), "100", 0, 1e9, NULL, "steps of linear warm-up"},
-    {NULL, "cooldown", OPTION_INTEGER, FIELD(cooldown), "0", 0, 1e9, NULL,
-     "steps of wsd's cool-down; 0: a fifth of the steps"},
-    {NULL, "weight-decay", OPTION_REAL, FIELD(weight_decay), "0.1", 0, 10, NULL,
-     "on matrices and embeddings only"},
-    {NULL, "beta1", OPTION_REAL, FIELD(beta1), "0.9", 0, 0.999999, NULL, "of AdamW"},
-    {NULL, "beta2", OPTION_REAL, FIELD(beta2), "0.95", 0, 0.999999, NULL, "of AdamW"},
-    {NULL, "epsilon", OPTION_REAL, FIELD(epsilon), "1e-8", 1e-20, 1, NULL, "of AdamW"},
-    {NULL, "clip", OPTION_REAL, FIELD(clip), "1", 0, 1e9, NULL,
-     "largest global gradient norm; 0: no clipping"},
-    {NULL, "max-skips", OPTION_INTEGER, FIELD(max_skips), "5", 1, 1e9, NULL,
-     "steps with a non-finite loss or gradient skipped in a row before training stops"},
+    {"Training", INTEGER("batch", batch, "12", 1, 1e6, "B, sequences in a micro-step")},
+    {NULL, INTEGER("sequence-length", sequence_length, "256", 1, 1e6, "T")},
+    {NULL, INTEGER("accumulate", accumulate, "1", 1, 1e6, "micro-steps in a step")},
+    {NULL, REAL("learning-rate", learning_rate, "6e-4", 0, 10, "the highest, after warm-up")},
+    {NULL, REAL("final-learning-rate", final_learning_rate, "0.1", 0, 1, "the last, as a fraction of the highest")},
+    {NULL, CHOICE("schedule", schedule, "cosine", "cosine|linear|constant|wsd", "after warm-up; wsd: constant, then a linear cool-down")},
+    {NULL, INTEGER("warmup", warmup, "100", 0, 1e9, "steps of linear warm-up")},
+    {NULL, INTEGER("cooldown", cooldown, "0", 0, 1e9, "steps of wsd's cool-down; 0: a fifth of the steps")},
+    {NULL, REAL("weight-decay", weight_decay, "0.1", 0, 10, "on matrices and embeddings only")},
+    {NULL, REAL("beta1", beta1, "0.9", 0, 0.999999, "of AdamW")},
+    {NULL, REAL("beta2", beta2, "0.95", 0, 0.999999, "of AdamW")},
+    {NULL, REAL("epsilon", epsilon, "1e-8", 1e-20, 1, "of AdamW")},
+    {NULL, REAL("clip", clip, "1", 0, 1e9, "largest global gradient norm; 0: no clipping")},
+    {NULL, INTEGER("max-skips", max_skips, "5", 1, 1e9, "steps with a non-finite loss or gradient skipped in a row before training stops")},
 
-    {"Speed", "attention", OPTION_CHOICE, FIELD(attention), "flash", 0, 0, "naive|flash",
-     "changes speed and memory, not results"},
-    {NULL, "precision", OPTION_CHOICE, FIELD(precision), "fp32", 0, 0, "fp32|bf16",
-     "of matmul inputs; sums and weights stay fp32"},
+    {"Speed", CHOICE("attention", attention, "flash", "naive|flash", "changes speed and memory, not results")},
+    {NULL, CHOICE("precision", precision, "fp32", "fp32|bf16", "of matmul inputs; sums and weights stay fp32")},
 
-    {"Samples", "sample", OPTION_TEXT, FIELD(sample), NULL, 0, 0, NULL,
-     "no training: continue this text with the run's newest checkpoint (or --init-from)"},
-    {NULL, "sample-every", OPTION_INTEGER, FIELD(sample_every), "0", 0, 1e12, NULL,
-     "steps between samples while training; 0: only at the end"},
-    {NULL, "sample-tokens", OPTION_INTEGER, FIELD(sample_tokens), "200", 1, 1e6, NULL,
-     "the most to generate"},
-    {NULL, "temperature", OPTION_REAL, FIELD(temperature), "0.8", 0, 100, NULL,
-     "0: always the most probable token"},
-    {NULL, "top-k", OPTION_INTEGER, FIELD(top_k), "0", 0, 1e9, NULL,
-     "only the k most probable tokens; 0: all"},
-    {NULL, "top-p", OPTION_REAL, FIELD(top_p), "1", 1e-6, 1, NULL,
-     "only the most probable tokens that together have this probability"},
+    {"Samples", TEXT("sample", sample, NULL, "no training: continue this text with the run's newest checkpoint (or --init-from)")},
+    {NULL, INTEGER("sample-every", sample_every, "0", 0, 1e12, "steps between samples while training; 0: only at the end")},
+    {NULL, INTEGER("sample-tokens", sample_tokens, "200", 1, 1e6, "the most to generate")},
+    {NULL, REAL("temperature", temperature, "0.8", 0, 100, "0: always the most probable token")},
+    {NULL, INTEGER("top-k", top_k, "0", 0, 1e9, "only the k most probable tokens; 0: all")},
+    {NULL, REAL("top-p", top_p, "1", 1e-6, 1, "only the most probable tokens that together have this probability")},
 
-    {"Study", "overfit", OPTION_FLAG, FIELD(overfit), "0", 0, 0, NULL,
-     "train on the first batch again and again"},
-    {NULL, "profile", OPTION_FLAG, FIELD(profile), "0", 0, 0, NULL,
-     "at the end, a table of where the time of a step went"},
+    {"Study", FLAG("overfit", overfit, "train on the first batch again and again")},
+    {NULL, FLAG("profile", profile, "at the end, a table of where the time of a step went")},
 };
+// clang-format on
 enum { NUM_OPTIONS = sizeof(OPTIONS) / sizeof(OPTIONS[0]) };
 
 static const struct {
@@ -592,11 +573,12 @@ static double flop_per_token(const GPT *m, size_t T) {
     return 3 * (L * (24 * C * C + 2 * (double)T * C) + 2 * C * V);
 }
 
-// ---- generating text ----------------------------------------------------------------------------------------------------
+// ---- generating text
+// ----------------------------------------------------------------------------------------------------
 
 // Keys and values of the tokens seen so far, and activations for a few new tokens.
 typedef struct {
-    size_t capacity; // tokens
+    size_t capacity;    // tokens
     float *keys_values; // (L, capacity, 2, C)
     float *residual, *normed, *qkv, *attended, *wide, *gelu, *logits, *statistics;
 } Cache;
@@ -642,7 +624,8 @@ static void block_generate(GPT *m, Cache *c, size_t l, size_t count, size_t past
     a.kv_sequence = c->capacity * 2 * C;
     attention_flash_forward_cpu(c->attended, lse, c->qkv, keys_values, keys_values + C, &a);
     matmul_forward(&m->matmul, c->qkv, c->attended, w->projw, w->projb, count, C, C, 0);
-    layernorm_forward(c->residual, c->normed, mean, rstd, c->residual, c->qkv, w->ln2w, w->ln2b, 1, count, C, &off, 0);
+    layernorm_forward(c->residual, c->normed, mean, rstd, c->residual, c->qkv, w->ln2w, w->ln2b, 1, count, C,
+                      &off, 0);
     matmul_gelu_forward(&m->matmul, c->gelu, c->wide, c->normed, w->upw, w->upb, count, C, 4 * C, 0);
     matmul_forward(&m->matmul, c->qkv, c->gelu, w->downw, w->downb, count, 4 * C, C, 0);
     for (size_t i = 0; i < count * C; i++) c->residual[i] += c->qkv[i];
@@ -656,7 +639,8 @@ static const float *gpt_generate(GPT *m, Cache *c, const int32_t *tokens, size_t
     uint32_t threshold = m->dropout_threshold;
     float *last = c->residual + (count - 1) * C;
     m->dropout_threshold = off.threshold = 256;
-    embedding_forward(c->residual, tokens, m->weights.model.wte, m->weights.model.wpe + past * C, 1, count, C, &off, 0);
+    embedding_forward(c->residual, tokens, m->weights.model.wte, m->weights.model.wpe + past * C, 1, count, C,
+                      &off, 0);
     for (size_t l = 0; l < m->L; l++) block_generate(m, c, l, count, past);
     layernorm_forward(NULL, c->normed, c->statistics, c->statistics + 1, last, NULL, m->weights.model.lnfw,
                       m->weights.model.lnfb, 1, 1, C, &off, 0);
@@ -665,7 +649,8 @@ static const float *gpt_generate(GPT *m, Cache *c, const int32_t *tokens, size_t
     return c->logits;
 }
 
-// The prompt's tokens, after an end-of-text where the tokenizer has one: documents begin with it. A text is never empty.
+// The prompt's tokens, after an end-of-text where the tokenizer has one: documents begin with it. A text is
+// never empty.
 static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *prompt) {
     int32_t end = tokenizer_end_of_text(tokenizer);
     list->capacity = 16;
@@ -675,9 +660,10 @@ static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *pro
     if (list->count == 0) tokenizer_encode(tokenizer, "\n", 1, NULL, list);
 }
 
-// Prints the prompt's continuation as it is generated; returns the number of tokens. `sample` numbers the samples of one
-// seed. When the positions are used up, the second half of the text is kept as context.
-static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, const char *prompt, uint32_t sample) {
+// Prints the prompt's continuation as it is generated; returns the number of tokens. `sample` numbers the
+// samples of one seed. When the positions are used up, the second half of the text is kept as context.
+static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, const char *prompt,
+                            uint32_t sample) {
     Cache cache;
     TokenList text = {NULL, 0, 0};
     encode_prompt(&text, tokenizer, prompt);
@@ -690,9 +676,11 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
             start = text.count - cache.capacity / 2 - 1;
             past = 0;
         }
-        const float *logits = gpt_generate(m, &cache, text.ids + start + past, text.count - start - past, past);
+        const float *logits = gpt_generate(m, &cache, text.ids + start + past, text.count - start - past,
+                                           past);
         past = text.count - start;
-        Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text.count, sample, 0, 0);
+        Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text.count,
+                               sample, 0, 0);
         int32_t token = sample_token(logits, m->V, o->temperature, (size_t)o->top_k, o->top_p,
                                      uniform_from_bits(random.v[0]));
         generated++;
@@ -711,7 +699,8 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
     return generated;
 }
 
-// ---- validation -----------------------------------------------------------------------------------------------------------
+// ---- validation
+// -----------------------------------------------------------------------------------------------------------
 
 // Everything a run holds on to.
 typedef struct {
@@ -766,7 +755,9 @@ static int score_windows(Trainer *t, Score *score, Error *error) {
     Loader *loader = loader_open(&t->validation, &config, error);
     if (loader == NULL) return -1;
     int64_t batches = (int64_t)(loader_sequences_per_epoch(loader) / m->B);
-    batches = batches < 1 ? 1 : batches < t->options.validation_batches ? batches : t->options.validation_batches;
+    batches = batches < 1                               ? 1
+              : batches < t->options.validation_batches ? batches
+                                                        : t->options.validation_batches;
     int result = 0;
     for (int64_t i = 0; i < batches && result == 0; i++) {
         result = loader_next(loader, m->tokens, m->targets, error);
@@ -776,39 +767,18 @@ static int score_windows(Trainer *t, Score *score, Error *error) {
     return result;
 }
 
-// Whole documents, one a row: end of text, then the document; its end is predicted too. What does not fit is cut, empty
-// documents are passed over.
+// The first validation documents, each whole from its start, its end included.
 static int score_documents(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
-    const int32_t end = tokenizer_end_of_text(t->tokenizer);
     DocumentReader reader;
-    int32_t *document = (int32_t *)xmalloc(m->T * sizeof(int32_t));
-    documents_open(&reader, &t->validation, end);
-    int found = 1;
-    for (int64_t batch = 0; found == 1 && batch < t->options.validation_batches; batch++) {
-        size_t row = 0, count;
-        for (size_t i = 0; i < m->B * m->T; i++) m->tokens[i] = end, m->targets[i] = IGNORE_TARGET;
-        while (row < m->B && (found = documents_next(&reader, document, m->T, &count, error)) == 1) {
-            if (count == 0) continue;
-            size_t length = count < m->T ? count : m->T;
-            for (size_t i = 0; i < length; i++) {
-                if (document[i] < 0 || (size_t)document[i] >= m->V) {
-                    found = fail(error, "the validation shards have token %d, the vocabulary %zu", document[i], m->V);
-                    break;
-                }
-                if (i + 1 < m->T) m->tokens[row * m->T + i + 1] = document[i];
-                m->targets[row * m->T + i] = document[i];
-            }
-            if (found < 0) break;
-            if (count < m->T) m->targets[row * m->T + count] = end;
-            score->cut += count >= m->T;
-            row++;
-        }
-        if (row > 0 && found >= 0) score_batch(t, score);
+    int rows = 1;
+    documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
+    for (int64_t batch = 0; rows > 0 && batch < t->options.validation_batches; batch++) {
+        rows = documents_batch(&reader, (int32_t)m->V, m->B, m->T, m->tokens, m->targets, &score->cut, error);
+        if (rows > 0) score_batch(t, score);
     }
     documents_close(&reader);
-    free(document);
-    return found < 0 ? -1 : 0;
+    return rows < 0 ? -1 : 0;
 }
 
 static int validate(Trainer *t, Error *error) {
@@ -826,7 +796,8 @@ static int validate(Trainer *t, Error *error) {
     return metrics_validation(&t->metrics, &v, error);
 }
 
-// ---- checkpoints ----------------------------------------------------------------------------------------------------------
+// ---- checkpoints
+// ----------------------------------------------------------------------------------------------------------
 
 // The tensors of `memory`, one float a parameter, under Hugging Face's names after `prefix`. Caller frees.
 static NamedTensor *name_tensors(const GPT *m, const char *prefix, float *memory) {
@@ -848,7 +819,8 @@ static NamedTensor *name_tensors(const GPT *m, const char *prefix, float *memory
 // The optimizer's moments as one list of tensors. Caller frees.
 static NamedTensor *name_moments(const GPT *m) {
     const size_t n = m->num_parameters_tensors;
-    NamedTensor *first = name_tensors(m, "moment1.", m->moment1), *second = name_tensors(m, "moment2.", m->moment2);
+    NamedTensor *first = name_tensors(m, "moment1.", m->moment1),
+                *second = name_tensors(m, "moment2.", m->moment2);
     first = (NamedTensor *)xrealloc(first, 2 * n * sizeof(NamedTensor));
     memcpy(first + n, second, n * sizeof(NamedTensor));
     free(second);
@@ -865,7 +837,8 @@ static int save_checkpoint(Trainer *t, Error *error) {
     char *tokenizer = checkpoint_path(&writer, "tokenizer.json");
     int result = checkpoint_tensors(&writer, "model.safetensors", weights, m->num_parameters_tensors, error);
     if (result == 0)
-        result = checkpoint_tensors(&writer, "optimizer.safetensors", moments, 2 * m->num_parameters_tensors, error);
+        result = checkpoint_tensors(&writer, "optimizer.safetensors", moments, 2 * m->num_parameters_tensors,
+                                    error);
     if (result == 0) result = checkpoint_text(&writer, "config.json", config, error);
     if (result == 0) result = checkpoint_text(&writer, "training_state.json", state, error);
     if (result == 0 && t->tokenizer != NULL) result = tokenizer_save(t->tokenizer, tokenizer, error);
@@ -899,26 +872,13 @@ static int load_training_state(Trainer *t, const char *folder, Error *error) {
     return result;
 }
 
-// ---- the loop -------------------------------------------------------------------------------------------------------------
+// ---- the loop
+// -------------------------------------------------------------------------------------------------------------
 
 static volatile sig_atomic_t stop_signal; // SIGINT or SIGTERM, once it came
 
-static void on_signal(int signal) { stop_signal = signal; }
-
-// Learning rate of the step that makes `step` steps done.
-static double learning_rate_at(const Settings *o, int64_t step) {
-    double high = o->learning_rate, low = high * o->final_learning_rate;
-    if (step <= o->warmup) return high * (double)step / (double)o->warmup;
-    double share = o->steps > o->warmup ? (double)(step - o->warmup) / (double)(o->steps - o->warmup) : 1;
-    int64_t cooldown = o->cooldown > 0 ? o->cooldown : o->steps / 5, left = o->steps - step;
-    if (share > 1) share = 1;
-    switch ((Schedule)o->schedule) {
-    case SCHEDULE_COSINE: return low + (high - low) * 0.5 * (1 + cos(3.141592653589793 * share));
-    case SCHEDULE_LINEAR: return high + (low - high) * share;
-    case SCHEDULE_CONSTANT: return high;
-    case SCHEDULE_WSD: return left >= cooldown ? high : low + (high - low) * (double)(left < 0 ? 0 : left) / (double)cooldown;
-    }
-    return high;
+static void on_signal(int signal) {
+    stop_signal = signal;
 }
 
 // Forward and backward of all micro-steps; the mean loss in nats.
@@ -952,7 +912,9 @@ static int train_step(Trainer *t, Error *error) {
     if (accumulate_gradients(t, &s.loss, error) != 0) return -1;
     profile_start(m->profile);
     s.gradient_norm = global_norm(m->gradients.memory, m->num_floats, m->norm_partial, 0);
-    s.learning_rate = learning_rate_at(o, s.step);
+    LearningRate schedule = {
+        (Schedule)o->schedule, o->learning_rate, o->final_learning_rate, o->steps, o->warmup, o->cooldown};
+    s.learning_rate = learning_rate_at(&schedule, s.step);
     s.skipped = !isfinite(s.loss) || !isfinite(s.gradient_norm);
     if (!s.skipped) {
         double clip = o->clip > 0 && s.gradient_norm > o->clip ? o->clip / s.gradient_norm : 1;
@@ -975,7 +937,9 @@ static void show_samples(Trainer *t) {
 }
 
 // Is it time for something that happens every `every` steps and, unless it is 0, at the end?
-static int is_due(const Trainer *t, int64_t every) { return every > 0 && t->state.step % every == 0; }
+static int is_due(const Trainer *t, int64_t every) {
+    return every > 0 && t->state.step % every == 0;
+}
 
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
@@ -988,11 +952,15 @@ static int train(Trainer *t, Error *error) {
         if (train_step(t, error) != 0) return -1;
         if (t->state.skipped_in_row >= o->max_skips) {
             if (save_checkpoint(t, error) != 0) return -1;
-            return fail(error, "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
-                        ", a checkpoint is saved: try a lower --learning-rate", t->state.skipped_in_row, t->state.step);
+            return fail(error,
+                        "%" PRId64
+                        " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
+                        ", a checkpoint is saved: try a lower --learning-rate",
+                        t->state.skipped_in_row, t->state.step);
         }
         int last = t->state.step == o->steps;
-        if (t->validation.count > 0 && (last || is_due(t, o->validate_every)) && validate(t, error) != 0) return -1;
+        if (t->validation.count > 0 && (last || is_due(t, o->validate_every)) && validate(t, error) != 0)
+            return -1;
         if (!last && is_due(t, o->sample_every)) show_samples(t);
         if ((last || is_due(t, o->save_every)) && save_checkpoint(t, error) != 0) return -1;
     }
@@ -1000,7 +968,8 @@ static int train(Trainer *t, Error *error) {
     if (t->state.step < o->steps || t->saved_step != t->state.step) {
         if (save_checkpoint(t, error) != 0) return -1;
         if (stop_signal)
-            printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n", t->state.step, o->run);
+            printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
+                   t->state.step, o->run);
         return 0;
     }
     show_samples(t);
@@ -1009,51 +978,25 @@ static int train(Trainer *t, Error *error) {
     return 0;
 }
 
-// ---- setting up -----------------------------------------------------------------------------------------------------------
-
-// Work of one step, for the profile's rates: matmuls' flop, and the bytes of tensors read and written.
-static void profile_work(const GPT *m, Profile *p, int64_t accumulate) {
-    const double A = (double)accumulate, N = (double)(m->B * m->T) * A, C = (double)m->C, L = (double)m->L,
-                 V = (double)m->Vp, T = (double)m->T, P = (double)m->num_floats;
-    const struct {
-        Lap lap;
-        double flop, bytes; // forward
-    } work[] = {
-        {LAP_QKV, 2 * L * N * C * 3 * C, 4 * L * (4 * N * C + A * 3 * C * C)},
-        {LAP_PROJECTION, 2 * L * N * C * C, 4 * L * (2 * N * C + A * C * C)},
-        {LAP_MLP_UP, 2 * L * N * C * 4 * C, 4 * L * (9 * N * C + A * 4 * C * C)},
-        {LAP_MLP_DOWN, 2 * L * N * C * 4 * C, 4 * L * (5 * N * C + A * 4 * C * C)},
-        {LAP_HEAD, 2 * N * C * V, 4 * (N * C + N * V + A * C * V)},
-        {LAP_ATTENTION, 2 * L * N * T * C, 4 * L * 4 * N * C},
-    };
-    for (size_t i = 0; i < sizeof(work) / sizeof(work[0]); i++) {
-        p->flop[work[i].lap][PASS_FORWARD] = work[i].flop;
-        p->flop[work[i].lap][PASS_BACKWARD] = (work[i].lap == LAP_ATTENTION ? 2.5 : 2.0) * work[i].flop;
-        p->bytes[work[i].lap][PASS_FORWARD] = work[i].bytes;
-        p->bytes[work[i].lap][PASS_BACKWARD] = 2 * work[i].bytes;
-    }
-    p->bytes[LAP_EMBEDDING][PASS_FORWARD] = 4 * 2 * N * C;
-    p->bytes[LAP_EMBEDDING][PASS_BACKWARD] = 4 * 5 * N * C;
-    p->bytes[LAP_LAYERNORM][PASS_FORWARD] = 4 * (2 * L + 1) * 4 * N * C;
-    p->bytes[LAP_LAYERNORM][PASS_BACKWARD] = 4 * (2 * L + 1) * 5 * N * C;
-    p->bytes[LAP_LOSS][PASS_BACKWARD] = 4 * 2 * N * V;
-    p->bytes[LAP_OPTIMIZER][PASS_BACKWARD] = 4 * 8 * P;
-}
+// ---- setting up
+// -----------------------------------------------------------------------------------------------------------
 
 static void print_banner(const Trainer *t, double peak) {
     const GPT *m = &t->model;
     const Settings *o = &t->options;
     double weights = (double)m->num_floats * 4e-6, acts = (double)m->acts_floats * 4e-6;
     int64_t per_step = o->batch * o->sequence_length * o->accumulate;
-    printf("model       %zu layers, %zu heads, %zu channels, %" PRId64 " positions, vocabulary %zu: %.2f M parameters\n",
+    printf("model       %zu layers, %zu heads, %zu channels, %" PRId64
+           " positions, vocabulary %zu: %.2f M parameters\n",
            m->L, m->NH, m->C, m->config.max_sequence_length, m->V, (double)m->num_parameters * 1e-6);
-    printf("memory      weights %.1f MB, gradients %.1f MB, optimizer %.1f MB, activations %.1f MB (%.1f kB a token)\n",
+    printf("memory      weights %.1f MB, gradients %.1f MB, optimizer %.1f MB, activations %.1f MB (%.1f kB "
+           "a token)\n",
            weights, weights, 2 * weights, acts, acts * 1e3 / (double)(m->B * m->T));
     printf("data        %.3f M tokens in %zu shards, %" PRId64 " tokens a step, this run sees %.2f epochs\n",
            (double)t->train.num_tokens * 1e-6, t->train.count, per_step,
            (double)(o->steps * o->batch * o->accumulate) / (double)loader_sequences_per_epoch(t->loader));
-    printf("machine     %d threads, %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", omp_get_max_threads(),
-           SIMD_NAME, option_choice_name(OPTIONS, NUM_OPTIONS, o, "precision"), peak,
+    printf("machine     %d threads, %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n",
+           omp_get_max_threads(), SIMD_NAME, option_choice_name(OPTIONS, NUM_OPTIONS, o, "precision"), peak,
            m->attention == ATTENTION_FLASH ? "flash" : "naive");
     if (m->dropout_threshold < 256)
         printf("dropout     %.4f (asked for %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
@@ -1061,7 +1004,8 @@ static void print_banner(const Trainer *t, double peak) {
 }
 
 // Shape of the model: by name, from the options, or of the folder that weights come from.
-static int model_config(const Settings *o, const char *folder, const Tokenizer *tokenizer, GPTConfig *config, Error *error) {
+static int model_config(const Settings *o, const char *folder, const Tokenizer *tokenizer, GPTConfig *config,
+                        Error *error) {
     int64_t V = tokenizer ? tokenizer_vocab_size(tokenizer) : 0;
     if (folder != NULL) {
         if (gpt_config_read(folder, config, error) != 0) return -1;
@@ -1069,42 +1013,41 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
         config->num_layers = o->model ? MODEL_SHAPES[o->model].num_layers : o->num_layers;
         config->num_heads = o->model ? MODEL_SHAPES[o->model].num_heads : o->num_heads;
         config->channels = o->model ? MODEL_SHAPES[o->model].channels : o->channels;
-        config->max_sequence_length = o->max_sequence_length ? o->max_sequence_length : o->model ? 1024 : o->sequence_length;
+        config->max_sequence_length = o->max_sequence_length ? o->max_sequence_length
+                                      : o->model             ? 1024
+                                                             : o->sequence_length;
         config->vocab_size = o->vocab_size ? o->vocab_size : V;
     }
     config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
-    if (config->vocab_size < 1) return fail(error, "the size of the vocabulary is not known: give --tokenizer or --vocab-size");
+    if (config->vocab_size < 1)
+        return fail(error, "the size of the vocabulary is not known: give --tokenizer or --vocab-size");
     if (V > 0 && V != config->vocab_size)
         return fail(error, "the tokenizer has %" PRId64 " tokens, the model %" PRId64, V, config->vocab_size);
-    if (config->num_layers < 1 || config->num_heads < 1 || config->channels < 1 || config->max_sequence_length < 1 ||
-        config->num_layers > 1000 || config->channels > 65536 || config->max_sequence_length > 1000000 ||
-        config->vocab_size > 100000000)
-        return fail(error, "a model of %" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64 " positions and %" PRId64
-                    " tokens is out of bounds", config->num_layers, config->num_heads, config->channels,
-                    config->max_sequence_length, config->vocab_size);
-    if (config->channels % config->num_heads != 0)
-        return fail(error, "--num-heads %" PRId64 " does not divide --channels %" PRId64, config->num_heads, config->channels);
-    int64_t head = config->channels / config->num_heads;
-    if (head % 8 != 0 || head > ATTENTION_LARGEST_HEAD)
-        return fail(error, "the head size --channels / --num-heads is %" PRId64 "; it must be a multiple of 8, %d at most", head,
-                    ATTENTION_LARGEST_HEAD);
-    return 0;
+    return gpt_config_check(config, ATTENTION_LARGEST_HEAD, error);
 }
 
 // Options that contradict each other or what the machine can do.
 static int check_options(const Settings *o, Error *error) {
     if (dropout_threshold(o->dropout) == 0)
-        return fail(error, "--dropout %g rounds to dropping nothing or everything; it has steps of 1/256", o->dropout);
+        return fail(error, "--dropout %g rounds to dropping nothing or everything; it has steps of 1/256",
+                    o->dropout);
     if (o->precision == PRECISION_BF16 && !matmul_bf16_available())
-        return fail(error, "--precision bf16 needs a processor with AVX512-BF16, and a build for it; use fp32");
-    if (o->init_from != NULL && o->resume) return fail(error, "--init-from and --resume contradict each other");
-    if (o->model && (options_given(OPTIONS, NUM_OPTIONS, "num-layers") || options_given(OPTIONS, NUM_OPTIONS, "num-heads") ||
-                     options_given(OPTIONS, NUM_OPTIONS, "channels")))
-        return fail(error, "--model sets the shape; give --num-layers, --num-heads and --channels only with --model free");
+        return fail(error,
+                    "--precision bf16 needs a processor with AVX512-BF16, and a build for it; use fp32");
+    if (o->init_from != NULL && o->resume)
+        return fail(error, "--init-from and --resume contradict each other");
+    if (o->model &&
+        (options_given(OPTIONS, NUM_OPTIONS, "num-layers") ||
+         options_given(OPTIONS, NUM_OPTIONS, "num-heads") || options_given(OPTIONS, NUM_OPTIONS, "channels")))
+        return fail(
+            error,
+            "--model sets the shape; give --num-layers, --num-heads and --channels only with --model free");
     if (o->validate_documents && o->tokenizer == NULL)
         return fail(error, "--validate-documents needs --tokenizer, to know the end of a document");
-    if (o->sample == NULL && o->train == NULL) return fail(error, "nothing to train on: give --train SHARDS; see --help");
-    if (o->sample == NULL && !o->resume && o->steps <= o->warmup && options_given(OPTIONS, NUM_OPTIONS, "warmup"))
+    if (o->sample == NULL && o->train == NULL)
+        return fail(error, "nothing to train on: give --train SHARDS; see --help");
+    if (o->sample == NULL && !o->resume && o->steps <= o->warmup &&
+        options_given(OPTIONS, NUM_OPTIONS, "warmup"))
         return fail(error, "--warmup %" PRId64 " leaves nothing of --steps %" PRId64, o->warmup, o->steps);
     return 0;
 }
@@ -1113,16 +1056,20 @@ static int check_options(const Settings *o, Error *error) {
 static int set_up_model(Trainer *t, const char *folder, Error *error) {
     const Settings *o = &t->options;
     char *in_folder = folder ? format_text("%s/tokenizer.json", folder) : NULL;
-    const char *tokenizer = o->tokenizer ? o->tokenizer : in_folder && file_exists(in_folder) ? in_folder : NULL;
+    const char *tokenizer = o->tokenizer                          ? o->tokenizer
+                            : in_folder && file_exists(in_folder) ? in_folder
+                                                                  : NULL;
     GPTConfig config;
     int result = folder ? checkpoint_verify(folder, o->init_from == NULL, error) : 0;
-    if (result == 0 && tokenizer != NULL && (t->tokenizer = tokenizer_load(tokenizer, error)) == NULL) result = -1;
+    if (result == 0 && tokenizer != NULL && (t->tokenizer = tokenizer_load(tokenizer, error)) == NULL)
+        result = -1;
     if (result == 0) result = model_config(o, folder, t->tokenizer, &config, error);
     if (result == 0 && o->sample == NULL && o->sequence_length > config.max_sequence_length)
-        result = fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions", o->sequence_length,
-                      config.max_sequence_length);
+        result = fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions",
+                      o->sequence_length, config.max_sequence_length);
     if (result == 0) {
-        gpt_create(&t->model, &config, (AttentionVariant)o->attention, (Precision)o->precision, (uint64_t)o->seed);
+        gpt_create(&t->model, &config, (AttentionVariant)o->attention, (Precision)o->precision,
+                   (uint64_t)o->seed);
         if (folder == NULL)
             gpt_initialise(&t->model);
         else
@@ -1142,7 +1089,8 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     gpt_create_training_state(m);
     activations_allocate(m, (size_t)o->batch, (size_t)o->sequence_length);
     if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
-    LoaderConfig config = {o->batch, o->sequence_length, (int32_t)m->V, (uint64_t)o->seed, (uint64_t)t->state.position, 1};
+    LoaderConfig config = {o->batch,          o->sequence_length,          (int32_t)m->V,
+                           (uint64_t)o->seed, (uint64_t)t->state.position, 1};
     if (o->overfit) config.position = 0;
     if ((t->loader = loader_open(&t->train, &config, error)) == NULL) return -1;
     if (folder_create(o->run, error) != 0) return -1;
@@ -1156,7 +1104,8 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     double peak = matmul_measure_peak((Precision)o->precision);
     if (o->profile) {
         m->profile = (Profile *)xcalloc(1, sizeof(Profile));
-        profile_work(m, m->profile, o->accumulate);
+        profile_set_work(m->profile, m->L, m->B * m->T * (size_t)o->accumulate, m->T, m->C, m->Vp,
+                         m->num_floats);
     }
     print_banner(t, peak);
     return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->T), peak, error);
@@ -1195,9 +1144,9 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     return result;
 }
 
-// While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on the machine
-// that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit before main, so the program
-// starts once more with it.
+// While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on
+// the machine that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit
+// before main, so the program starts once more with it.
 static void limit_spinning(char **argv) {
     if (getenv("GOMP_SPINCOUNT") != NULL || getenv("OMP_WAIT_POLICY") != NULL) return;
     setenv("GOMP_SPINCOUNT", "1000", 1);
@@ -1213,7 +1162,8 @@ int main(int argc, char **argv) {
     if (parsed < 0) die("%s", error.text);
     if (parsed > 0) {
         printf("Trains a GPT-2 on token shards, or continues a text with a trained one.\n\n"
-               "    ./train_gpt --train 'data_train_*.bin' --validation 'data_val_*.bin' --tokenizer tokenizer.json\n"
+               "    ./train_gpt --train 'data_train_*.bin' --validation 'data_val_*.bin' --tokenizer "
+               "tokenizer.json\n"
                "    ./train_gpt --run runs/x --resume\n"
                "    ./train_gpt --run runs/x --sample \"Once upon a time\"\n");
         options_help(OPTIONS, NUM_OPTIONS, stdout);

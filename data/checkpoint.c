@@ -14,7 +14,8 @@
 enum { LARGEST_JSON = 16 << 20, READ_CHUNK = 1 << 20 };
 static const char manifest_name[] = "manifest";
 
-// ---- folders ------------------------------------------------------------------------------------------------
+// ---- folders
+// ------------------------------------------------------------------------------------------------
 
 // Removes a folder of plain files.
 static void folder_remove(const char *path) {
@@ -97,7 +98,8 @@ static void remove_leftovers(const char *run) {
     free(path);
 }
 
-// ---- writing ------------------------------------------------------------------------------------------------
+// ---- writing
+// ------------------------------------------------------------------------------------------------
 
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
     writer->run = xstrdup(run);
@@ -178,10 +180,11 @@ static void remove_old(const char *run, int64_t keep) {
     free(steps);
 }
 
-// Gives the complete folder its name. What stands there (the same step, saved by a run that was then taken back to an
-// earlier one) is out of the way for no longer than the two renames take.
+// Gives the complete folder its name. What stands there (the same step, saved by a run that was then taken
+// back to an earlier one) is out of the way for no longer than the two renames take.
 static int publish(const CheckpointWriter *writer, Error *error) {
-    char *final = step_folder(writer->run, writer->step), *parent = format_text("%s/checkpoints", writer->run);
+    char *final = step_folder(writer->run, writer->step),
+         *parent = format_text("%s/checkpoints", writer->run);
     char *doomed = format_text("%s/removing", parent);
     int result = 0;
     rename(final, doomed);
@@ -211,7 +214,8 @@ void checkpoint_abandon(CheckpointWriter *writer) {
     memset(writer, 0, sizeof(*writer));
 }
 
-// ---- verifying ----------------------------------------------------------------------------------------------
+// ---- verifying
+// ----------------------------------------------------------------------------------------------
 
 // One line `crc size name` of the manifest.
 static int verify_line(const char *folder, const char *line, Error *error) {
@@ -223,10 +227,11 @@ static int verify_line(const char *folder, const char *line, Error *error) {
     char *path = format_text("%s/%s", folder, name);
     int result = file_crc(path, &crc, &size, error);
     if (result == 0 && size != expected_size)
-        result = fail(error, "'%s' is damaged: it has %" PRIu64 " bytes, %" PRIu64 " were written", path, size,
-                      expected_size);
+        result = fail(error, "'%s' is damaged: it has %" PRIu64 " bytes, %" PRIu64 " were written", path,
+                      size, expected_size);
     else if (result == 0 && crc != expected_crc)
-        result = fail(error, "'%s' is damaged: its content is not what was written (CRC-32C %08x, %08x expected)",
+        result = fail(error,
+                      "'%s' is damaged: its content is not what was written (CRC-32C %08x, %08x expected)",
                       path, crc, expected_crc);
     free(path);
     return result;
@@ -241,7 +246,8 @@ int checkpoint_verify(const char *folder, int required, Error *error) {
         char *last = size > 1 ? (char *)memrchr(text, '\n', size - 1) : NULL;
         last = last ? last + 1 : text;
         char expected[64];
-        snprintf(expected, sizeof(expected), "%08x %s\n", crc32c(0, text, (size_t)(last - text)), manifest_name);
+        snprintf(expected, sizeof(expected), "%08x %s\n", crc32c(0, text, (size_t)(last - text)),
+                 manifest_name);
         if (strcmp(last, expected) != 0 || strlen(text) != size)
             result = fail(error, "'%s' is damaged: its last line is not its checksum", path);
         for (char *line = text; result == 0 && line < last; line = strchr(line, '\n') + 1)
@@ -252,7 +258,8 @@ int checkpoint_verify(const char *folder, int required, Error *error) {
     return result;
 }
 
-// ---- config.json and training_state.json --------------------------------------------------------------------
+// ---- config.json and training_state.json
+// --------------------------------------------------------------------
 
 static cJSON *json_read(const char *path, Error *error) {
     char *text;
@@ -267,8 +274,8 @@ static cJSON *json_read(const char *path, Error *error) {
 }
 
 // A whole number of the object; `fallback` (when >= 0) stands in for one that is missing.
-static int json_integer(const cJSON *json, const char *path, const char *name, int64_t fallback, int64_t *value,
-                        Error *error) {
+static int json_integer(const cJSON *json, const char *path, const char *name, int64_t fallback,
+                        int64_t *value, Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
     *value = fallback;
     if (item == NULL && fallback >= 0) return 0;
@@ -282,10 +289,12 @@ static int json_integer(const cJSON *json, const char *path, const char *name, i
 // What this trainer's GPT-2 takes for granted.
 static int check_architecture(const cJSON *json, const char *path, Error *error) {
     const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
-    const char *activation = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "activation_function"));
+    const char *activation = cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(json, "activation_function"));
     if (type == NULL || strcmp(type, "gpt2") != 0)
         return fail(error, "'%s': model_type is %.40s, gpt2 was expected", path, type ? type : "missing");
-    if (activation != NULL && strcmp(activation, "gelu_new") != 0 && strcmp(activation, "gelu_pytorch_tanh") != 0)
+    if (activation != NULL && strcmp(activation, "gelu_new") != 0 &&
+        strcmp(activation, "gelu_pytorch_tanh") != 0)
         return fail(error, "'%s': activation_function is %.40s, gelu_new was expected", path, activation);
     if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(json, "tie_word_embeddings")))
         return fail(error, "'%s': tie_word_embeddings is false, the output head must be tied", path);
@@ -300,7 +309,8 @@ int gpt_config_read(const char *folder, GPTConfig *config, Error *error) {
     cJSON *json = json_read(path, error);
     int64_t inner = 0;
     int result = json == NULL ? -1 : check_architecture(json, path, error);
-    if (result == 0) result = json_integer(json, path, "n_positions", -1, &config->max_sequence_length, error);
+    if (result == 0)
+        result = json_integer(json, path, "n_positions", -1, &config->max_sequence_length, error);
     if (result == 0) result = json_integer(json, path, "vocab_size", -1, &config->vocab_size, error);
     if (result == 0) result = json_integer(json, path, "n_layer", -1, &config->num_layers, error);
     if (result == 0) result = json_integer(json, path, "n_head", -1, &config->num_heads, error);
@@ -319,6 +329,26 @@ int gpt_config_read(const char *folder, GPTConfig *config, Error *error) {
     return result;
 }
 
+int gpt_config_check(const GPTConfig *c, int64_t largest_head, Error *error) {
+    if (c->num_layers < 1 || c->num_heads < 1 || c->channels < 1 || c->max_sequence_length < 1 ||
+        c->vocab_size < 1 || c->num_layers > 1000 || c->channels > 65536 ||
+        c->max_sequence_length > 1000000 || c->vocab_size > 100000000)
+        return fail(error,
+                    "a model of %" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64
+                    " positions and %" PRId64 " tokens is out of bounds",
+                    c->num_layers, c->num_heads, c->channels, c->max_sequence_length, c->vocab_size);
+    if (c->channels % c->num_heads != 0)
+        return fail(error, "--num-heads %" PRId64 " does not divide --channels %" PRId64, c->num_heads,
+                    c->channels);
+    int64_t head = c->channels / c->num_heads;
+    if (head % 8 != 0 || head > largest_head)
+        return fail(error,
+                    "the head size --channels / --num-heads is %" PRId64
+                    "; it must be a multiple of 8, %" PRId64 " at most",
+                    head, largest_head);
+    return 0;
+}
+
 static char *json_text(cJSON *json) {
     char *printed = cJSON_Print(json), *text = format_text("%s\n", printed ? printed : "");
     if (printed == NULL) die("out of memory while writing JSON");
@@ -329,7 +359,8 @@ static char *json_text(cJSON *json) {
 
 char *gpt_config_text(const GPTConfig *config) {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddItemToObject(json, "architectures", cJSON_CreateStringArray((const char *[]){"GPT2LMHeadModel"}, 1));
+    cJSON_AddItemToObject(json, "architectures",
+                          cJSON_CreateStringArray((const char *[]){"GPT2LMHeadModel"}, 1));
     cJSON_AddStringToObject(json, "model_type", "gpt2");
     cJSON_AddStringToObject(json, "activation_function", "gelu_new");
     cJSON_AddNumberToObject(json, "layer_norm_epsilon", 1e-5);

@@ -84,7 +84,8 @@ fetch_part() { # ADDRESS FILE
         4*,*) fail "cannot fetch $1: the server answers with status $code" ;;
         *,23 | *,3) fail "cannot write $2.part" ;;
         esac
-        # A server that cannot send the rest alone sends the whole; one that finds no rest refuses.
+        [ "$code,$(expected_size)" != "416,$before" ] || return 0 # nothing was missing
+        # A server that cannot send the rest alone sends the whole; one that finds the part too long refuses.
         case $code in 200 | 416) [ "$before" -eq 0 ] || rm -f "$2.part" ;; esac
         if [ "$(size_of "$2.part")" -gt "$before" ]; then tries=0; else tries=$((tries + 1)); fi
         [ $tries -lt 5 ] || fail "cannot fetch $1: ${code:-no answer}, the transfer ended with status $result;" \

@@ -351,3 +351,37 @@ int documents_next(DocumentReader *reader, int32_t *tokens, size_t capacity, siz
         reader->inside = 1;
     }
 }
+
+// One row: `row_targets` holds the first of `count` tokens already.
+static int fill_row(DocumentReader *reader, int32_t vocab_size, size_t T, size_t count, int32_t *row_inputs,
+                    int32_t *row_targets, Error *error) {
+    size_t length = count < T ? count : T;
+    for (size_t i = 0; i < length; i++)
+        if (row_targets[i] < 0 || row_targets[i] >= vocab_size)
+            return fail(error, "token %zu of a document in %s is %d, expected 0 to %d for a vocabulary of %d",
+                        i, reader->set->shards[0].path, row_targets[i], vocab_size - 1, vocab_size);
+    row_inputs[0] = reader->end_of_text;
+    memcpy(row_inputs + 1, row_targets, (length < T ? length : T - 1) * sizeof(int32_t));
+    for (size_t i = length + 1; i < T; i++) row_inputs[i] = reader->end_of_text;
+    if (length < T) row_targets[length] = reader->end_of_text;
+    for (size_t i = length + 1; i < T; i++) row_targets[i] = -1;
+    return 0;
+}
+
+int documents_batch(DocumentReader *reader, int32_t vocab_size, size_t batch, size_t T, int32_t *inputs,
+                    int32_t *targets, int64_t *cut, Error *error) {
+    size_t rows = 0, count;
+    int found = 1;
+    while (rows < batch && (found = documents_next(reader, targets + rows * T, T, &count, error)) == 1) {
+        if (count == 0) continue;
+        if (fill_row(reader, vocab_size, T, count, inputs + rows * T, targets + rows * T, error) != 0)
+            return -1;
+        *cut += count >= T;
+        rows++;
+    }
+    for (size_t i = rows * T; i < batch * T; i++) {
+        inputs[i] = reader->end_of_text;
+        targets[i] = -1;
+    }
+    return found < 0 ? -1 : (int)rows;
+}

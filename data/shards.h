@@ -87,6 +87,12 @@ void documents_open(DocumentReader *reader, const ShardSet *set, int32_t end_of_
 // Returns 1 when there was a document, 0 at the end, -1 on error. *count is its full length; only the first
 // `capacity` tokens of it are stored.
 int documents_next(DocumentReader *reader, int32_t *tokens, size_t capacity, size_t *count, Error *error);
+// The next documents that are not empty, one a row of inputs and targets (batch, T), for scoring each from
+// its start: end of text and the document as inputs, the document and end of text as targets; targets past
+// that are -1. What does not fit into T is cut, and counted in *cut. Returns the number of rows filled, 0 at
+// the end, -1 on error; a token outside 0 .. vocab_size - 1 is one.
+int documents_batch(DocumentReader *reader, int32_t vocab_size, size_t batch, size_t T, int32_t *inputs,
+                    int32_t *targets, int64_t *cut, Error *error);
 void documents_close(DocumentReader *reader);
 
 #ifdef __cplusplus

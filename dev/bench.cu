@@ -1,9 +1,8 @@
 // Speed on this machine, against a peak measured in the same run.
 //
-//     bench matmul       the products of L=6 C=384 and of gpt2-124M: GFLOP/s, % of peak, fp32 and bf16 inputs in turn
-//     bench attention    naive and flash at T = 256 .. 4096: ms, GFLOP/s, memory
-//     bench step         whole training steps of three models, and where their time goes
-//     bench serve L NH C T B V fp32|bf16 ATTENTION
+//     bench matmul       the products of L=6 C=384 and of gpt2-124M: GFLOP/s, % of peak, fp32 and bf16 inputs
+//     in turn bench attention    naive and flash at T = 256 .. 4096: ms, GFLOP/s, memory bench step whole
+//     training steps of three models, and where their time goes bench serve L NH C T B V fp32|bf16 ATTENTION
 //                        trains on random tokens, one step for every line on standard input, answering with
 //                        its milliseconds: for dev/bench_torch.py, which takes turns with it
 //
@@ -31,10 +30,11 @@ static float *random_memory(size_t n) {
     return x;
 }
 
-// ---- matmul ---------------------------------------------------------------------------------------------------------------
+// ---- matmul
+// ---------------------------------------------------------------------------------------------------------------
 
-static void bench_product(const MatmulContext *contexts, int precisions, const double *peak, MatmulLayout layout, size_t M,
-                          size_t N, size_t K, double *worst) {
+static void bench_product(const MatmulContext *contexts, int precisions, const double *peak,
+                          MatmulLayout layout, size_t M, size_t N, size_t K, double *worst) {
     static const char *names[] = {"NT", "NN", "TN"};
     float *A = random_memory(M * K), *B = random_memory(N * K), *C = random_memory(M * N);
     double seconds[2][MOST_ROUNDS];
@@ -42,8 +42,8 @@ static void bench_product(const MatmulContext *contexts, int precisions, const d
     for (int round = 0; round < rounds; round++)
         for (int p = 0; p < precisions; p++) {
             double started = seconds_now();
-            matmul_cpu(&contexts[p], layout, M, N, K, A, layout == MATMUL_TN ? M : K, B, layout == MATMUL_NT ? K : N, C, N,
-                       MATMUL_OVERWRITE, NULL);
+            matmul_cpu(&contexts[p], layout, M, N, K, A, layout == MATMUL_TN ? M : K, B,
+                       layout == MATMUL_NT ? K : N, C, N, MATMUL_OVERWRITE, NULL);
             seconds[p][round] = seconds_now() - started;
         }
     printf("%s %6zu x %6zu x %5zu", names[layout], M, N, K);
@@ -57,8 +57,8 @@ static void bench_product(const MatmulContext *contexts, int precisions, const d
 }
 
 // The products of one layer of weights (C, OC) on N tokens: forward, input gradient, weight gradient.
-static void bench_layer(const MatmulContext *contexts, int precisions, const double *peak, size_t N, size_t C, size_t OC,
-                        double *worst) {
+static void bench_layer(const MatmulContext *contexts, int precisions, const double *peak, size_t N, size_t C,
+                        size_t OC, double *worst) {
     bench_product(contexts, precisions, peak, MATMUL_NN, N, OC, C, worst);
     bench_product(contexts, precisions, peak, MATMUL_NT, N, C, OC, worst);
     bench_product(contexts, precisions, peak, MATMUL_TN, C, OC, N, worst);
@@ -76,8 +76,8 @@ static void bench_matmul(void) {
     for (int model = 0; model < 2; model++) {
         size_t N = models[model][0], C = models[model][1];
         double worst[2] = {1e9, 1e9};
-        printf("products of C = %zu on %zu tokens, %d threads, peak %.0f GFLOP/s in fp32%s\n", C, N, omp_get_max_threads(),
-               peak[0], precisions > 1 ? "" : " (no AVX512-BF16 here)");
+        printf("products of C = %zu on %zu tokens, %d threads, peak %.0f GFLOP/s in fp32%s\n", C, N,
+               omp_get_max_threads(), peak[0], precisions > 1 ? "" : " (no AVX512-BF16 here)");
         bench_layer(contexts, precisions, peak, N, C, 3 * C, worst);
         bench_layer(contexts, precisions, peak, N, C, C, worst);
         bench_layer(contexts, precisions, peak, N, C, 4 * C, worst);
@@ -90,12 +90,15 @@ static void bench_matmul(void) {
     for (int p = 0; p < precisions; p++) matmul_context_free(&contexts[p]);
 }
 
-// ---- attention ------------------------------------------------------------------------------------------------------------
+// ---- attention
+// ------------------------------------------------------------------------------------------------------------
 
 static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, double p) {
     size_t C = NH * HS, n = B * T * C;
-    Attention a = attention_packed(B, T, NH, NH, HS, dropout_make(dropout_threshold(p), 1, RANDOM_ATTENTION_DROPOUT, 0, 0, 0));
-    float *qkv = random_memory(3 * n), *dqkv = random_memory(3 * n), *out = random_memory(n), *dout = random_memory(n);
+    Attention a = attention_packed(B, T, NH, NH, HS,
+                                   dropout_make(dropout_threshold(p), 1, RANDOM_ATTENTION_DROPOUT, 0, 0, 0));
+    float *qkv = random_memory(3 * n), *dqkv = random_memory(3 * n), *out = random_memory(n),
+          *dout = random_memory(n);
     float *lse = random_memory(B * NH * T);
     size_t saved_floats = attention_saved_size(ATTENTION_NAIVE, B, NH, T, T);
     float *saved = random_memory(saved_floats);
@@ -106,8 +109,8 @@ static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, doubl
             double started = seconds_now();
             attention_forward((AttentionVariant)v, out, lse, saved, qkv, qkv + C, qkv + 2 * C, &a, 0);
             double middle = seconds_now();
-            attention_backward((AttentionVariant)v, dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C, qkv + 2 * C, out, lse,
-                               saved, &a, 0);
+            attention_backward((AttentionVariant)v, dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C,
+                               qkv + 2 * C, out, lse, saved, &a, 0);
             seconds[v][0][round] = middle - started;
             seconds[v][1][round] = seconds_now() - middle;
         }
@@ -115,25 +118,31 @@ static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, doubl
     for (int v = 0; v < 2; v++) {
         double forward = median(seconds[v][0], rounds), backward = median(seconds[v][1], rounds);
         double saves = 4e-6 * (double)((v == 0 ? saved_floats : 0) + B * NH * T);
-        printf("T %5zu B %zu NH %zu HS %zu p %.1f %s: forward %8.2f ms %5.0f GFLOP/s, backward %8.2f ms %5.0f GFLOP/s, saves %8.1f MB",
+        printf("T %5zu B %zu NH %zu HS %zu p %.1f %s: forward %8.2f ms %5.0f GFLOP/s, backward %8.2f ms "
+               "%5.0f GFLOP/s, saves %8.1f MB",
                T, B, NH, HS, p, v ? "flash" : "naive", forward * 1e3, flop / forward / 1e9, backward * 1e3,
                2.5 * flop / backward / 1e9, saves);
-        if (v == 0) naive = forward + backward;
-        else printf(", %.1f x naive", naive / (forward + backward));
+        if (v == 0)
+            naive = forward + backward;
+        else
+            printf(", %.1f x naive", naive / (forward + backward));
         printf("\n");
     }
-    device_free(qkv), device_free(dqkv), device_free(out), device_free(dout), device_free(lse), device_free(saved);
+    device_free(qkv), device_free(dqkv), device_free(out), device_free(dout), device_free(lse),
+        device_free(saved);
 }
 
 static void bench_attention(void) {
     static const size_t lengths[] = {256, 512, 1024, 2048, 4096};
     for (int i = 0; i < 5; i++)
         for (int dropped = 0; dropped < 2; dropped++)
-            bench_attention_case(lengths[i] <= 1024 ? 4 : 1, lengths[i], lengths[i] <= 1024 ? 6 : 2, 64, 0.1 * dropped);
+            bench_attention_case(lengths[i] <= 1024 ? 4 : 1, lengths[i], lengths[i] <= 1024 ? 6 : 2, 64,
+                                 0.1 * dropped);
     printf("\n");
 }
 
-// ---- whole steps ----------------------------------------------------------------------------------------------------------
+// ---- whole steps
+// ----------------------------------------------------------------------------------------------------------
 
 typedef struct {
     const char *name;
@@ -183,15 +192,17 @@ static void bench_step(void) {
             create_model(&m[p], &shapes[i], (Precision)p, ATTENTION_FLASH);
             step_once(&m[p], &o, 1);
             m[p].profile = (Profile *)xcalloc(1, sizeof(Profile));
-            profile_work(&m[p], m[p].profile, 1);
+            profile_set_work(m[p].profile, m[p].L, m[p].B * m[p].T, m[p].T, m[p].C, m[p].Vp, m[p].num_floats);
         }
         for (int round = 0; round < rounds[i]; round++)
             for (int p = 0; p < precisions; p++) seconds[p][round] = step_once(&m[p], &o, round + 2);
         for (int p = 0; p < precisions; p++) {
             typical[p] = median(seconds[p], rounds[i]);
-            double tokens = (double)(m[p].B * m[p].T), rate = tokens * flop_per_token(&m[p], m[p].T) / typical[p] / 1e9;
-            printf("%s %s: %.1f ms a step, %.0f tokens/s, %.0f GFLOP/s, %.1f %% of the measured peak\n", shapes[i].name,
-                   p ? "bf16" : "fp32", typical[p] * 1e3, tokens / typical[p], rate, 100 * rate / peak[p]);
+            double tokens = (double)(m[p].B * m[p].T),
+                   rate = tokens * flop_per_token(&m[p], m[p].T) / typical[p] / 1e9;
+            printf("%s %s: %.1f ms a step, %.0f tokens/s, %.0f GFLOP/s, %.1f %% of the measured peak\n",
+                   shapes[i].name, p ? "bf16" : "fp32", typical[p] * 1e3, tokens / typical[p], rate,
+                   100 * rate / peak[p]);
             profile_print(m[p].profile, rounds[i], peak[p]);
             free(m[p].profile);
             gpt_free(&m[p]);
@@ -202,8 +213,13 @@ static void bench_step(void) {
 }
 
 static void serve(char **words) {
-    Shape shape = {"served", atoll(words[0]), atoll(words[1]), atoll(words[2]), (size_t)atoll(words[3]),
-                   (size_t)atoll(words[4]), (size_t)atoll(words[5])};
+    Shape shape = {"served",
+                   atoll(words[0]),
+                   atoll(words[1]),
+                   atoll(words[2]),
+                   (size_t)atoll(words[3]),
+                   (size_t)atoll(words[4]),
+                   (size_t)atoll(words[5])};
     GPT m;
     Settings o;
     char line[16];

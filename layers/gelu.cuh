@@ -23,7 +23,8 @@ static inline float gelu_value(float x) {
 static inline float gelu_derivative(float x) {
     float y = x * (GELU_LINEAR + GELU_CUBIC * x * x);
     float e = fast_exp(-y), s = 1.0f / (1.0f + e);
-    return s + x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x); // e s = 1 - s, without cancellation
+    return s +
+           x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x); // e s = 1 - s, without cancellation
 }
 
 static inline void gelu_forward_cpu(float *out, const float *in, size_t n) {

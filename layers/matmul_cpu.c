@@ -330,7 +330,8 @@ static void compute_block(const Product *p, const Block *block, int pack_b) {
     for (size_t task = 0; task < tasks; task++) compute_task(p, block, kernels, task);
 }
 
-// ---- few rows, as when text is generated: B is read once, where it lies -----------------------------------------------
+// ---- few rows, as when text is generated: B is read once, where it lies
+// -----------------------------------------------
 
 enum { FEW_ROWS = 4, STRIP = 128 }; // columns of C that a task computes
 
@@ -439,7 +440,8 @@ void matmul_context_free(MatmulContext *context) {
 double matmul_measure_peak(Precision precision) {
     enum { UNITS = 64, REPEATS = 200, ROUNDS = 100 };
     const TileKernel kernel = tile_kernels(precision)[TILE_ROWS];
-    const double flop = 2.0 * (precision == PRECISION_BF16 ? 2 : 1) * UNITS * TILE_ROWS * TILE_COLUMNS * REPEATS;
+    const double flop = 2.0 * (precision == PRECISION_BF16 ? 2 : 1) * UNITS * TILE_ROWS * TILE_COLUMNS *
+                        REPEATS;
     double sum = 0;
 #pragma omp parallel
     {

@@ -44,6 +44,37 @@ static inline void profile_lap(Profile *profile, Lap lap, Pass pass) {
     profile->last = now;
 }
 
+// Work of one step of a GPT on `tokens` in sequences of `length`: flop of the matmuls and of causal
+// attention, and the bytes of the tensors that are read and written.
+static inline void profile_set_work(Profile *p, size_t layers, size_t tokens, size_t length, size_t channels,
+                                    size_t vocabulary, size_t parameters) {
+    const double L = (double)layers, N = (double)tokens, T = (double)length, C = (double)channels,
+                 V = (double)vocabulary;
+    const struct {
+        Lap lap;
+        double flop, bytes; // forward
+    } work[] = {
+        {LAP_QKV, 2 * L * N * C * 3 * C, 4 * L * (4 * N * C + 3 * C * C)},
+        {LAP_PROJECTION, 2 * L * N * C * C, 4 * L * (2 * N * C + C * C)},
+        {LAP_MLP_UP, 2 * L * N * C * 4 * C, 4 * L * (9 * N * C + 4 * C * C)},
+        {LAP_MLP_DOWN, 2 * L * N * C * 4 * C, 4 * L * (5 * N * C + 4 * C * C)},
+        {LAP_HEAD, 2 * N * C * V, 4 * (N * C + N * V + C * V)},
+        {LAP_ATTENTION, 2 * L * N * T * C, 4 * L * 4 * N * C},
+    };
+    for (size_t i = 0; i < sizeof(work) / sizeof(work[0]); i++) {
+        p->flop[work[i].lap][PASS_FORWARD] = work[i].flop;
+        p->flop[work[i].lap][PASS_BACKWARD] = (work[i].lap == LAP_ATTENTION ? 2.5 : 2.0) * work[i].flop;
+        p->bytes[work[i].lap][PASS_FORWARD] = work[i].bytes;
+        p->bytes[work[i].lap][PASS_BACKWARD] = 2 * work[i].bytes;
+    }
+    p->bytes[LAP_EMBEDDING][PASS_FORWARD] = 4 * 2 * N * C;
+    p->bytes[LAP_EMBEDDING][PASS_BACKWARD] = 4 * 5 * N * C;
+    p->bytes[LAP_LAYERNORM][PASS_FORWARD] = 4 * (2 * L + 1) * 4 * N * C;
+    p->bytes[LAP_LAYERNORM][PASS_BACKWARD] = 4 * (2 * L + 1) * 5 * N * C;
+    p->bytes[LAP_LOSS][PASS_BACKWARD] = 4 * 2 * N * V;
+    p->bytes[LAP_OPTIMIZER][PASS_BACKWARD] = 4 * 8 * (double)parameters;
+}
+
 // A table of `steps` steps; peak in GFLOP/s.
 static inline void profile_print(const Profile *profile, int steps, double peak) {
     static const char *names[] = {

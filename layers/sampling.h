@@ -1,8 +1,10 @@
 // Choosing the next token from logits (V), on the host.
 //
 //     temperature 0    the most probable token
-//     otherwise        a token v with probability proportional to exp(logits_v / temperature), among the top_k most
-//                      probable (0: all) and, of those, among the fewest that together have probability >= top_p
+//     otherwise        a token v with probability proportional to exp(logits_v / temperature), among the
+//     top_k most
+//                      probable (0: all) and, of those, among the fewest that together have probability >=
+//                      top_p
 //
 // `uniform` in (0, 1) decides: the same logits and number give the same token.
 #ifndef LAYERS_SAMPLING_H
@@ -22,8 +24,8 @@ static inline int candidate_order(const void *a, const void *b) {
     return x->token - y->token;
 }
 
-static inline int32_t sample_token(const float *logits, size_t V, double temperature, size_t top_k, double top_p,
-                                   double uniform) {
+static inline int32_t sample_token(const float *logits, size_t V, double temperature, size_t top_k,
+                                   double top_p, double uniform) {
     size_t best = 0;
     for (size_t v = 1; v < V; v++)
         if (logits[v] > logits[best]) best = v;

@@ -1,5 +1,5 @@
-// Arrays for tests: random inputs, outputs between guards, comparison with references in double precision, and
-// gradients by central differences.
+// Arrays for tests: random inputs, outputs between guards, comparison with references in double precision,
+// and gradients by central differences.
 #ifndef TEST_ARRAYS_H
 #define TEST_ARRAYS_H
 
@@ -29,7 +29,8 @@ static inline double *as_doubles(const float *x, size_t n) {
     return y;
 }
 
-// ---- outputs --------------------------------------------------------------------------------------------------
+// ---- outputs
+// --------------------------------------------------------------------------------------------------
 
 enum { GUARD = 64 }; // floats on either side
 
@@ -46,9 +47,12 @@ static inline int guards_hold(const float *x, size_t n) {
     return 1;
 }
 
-static inline void free_poisoned(float *x) { free(x - GUARD); }
+static inline void free_poisoned(float *x) {
+    free(x - GUARD);
+}
 
-// ---- comparison -------------------------------------------------------------------------------------------------
+// ---- comparison
+// -------------------------------------------------------------------------------------------------
 
 // Largest |got - wanted|, relative to the largest |wanted| (but at least `floor`); NaN counts as infinite.
 static inline double relative_error(const float *got, const double *wanted, size_t n, double floor) {
@@ -61,7 +65,8 @@ static inline double relative_error(const float *got, const double *wanted, size
     return error / size;
 }
 
-static inline void expect_close(const char *what, const float *got, const double *wanted, size_t n, double bound) {
+static inline void expect_close(const char *what, const float *got, const double *wanted, size_t n,
+                                double bound) {
     double error = relative_error(got, wanted, n, 1e-3);
     EXPECT(error <= bound, "%s: relative error %.3g, allowed %.3g", what, error, bound);
 }

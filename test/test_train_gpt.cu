@@ -1,6 +1,6 @@
-// The trainer as a whole: every gradient of a small GPT against central differences of the same model in double
-// precision, dropout included; variants and splits of the batch against each other; overfitting; the same bits twice;
-// resuming; skipping of non-finite steps; generation against the full forward pass.
+// The trainer as a whole: every gradient of a small GPT against central differences of the same model in
+// double precision, dropout included; variants and splits of the batch against each other; overfitting; the
+// same bits twice; resuming; skipping of non-finite steps; generation against the full forward pass.
 #define main train_gpt_main
 #include "../train_gpt.cu"
 #undef main
@@ -9,7 +9,8 @@
 
 enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19 };
 
-// ---- the model in double precision --------------------------------------------------------------------------------------
+// ---- the model in double precision
+// --------------------------------------------------------------------------------------
 
 typedef struct {
     GPT *m;
@@ -63,7 +64,8 @@ static void attend(const Double *d, size_t layer, const double *qkv, double *out
                 for (int j = 0; j <= i; j++) {
                     double score = 0;
                     for (int c = 0; c < HS; c++)
-                        score += qkv[(b * T + i) * 3 * C + h * HS + c] * qkv[(b * T + j) * 3 * C + C + h * HS + c];
+                        score += qkv[(b * T + i) * 3 * C + h * HS + c] *
+                                 qkv[(b * T + j) * 3 * C + C + h * HS + c];
                     sum += p[j] = exp(score / sqrt((double)HS));
                 }
                 for (int c = 0; c < HS; c++) o[c] = 0;
@@ -117,7 +119,8 @@ static double double_loss(void *context) {
     return loss;
 }
 
-// ---- fixtures -------------------------------------------------------------------------------------------------------------
+// ---- fixtures
+// -------------------------------------------------------------------------------------------------------------
 
 static void small_model(GPT *m, AttentionVariant attention, double dropout) {
     GPTConfig config = {T + 3, V, L, NH, C, -1};
@@ -145,7 +148,8 @@ static double compute_gradients(GPT *m, const MicroStep *s) {
     return sum_of(m->acts.losses, B * T) / (B * T);
 }
 
-// ---- tests ----------------------------------------------------------------------------------------------------------------
+// ---- tests
+// ----------------------------------------------------------------------------------------------------------------
 
 static void test_gradients(AttentionVariant attention, double dropout) {
     GPT m;
@@ -159,8 +163,8 @@ static void test_gradients(AttentionVariant attention, double dropout) {
         size_t used = t == 0 ? (size_t)V * C : p->size;
         double *wanted = central_differences(double_loss, &d, d.weights + p->offset, used);
         double error = relative_error(m.gradients.memory + p->offset, wanted, used, 1e-4);
-        EXPECT(error < 1e-4, "dropout %g, %s, layer %d: relative error %.3g of the gradient", dropout, p->name, p->layer,
-               error);
+        EXPECT(error < 1e-4, "dropout %g, %s, layer %d: relative error %.3g of the gradient", dropout,
+               p->name, p->layer, error);
         for (size_t i = used; i < p->size; i++)
             if (m.gradients.memory[p->offset + i] != 0) EXPECT(0, "padding of %s has a gradient", p->name);
         free(wanted);
@@ -257,27 +261,26 @@ static void test_generation(void) {
 }
 
 static void test_schedules(void) {
-    Settings o;
-    options_defaults(OPTIONS, NUM_OPTIONS, &o);
-    o.learning_rate = 1, o.final_learning_rate = 0.1, o.warmup = 10, o.steps = 110, o.cooldown = 20;
+    LearningRate r = {SCHEDULE_COSINE, 1, 0.1, 110, 10, 20};
     static const struct {
         Schedule schedule;
         int64_t step;
         double rate;
     } cases[] = {
-        {SCHEDULE_COSINE, 1, 0.1},   {SCHEDULE_COSINE, 10, 1},   {SCHEDULE_COSINE, 60, 0.55}, {SCHEDULE_COSINE, 110, 0.1},
-        {SCHEDULE_COSINE, 500, 0.1}, {SCHEDULE_LINEAR, 5, 0.5},  {SCHEDULE_LINEAR, 60, 0.55}, {SCHEDULE_LINEAR, 110, 0.1},
-        {SCHEDULE_CONSTANT, 9, 0.9}, {SCHEDULE_CONSTANT, 99, 1}, {SCHEDULE_WSD, 10, 1},       {SCHEDULE_WSD, 90, 1},
-        {SCHEDULE_WSD, 100, 0.55},   {SCHEDULE_WSD, 110, 0.1},   {SCHEDULE_WSD, 5, 0.5},
+        {SCHEDULE_COSINE, 1, 0.1},   {SCHEDULE_COSINE, 10, 1},    {SCHEDULE_COSINE, 60, 0.55},
+        {SCHEDULE_COSINE, 110, 0.1}, {SCHEDULE_COSINE, 500, 0.1}, {SCHEDULE_LINEAR, 5, 0.5},
+        {SCHEDULE_LINEAR, 60, 0.55}, {SCHEDULE_LINEAR, 110, 0.1}, {SCHEDULE_CONSTANT, 9, 0.9},
+        {SCHEDULE_CONSTANT, 99, 1},  {SCHEDULE_WSD, 10, 1},       {SCHEDULE_WSD, 90, 1},
+        {SCHEDULE_WSD, 100, 0.55},   {SCHEDULE_WSD, 110, 0.1},    {SCHEDULE_WSD, 5, 0.5},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        o.schedule = (int)cases[i].schedule;
-        double rate = learning_rate_at(&o, cases[i].step);
+        r.schedule = cases[i].schedule;
+        double rate = learning_rate_at(&r, cases[i].step);
         EXPECT(fabs(rate - cases[i].rate) < 1e-12, "schedule %d, step %d: %g, not %g", (int)cases[i].schedule,
                (int)cases[i].step, rate, cases[i].rate);
     }
-    o.warmup = 0;
-    EXPECT(learning_rate_at(&o, 1) > 0.5, "no warm-up");
+    r.warmup = 0;
+    EXPECT(learning_rate_at(&r, 1) > 0.5, "no warm-up");
 }
 
 // The decay of the table: matrices and embeddings only; the sizes of GPT-2.
@@ -290,7 +293,8 @@ static void test_tables(void) {
         m.L = (size_t)MODEL_SHAPES[model].num_layers, m.C = (size_t)MODEL_SHAPES[model].channels;
         m.V = 50257, m.Vp = 50304;
         list_parameters(&m);
-        EXPECT((int64_t)m.num_parameters == parameters[model], "model %d has %zu parameters", model, m.num_parameters);
+        EXPECT((int64_t)m.num_parameters == parameters[model], "model %d has %zu parameters", model,
+               m.num_parameters);
         for (size_t t = 0; t < m.num_parameters_tensors; t++)
             EXPECT(m.parameters[t].decay == (m.parameters[t].rows > 0), "decay of %s", m.parameters[t].name);
         free(m.parameters);
@@ -312,9 +316,11 @@ static void test_initialisation(void) {
             squares += x * x;
         }
         double deviation = p->init == INIT_NORMAL ? 0.02 : p->init == INIT_RESIDUAL ? 0.02 / sqrt(8) : 0;
-        double mean = p->init == INIT_ONE, found = sqrt(fmax(squares / (double)n - sum * sum / (double)n / (double)n, 0));
+        double mean = p->init == INIT_ONE,
+               found = sqrt(fmax(squares / (double)n - sum * sum / (double)n / (double)n, 0));
         EXPECT(fabs(sum / (double)n - mean) < 5 * deviation / sqrt((double)n) + 1e-9, "mean of %s", p->name);
-        EXPECT(fabs(found - deviation) < 5 * deviation / sqrt(2 * (double)n) + 1e-9, "deviation of %s: %g", p->name, found);
+        EXPECT(fabs(found - deviation) < 5 * deviation / sqrt(2 * (double)n) + 1e-9, "deviation of %s: %g",
+               p->name, found);
     }
     for (size_t i = m.V * m.C; i < m.Vp * m.C; i++)
         if (m.weights.memory[i] != 0) EXPECT(0, "padding of the embedding is not zero");

@@ -1,16 +1,18 @@
 // Every variant of attention against its definition in double precision, which is itself held against central
-// differences; dropout read back through the kernels; edges, extremes, NaN; the same bits twice and for any number of
-// threads. One line a case: shape, options, error and allowed error of out and of the gradients, time.
+// differences; dropout read back through the kernels; edges, extremes, NaN; the same bits twice and for any
+// number of threads. One line a case: shape, options, error and allowed error of out and of the gradients,
+// time.
 //
-// Allowed (Dao's rule): twice the error of the plain fp32 implementation for out and lse, three times for gradients,
-// plus 1e-5.
+// Allowed (Dao's rule): twice the error of the plain fp32 implementation for out and lse, three times for
+// gradients, plus 1e-5.
 #include <omp.h>
 
 #include "attention/attention.cuh"
 #include "data/progress.h"
 #include "test/arrays.h"
 
-// ---- the definition in double precision -------------------------------------------------------------------------------
+// ---- the definition in double precision
+// -------------------------------------------------------------------------------
 
 // q, k, v packed as in attention.h, with the strides of `a`; everything is of one case.
 typedef struct {
@@ -74,8 +76,8 @@ static void reference_run(Reference *r) {
     for (size_t b = 0; b < a->B; b++)
         for (size_t h = 0; h < a->NH; h++)
             for (size_t i = 0; i < a->Tq; i++) {
-                r->lse[(b * a->NH + h) * a->Tq + i] =
-                    reference_query(r, b, h, i, p, r->out + b * a->out_sequence + i * a->out_token + h * a->HS);
+                r->lse[(b * a->NH + h) * a->Tq + i] = reference_query(
+                    r, b, h, i, p, r->out + b * a->out_sequence + i * a->out_token + h * a->HS);
                 reference_query_backward(r, b, h, i, p);
             }
     free(p);
@@ -90,7 +92,8 @@ static double reference_loss(void *context) {
     return loss;
 }
 
-// ---- a case: inputs, outputs of one variant, errors -----------------------------------------------------------------------
+// ---- a case: inputs, outputs of one variant, errors
+// -----------------------------------------------------------------------
 
 typedef struct {
     Attention a;
@@ -102,16 +105,24 @@ typedef struct {
     float *out, *lse, *saved, *dq, *dk, *dv;
 } Outputs;
 
-static Attention attention_unpacked(size_t B, size_t Tq, size_t Tk, size_t NH, size_t NKV, size_t HS, AttentionMask mask,
-                                    float scale, double p) {
+static Attention attention_unpacked(size_t B, size_t Tq, size_t Tk, size_t NH, size_t NKV, size_t HS,
+                                    AttentionMask mask, float scale, double p) {
     Dropout d = dropout_make(dropout_threshold(p), 1234567890123ull, RANDOM_ATTENTION_DROPOUT, 3, 17, 5);
-    Attention a = {B,       Tq,       Tk,           NH,            NKV,          HS,   NH * HS, NKV * HS,
-                   NH * HS, Tq * NH * HS, Tk * NKV * HS, Tq * NH * HS, mask, scale,   d};
+    Attention a = {B,       Tq,       Tk,      NH,           NKV,           HS,
+                   NH * HS, NKV * HS, NH * HS, Tq * NH * HS, Tk * NKV * HS, Tq * NH * HS,
+                   mask,    scale,    d};
     return a;
 }
 
 static Inputs inputs_create(Attention a, double size) {
-    Inputs in = {a, a.B * a.q_sequence, a.B * a.kv_sequence, a.B * a.out_sequence, a.B * a.NH * a.Tq, NULL, NULL, NULL,
+    Inputs in = {a,
+                 a.B * a.q_sequence,
+                 a.B * a.kv_sequence,
+                 a.B * a.out_sequence,
+                 a.B * a.NH * a.Tq,
+                 NULL,
+                 NULL,
+                 NULL,
                  NULL};
     in.q = random_floats(in.q_size, size);
     in.k = random_floats(in.kv_size, size);
@@ -120,15 +131,21 @@ static Inputs inputs_create(Attention a, double size) {
     return in;
 }
 
-static void inputs_free(Inputs *in) { free(in->q), free(in->k), free(in->v), free(in->dout); }
+static void inputs_free(Inputs *in) {
+    free(in->q), free(in->k), free(in->v), free(in->dout);
+}
 
 static size_t saved_size(AttentionVariant variant, const Attention *a) {
     return attention_saved_size(variant, a->B, a->NH, a->Tq, a->Tk);
 }
 
 static Outputs outputs_create(AttentionVariant variant, const Inputs *in) {
-    Outputs o = {poisoned_floats(in->out_size), poisoned_floats(in->lse_size), poisoned_floats(saved_size(variant, &in->a)),
-                 poisoned_floats(in->q_size),   poisoned_floats(in->kv_size),  poisoned_floats(in->kv_size)};
+    Outputs o = {poisoned_floats(in->out_size),
+                 poisoned_floats(in->lse_size),
+                 poisoned_floats(saved_size(variant, &in->a)),
+                 poisoned_floats(in->q_size),
+                 poisoned_floats(in->kv_size),
+                 poisoned_floats(in->kv_size)};
     return o;
 }
 
@@ -139,13 +156,25 @@ static void outputs_free(Outputs *o) {
 
 static void run_variant(AttentionVariant variant, const Inputs *in, Outputs *o) {
     attention_forward(variant, o->out, o->lse, o->saved, in->q, in->k, in->v, &in->a, 0);
-    attention_backward(variant, o->dq, o->dk, o->dv, in->dout, in->q, in->k, in->v, o->out, o->lse, o->saved, &in->a, 0);
+    attention_backward(variant, o->dq, o->dk, o->dv, in->dout, in->q, in->k, in->v, o->out, o->lse, o->saved,
+                       &in->a, 0);
 }
 
 static Reference reference_create(const Inputs *in) {
-    Reference r = {in->a, in->q_size, in->kv_size, in->out_size, in->lse_size, as_doubles(in->q, in->q_size),
-                   as_doubles(in->k, in->kv_size), as_doubles(in->v, in->kv_size), as_doubles(in->dout, in->out_size),
-                   NULL, NULL, NULL, NULL, NULL};
+    Reference r = {in->a,
+                   in->q_size,
+                   in->kv_size,
+                   in->out_size,
+                   in->lse_size,
+                   as_doubles(in->q, in->q_size),
+                   as_doubles(in->k, in->kv_size),
+                   as_doubles(in->v, in->kv_size),
+                   as_doubles(in->dout, in->out_size),
+                   NULL,
+                   NULL,
+                   NULL,
+                   NULL,
+                   NULL};
     r.out = (double *)calloc(r.out_size, sizeof(double));
     r.lse = (double *)calloc(r.lse_size, sizeof(double));
     r.dq = (double *)calloc(r.q_size, sizeof(double));
@@ -177,19 +206,21 @@ static Errors errors_of(const Outputs *o, const Reference *r) {
         lse[i] = isinf(r->lse[i]) ? 0 : r->lse[i];
         got[i] = isinf(o->lse[i]) ? 0 : o->lse[i];
     }
-    e.forward = fmax(relative_error(o->out, r->out, r->out_size, 1e-3), relative_error(got, lse, r->lse_size, 1));
+    e.forward = fmax(relative_error(o->out, r->out, r->out_size, 1e-3),
+                     relative_error(got, lse, r->lse_size, 1));
     if (!infinities_agree(o->lse, r->lse, r->lse_size)) e.forward = INFINITY;
     // Gradients that cancel to nothing are compared with their terms, which are of the size of dout: 1.
-    e.backward = fmax(relative_error(o->dq, r->dq, r->q_size, 0.1),
-                      fmax(relative_error(o->dk, r->dk, r->kv_size, 0.1), relative_error(o->dv, r->dv, r->kv_size, 0.1)));
+    e.backward = fmax(
+        relative_error(o->dq, r->dq, r->q_size, 0.1),
+        fmax(relative_error(o->dk, r->dk, r->kv_size, 0.1), relative_error(o->dv, r->dv, r->kv_size, 0.1)));
     free(lse), free(got);
     return e;
 }
 
 static int outputs_guarded(const Outputs *o, const Inputs *in, AttentionVariant variant) {
-    return guards_hold(o->out, in->out_size) && guards_hold(o->lse, in->lse_size) && guards_hold(o->dq, in->q_size) &&
-           guards_hold(o->dk, in->kv_size) && guards_hold(o->dv, in->kv_size) &&
-           guards_hold(o->saved, saved_size(variant, &in->a));
+    return guards_hold(o->out, in->out_size) && guards_hold(o->lse, in->lse_size) &&
+           guards_hold(o->dq, in->q_size) && guards_hold(o->dk, in->kv_size) &&
+           guards_hold(o->dv, in->kv_size) && guards_hold(o->saved, saved_size(variant, &in->a));
 }
 
 // Both variants on one case.
@@ -199,26 +230,31 @@ static void test_case(Attention a, double size) {
     reference_run(&r);
     Errors plain = {0, 0};
     for (int variant = ATTENTION_NAIVE; variant <= ATTENTION_FLASH; variant++) {
-        Outputs o = outputs_create((AttentionVariant)variant, &in), again = outputs_create((AttentionVariant)variant, &in);
+        Outputs o = outputs_create((AttentionVariant)variant, &in),
+                again = outputs_create((AttentionVariant)variant, &in);
         double started = seconds_now();
         run_variant((AttentionVariant)variant, &in, &o);
         double milliseconds = 1e3 * (seconds_now() - started);
         Errors e = errors_of(&o, &r);
         if (variant == ATTENTION_NAIVE) plain = e;
         double forward = 2 * plain.forward + 1e-5, backward = 3 * plain.backward + 1e-5;
-        if (variant == ATTENTION_NAIVE) forward = backward = 2e-5 * fmax(1, size * size); // against double directly
-        printf("%s B %zu Tq %zu Tk %zu NH %zu NKV %zu HS %zu %s scale %.3g p %.2f: out %.1e (%.1e) gradients %.1e (%.1e) "
+        if (variant == ATTENTION_NAIVE)
+            forward = backward = 2e-5 * fmax(1, size * size); // against double directly
+        printf("%s B %zu Tq %zu Tk %zu NH %zu NKV %zu HS %zu %s scale %.3g p %.2f: out %.1e (%.1e) gradients "
+               "%.1e (%.1e) "
                "%.2f ms\n",
                variant == ATTENTION_NAIVE ? "naive" : "flash", a.B, a.Tq, a.Tk, a.NH, a.NKV, a.HS,
-               a.mask == MASK_CAUSAL ? "causal" : "full  ", (double)a.scale, 1 - a.dropout.threshold / 256.0, e.forward,
-               forward, e.backward, backward, milliseconds);
+               a.mask == MASK_CAUSAL ? "causal" : "full  ", (double)a.scale, 1 - a.dropout.threshold / 256.0,
+               e.forward, forward, e.backward, backward, milliseconds);
         EXPECT(e.forward <= forward && e.backward <= backward, "the case above");
-        EXPECT(outputs_guarded(&o, &in, (AttentionVariant)variant), "the case above writes outside its outputs");
+        EXPECT(outputs_guarded(&o, &in, (AttentionVariant)variant),
+               "the case above writes outside its outputs");
         omp_set_num_threads(3);
         run_variant((AttentionVariant)variant, &in, &again);
         omp_set_num_threads(omp_get_num_procs());
         EXPECT(memcmp(o.out, again.out, in.out_size * 4) == 0 && memcmp(o.dq, again.dq, in.q_size * 4) == 0 &&
-                   memcmp(o.dk, again.dk, in.kv_size * 4) == 0 && memcmp(o.dv, again.dv, in.kv_size * 4) == 0 &&
+                   memcmp(o.dk, again.dk, in.kv_size * 4) == 0 &&
+                   memcmp(o.dv, again.dv, in.kv_size * 4) == 0 &&
                    memcmp(o.lse, again.lse, in.lse_size * 4) == 0,
                "the case above gives other bits the second time");
         outputs_free(&o), outputs_free(&again);
@@ -227,7 +263,9 @@ static void test_case(Attention a, double size) {
     reference_free(&r);
 }
 
-static float standard_scale(size_t HS) { return 1.0f / sqrtf((float)HS); }
+static float standard_scale(size_t HS) {
+    return 1.0f / sqrtf((float)HS);
+}
 
 static void test_shapes(void) {
     static const size_t lengths[] = {1, 2, 3, 5, 17, 63, 64, 65, 97, 113, 127, 128, 129, 203, 255, 257};
@@ -239,19 +277,25 @@ static void test_shapes(void) {
         for (size_t j = 0; j < 4; j++, n++) {
             size_t T = lengths[i], HS = sizes[(size_t)n % 10], B = n % 3 == 0 ? 3 : 1;
             double p = j % 2 ? rates[n / 2 % 5] : 0;
-            test_case(attention_unpacked(B, T, T, heads[j][0], heads[j][1], HS, MASK_CAUSAL, standard_scale(HS), p), 1);
+            test_case(
+                attention_unpacked(B, T, T, heads[j][0], heads[j][1], HS, MASK_CAUSAL, standard_scale(HS), p),
+                1);
         }
     for (size_t j = 0; j < 10; j++)
-        test_case(attention_unpacked(1, 70, 70, 2, 1, sizes[j], MASK_CAUSAL, standard_scale(sizes[j]), rates[j % 5]), 1);
+        test_case(attention_unpacked(1, 70, 70, 2, 1, sizes[j], MASK_CAUSAL, standard_scale(sizes[j]),
+                                     rates[j % 5]),
+                  1);
     test_case(attention_unpacked(1, 512, 512, 1, 1, 64, MASK_CAUSAL, 0.125f, 0.1), 1);
     test_case(attention_unpacked(1, 1025, 1025, 1, 1, 32, MASK_CAUSAL, 0.125f, 0), 1);
 }
 
 static void test_masks_and_scales(void) {
     test_case(attention_unpacked(2, 65, 65, 2, 1, 32, MASK_NONE, 0.2f, 0.1), 1);
-    test_case(attention_unpacked(1, 1, 77, 2, 2, 40, MASK_CAUSAL, 0.2f, 0), 1);   // one new token, a cache before it
+    test_case(attention_unpacked(1, 1, 77, 2, 2, 40, MASK_CAUSAL, 0.2f, 0),
+              1); // one new token, a cache before it
     test_case(attention_unpacked(1, 33, 100, 2, 1, 16, MASK_CAUSAL, 0.2f, 0.5), 1);
-    test_case(attention_unpacked(1, 100, 33, 2, 1, 16, MASK_CAUSAL, 0.2f, 0), 1); // the first queries see nothing
+    test_case(attention_unpacked(1, 100, 33, 2, 1, 16, MASK_CAUSAL, 0.2f, 0),
+              1); // the first queries see nothing
     test_case(attention_unpacked(1, 50, 129, 3, 3, 24, MASK_NONE, 0.2f, 0), 1);
     test_case(attention_unpacked(1, 100, 100, 1, 1, 16, MASK_CAUSAL, 0.0f, 0.1), 1); // all keys count alike
     test_case(attention_unpacked(1, 100, 100, 1, 1, 16, MASK_CAUSAL, 7.5f, 0), 1);
@@ -274,14 +318,14 @@ static void test_extremes(void) {
         outputs_free(&o);
     }
     EXPECT(e[0].forward < 1e-3 && e[0].backward < 1e-3, "naive: %g %g", e[0].forward, e[0].backward);
-    EXPECT(e[1].forward <= 2 * e[0].forward + 1e-5 && e[1].backward <= 3 * e[0].backward + 1e-5, "flash: %g %g against %g %g",
-           e[1].forward, e[1].backward, e[0].forward, e[0].backward);
+    EXPECT(e[1].forward <= 2 * e[0].forward + 1e-5 && e[1].backward <= 3 * e[0].backward + 1e-5,
+           "flash: %g %g against %g %g", e[1].forward, e[1].backward, e[0].forward, e[0].backward);
     inputs_free(&in);
     reference_free(&r);
 }
 
-// A NaN in key and value of token 100 of sequence 0, head 0: other heads, other sequences and earlier key tiles do not
-// see it.
+// A NaN in key and value of token 100 of sequence 0, head 0: other heads, other sequences and earlier key
+// tiles do not see it.
 static void test_nan_stays(AttentionVariant variant) {
     Attention a = attention_unpacked(2, 150, 150, 2, 2, 16, MASK_CAUSAL, 0.25f, 0);
     Inputs in = inputs_create(a, 1);
@@ -306,7 +350,8 @@ static void test_nan_stays(AttentionVariant variant) {
     outputs_free(&clean), outputs_free(&dirty), inputs_free(&in);
 }
 
-// ---- gradients of the definition ------------------------------------------------------------------------------------------
+// ---- gradients of the definition
+// ------------------------------------------------------------------------------------------
 
 static void test_definition(AttentionMask mask, size_t Tq, size_t Tk, size_t NH, size_t NKV, double p) {
     Attention a = attention_unpacked(2, Tq, Tk, NH, NKV, 8, mask, 0.4f, p);
@@ -318,14 +363,17 @@ static void test_definition(AttentionMask mask, size_t Tq, size_t Tk, size_t NH,
     reference_run(&r);
     double error = 0;
     for (size_t i = 0; i < r.q_size; i++) error = fmax(error, fabs(dq[i] - r.dq[i]));
-    for (size_t i = 0; i < r.kv_size; i++) error = fmax(error, fmax(fabs(dk[i] - r.dk[i]), fabs(dv[i] - r.dv[i])));
+    for (size_t i = 0; i < r.kv_size; i++)
+        error = fmax(error, fmax(fabs(dk[i] - r.dk[i]), fabs(dv[i] - r.dv[i])));
     EXPECT(error < 1e-8, "gradients of the definition are off by %g (mask %d, p %g)", error, mask, p);
     free(dq), free(dk), free(dv), inputs_free(&in), reference_free(&r);
 }
 
-// ---- dropout, read back through the kernels -------------------------------------------------------------------------------
+// ---- dropout, read back through the kernels
+// -------------------------------------------------------------------------------
 
-// With q = 0 and full attention every probability is 1 / T; V one-hot in a window of HS keys makes out the mask.
+// With q = 0 and full attention every probability is 1 / T; V one-hot in a window of HS keys makes out the
+// mask.
 static void test_mask_forward(AttentionVariant variant, size_t T, double p) {
     enum { HS = 32 };
     Attention a = attention_unpacked(2, T, T, 2, 1, HS, MASK_NONE, 1, p);
@@ -336,14 +384,17 @@ static void test_mask_forward(AttentionVariant variant, size_t T, double p) {
     for (size_t window = 0; window < T; window += HS) {
         memset(in.v, 0, in.kv_size * sizeof(float));
         for (size_t b = 0; b < 2; b++)
-            for (size_t c = 0; c < HS && window + c < T; c++) in.v[b * a.kv_sequence + (window + c) * a.kv_token + c] = 1;
+            for (size_t c = 0; c < HS && window + c < T; c++)
+                in.v[b * a.kv_sequence + (window + c) * a.kv_token + c] = 1;
         attention_forward(variant, o.out, o.lse, o.saved, in.q, in.k, in.v, &a, 0);
         for (size_t i = 0; i < in.out_size; i++) {
-            size_t b = i / a.out_sequence, query = i % a.out_sequence / a.out_token, h = i % a.out_token / HS, key = window + i % HS;
+            size_t b = i / a.out_sequence, query = i % a.out_sequence / a.out_token, h = i % a.out_token / HS,
+                   key = window + i % HS;
             if (key < T) wrong += (o.out[i] != 0) != attention_dropout_keeps(&a, b, h, query, key);
         }
     }
-    EXPECT(wrong == 0, "variant %d, T %zu, p %g: %zu elements of the forward mask differ", variant, T, p, wrong);
+    EXPECT(wrong == 0, "variant %d, T %zu, p %g: %zu elements of the forward mask differ", variant, T, p,
+           wrong);
     outputs_free(&o), inputs_free(&in);
 }
 
@@ -362,13 +413,16 @@ static void test_mask_backward(AttentionVariant variant, size_t T, double p) {
             for (size_t h = 0; h < 2; h++)
                 for (size_t c = 0; c < HS && window + c < T; c++)
                     in.dout[b * a.out_sequence + (window + c) * a.out_token + h * HS + c] = 1;
-        attention_backward(variant, o.dq, o.dk, o.dv, in.dout, in.q, in.k, in.v, o.out, o.lse, o.saved, &a, 0);
+        attention_backward(variant, o.dq, o.dk, o.dv, in.dout, in.q, in.k, in.v, o.out, o.lse, o.saved, &a,
+                           0);
         for (size_t i = 0; i < in.kv_size; i++) {
-            size_t b = i / a.kv_sequence, key = i % a.kv_sequence / a.kv_token, h = i % a.kv_token / HS, query = window + i % HS;
+            size_t b = i / a.kv_sequence, key = i % a.kv_sequence / a.kv_token, h = i % a.kv_token / HS,
+                   query = window + i % HS;
             if (query < T) wrong += (o.dv[i] != 0) != attention_dropout_keeps(&a, b, h, query, key);
         }
     }
-    EXPECT(wrong == 0, "variant %d, T %zu, p %g: %zu elements of the backward mask differ", variant, T, p, wrong);
+    EXPECT(wrong == 0, "variant %d, T %zu, p %g: %zu elements of the backward mask differ", variant, T, p,
+           wrong);
     outputs_free(&o), inputs_free(&in);
 }
 
@@ -380,7 +434,8 @@ static uint8_t *mask_of(const Attention *a, size_t b, size_t h) {
     return mask;
 }
 
-// The rate, and no correlation with the mask of another step, layer, head, sequence or seed, nor with its transpose.
+// The rate, and no correlation with the mask of another step, layer, head, sequence or seed, nor with its
+// transpose.
 static void test_mask_statistics(double p) {
     enum { T = 512 };
     Attention a = attention_unpacked(1, T, T, 4, 4, 16, MASK_NONE, 1, p), other[5] = {a, a, a, a, a};
@@ -390,7 +445,8 @@ static void test_mask_statistics(double p) {
     double keep = a.dropout.threshold / 256.0, n = (double)T * T, kept = 0;
     uint8_t *mask = mask_of(&a, 0, 0);
     for (size_t i = 0; i < T * T; i++) kept += mask[i];
-    EXPECT(fabs(kept / n - keep) < 4 * sqrt(keep * (1 - keep) / n), "p %g: %g are kept, %g expected", p, kept / n, keep);
+    EXPECT(fabs(kept / n - keep) < 4 * sqrt(keep * (1 - keep) / n), "p %g: %g are kept, %g expected", p,
+           kept / n, keep);
     for (int j = 0; j < 6; j++) {
         uint8_t *second = mask_of(j < 5 ? &other[j] : &a, j == 2, j == 3);
         double product = 0;
@@ -426,8 +482,9 @@ static void test_mean(AttentionVariant variant) {
     attention_forward(variant, o.out, o.lse, o.saved, in.q, in.k, in.v, &a, 0);
     for (int i = 0; i < T * HS; i++) {
         double sigma = sqrt(fmax(squares[i] - sum[i] * sum[i], 0) / SEEDS) + 1e-6;
-        EXPECT(fabs(sum[i] - (double)o.out[i]) < 5 * sigma, "variant %d: mean %g of element %d, undropped %g, sigma %g",
-               variant, sum[i], i, (double)o.out[i], sigma);
+        EXPECT(fabs(sum[i] - (double)o.out[i]) < 5 * sigma,
+               "variant %d: mean %g of element %d, undropped %g, sigma %g", variant, sum[i], i,
+               (double)o.out[i], sigma);
     }
     outputs_free(&o), inputs_free(&in);
 }
@@ -450,7 +507,8 @@ static void test_mask_blocks(void) {
     split.dropout.first_sequence += 2;
     int equal = 1;
     for (size_t i = 0; i < 64 * 96; i++)
-        equal &= attention_dropout_keeps(&a, 2, 1, i / 96, i % 96) == attention_dropout_keeps(&split, 0, 1, i / 96, i % 96);
+        equal &= attention_dropout_keeps(&a, 2, 1, i / 96, i % 96) ==
+                 attention_dropout_keeps(&split, 0, 1, i / 96, i % 96);
     EXPECT(equal, "a mask depends on how the batch is split");
 }
 

@@ -123,7 +123,9 @@ END
 python3 server.py &
 server=$!
 for _ in $(seq 100); do [ -e port ] && break; sleep 0.1; done
-export DOWNLOAD_BASE=http://127.0.0.1:$(cat port)
+[ -e port ] || { echo "the server does not start"; exit 1; }
+DOWNLOAD_BASE=http://127.0.0.1:$(cat port)
+export DOWNLOAD_BASE
 
 # Nobody answers: that takes five attempts; it is waited for at the end.
 (DOWNLOAD_BASE=http://127.0.0.1:1 "$root/data/download.sh" --out nobody gpt2 >nobody.txt 2>&1; echo $? >>nobody.txt) &
@@ -184,7 +186,7 @@ same elsewhere/gpt2/encoder.json served/$gpt2/encoder.json
 # ---- connections that are cut -----------------------------------------------------------------------------------------------
 
 rm -rf datasets log
-echo "7000 2" >cut
+echo "7000 2" >"cut"
 expect 0 "^train with:" tinyshakespeare
 same datasets/tinyshakespeare/input.txt served/$shakespeare/input.txt
 holds [ "$(cut -d ' ' -f 1 log | tr '\n' ' ')" = "whole bytes=7000- bytes=14000- " ]
@@ -197,8 +199,10 @@ holds grep -q '^bytes=5000- /elsewhere' log
 rm -rf datasets # one that is whole but had no time to be renamed
 mkdir -p datasets/gpt2
 cp served/$gpt2/vocab.bpe datasets/gpt2/vocab.bpe.part
+rm log
 expect 0 "" gpt2
 same datasets/gpt2/vocab.bpe served/$gpt2/vocab.bpe
+holds [ "$(requests)" = 2 ]
 rm -rf datasets # a server that sends only whole files
 mkdir -p datasets/gpt2
 touch whole
@@ -206,6 +210,31 @@ head -c 100 served/$gpt2/encoder.json >datasets/gpt2/encoder.json.part
 expect 0 "" gpt2
 same datasets/gpt2/encoder.json served/$gpt2/encoder.json
 rm whole
+
+# Without curl, wget does all that.
+if command -v wget >/dev/null; then
+    mkdir tools
+    for tool in bash sed awk grep tr tail head stat cut seq cat mkdir mktemp rm mv sha256sum sleep wget; do
+        ln -s "$(command -v $tool)" tools/$tool
+    done
+    rm -rf datasets log
+    mkdir -p datasets/gpt2 datasets/fineweb10B
+    echo "1000 2" >"cut"
+    PATH=$work/tools expect 0 "^train with:" fineweb10B 2
+    same datasets/fineweb10B/fineweb_train_000002.bin served/$fineweb/fineweb_train_000002.bin
+    grep -q "no checksum" out.txt && fail "wget: the checksum that came with the redirection was not used" || pass
+    holds [ "$(head -n 3 log | cut -d ' ' -f 1 | tr '\n' ' ')" = "whole bytes=1000- bytes=2000- " ]
+    again fineweb10B 2
+    head -c 100 served/$gpt2/encoder.json >datasets/gpt2/encoder.json.part
+    cp served/$gpt2/vocab.bpe datasets/gpt2/vocab.bpe.part
+    touch whole
+    PATH=$work/tools expect 0 "encode your text" gpt2
+    same datasets/gpt2/encoder.json served/$gpt2/encoder.json
+    rm -rf datasets/gpt2 whole
+    echo 403 >status
+    PATH=$work/tools expect 1 "^error: .*status 403" gpt2
+    rm -rf status datasets
+fi
 
 # ---- what is damaged or refused ---------------------------------------------------------------------------------------------
 
@@ -221,10 +250,10 @@ mkdir -p datasets/tinyshakespeare # a part of something else
 head -c 9000 text/validation.txt >datasets/tinyshakespeare/input.txt.part
 refuse "has not the SHA-256" tinyshakespeare
 missing datasets/tinyshakespeare/input.txt
-mkdir -p datasets/fineweb10B # a part that is too long
+mkdir -p datasets/fineweb10B # one that is too long: fetched anew
 head -c 9000 text/validation.txt >datasets/fineweb10B/fineweb_val_000000.bin.part
-refuse "has 9000 bytes, not 7024" fineweb10B
-missing datasets/fineweb10B/fineweb_val_000000.bin
+expect 0 "trying again" fineweb10B
+same datasets/fineweb10B/fineweb_val_000000.bin served/$fineweb/fineweb_val_000000.bin
 touch unlinked
 expect 0 "fineweb_train_000002.bin: no checksum is published" fineweb10B 2
 rm -rf datasets unlinked

@@ -12,7 +12,8 @@
 
 static const Dropout no_dropout = {256, {0, 0}, 0, 0};
 
-// ---- random numbers -----------------------------------------------------------------------------------------------
+// ---- random numbers
+// -----------------------------------------------------------------------------------------------
 
 // Known answers of the Random123 distribution (kat_vectors, philox 4x32-10).
 static void test_philox(void) {
@@ -51,8 +52,8 @@ static void test_dropout_threshold(void) {
     static const struct {
         double p;
         uint32_t threshold;
-    } cases[] = {{0, 256}, {0.1, 230}, {0.17, 212}, {0.5, 128}, {0.9, 26}, {0.001, 0}, {0.999, 0},
-                 {1, 0},   {-0.1, 0},  {NAN, 0}};
+    } cases[] = {{0, 256},   {0.1, 230}, {0.17, 212}, {0.5, 128}, {0.9, 26},
+                 {0.001, 0}, {0.999, 0}, {1, 0},      {-0.1, 0},  {NAN, 0}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         EXPECT(dropout_threshold(cases[i].p) == cases[i].threshold, "p = %g gives %u", cases[i].p,
                dropout_threshold(cases[i].p));
@@ -68,7 +69,8 @@ static void test_dropout_closed_form(void) {
         for (size_t c = 0; c < C; c++) {
             Philox r = philox(d.key, (uint32_t)(c / 16), 3, 1002, 9);
             float wanted = philox_byte(&r, (int)(c % 16)) < 212 ? 256.0f / 212.0f : 0.0f;
-            if (row[c] != wanted) EXPECT(0, "C %zu, channel %zu: %g, not %g", C, c, (double)row[c], (double)wanted);
+            if (row[c] != wanted)
+                EXPECT(0, "C %zu, channel %zu: %g, not %g", C, c, (double)row[c], (double)wanted);
         }
         EXPECT(1, "unreachable");
         free(row);
@@ -87,27 +89,29 @@ static void test_dropout_statistics(void) {
         for (size_t row = 0; row < ROWS; row++) {
             Dropout d[6];
             for (int j = 0; j < 6; j++) {
-                d[j] = dropout_make(threshold, 42, j == 5 ? RANDOM_EMBEDDING_DROPOUT : RANDOM_MLP_RESIDUAL, j == 1,
-                                    j == 2, 0);
+                d[j] = dropout_make(threshold, 42, j == 5 ? RANDOM_EMBEDDING_DROPOUT : RANDOM_MLP_RESIDUAL,
+                                    j == 1, j == 2, 0);
                 for (int c = 0; c < C; c++) mask[j][c] = 1.0f;
                 dropout_row(mask[j], C, row + (j == 3 ? ROWS : 0), j == 4, &d[j]);
             }
             for (int c = 0; c < C; c++) {
                 kept += mask[0][c] > 0;
-                for (int j = 1; j < 6; j++) product[j] += ((mask[0][c] > 0) - keep) * ((mask[j][c] > 0) - keep);
+                for (int j = 1; j < 6; j++)
+                    product[j] += ((mask[0][c] > 0) - keep) * ((mask[j][c] > 0) - keep);
             }
         }
         double sigma = sqrt(keep * (1 - keep) / n);
         EXPECT(fabs(kept / n - keep) < 4 * sigma, "p %g: kept %g, expected %g", rates[i], kept / n, keep);
         for (int j = 1; j < 6; j++) {
             double correlation = product[j] / n / (keep * (1 - keep));
-            EXPECT(fabs(correlation) < 5 / sqrt(n), "p %g: correlation %g of mask 0 and mask %d", rates[i], correlation,
-                   j);
+            EXPECT(fabs(correlation) < 5 / sqrt(n), "p %g: correlation %g of mask 0 and mask %d", rates[i],
+                   correlation, j);
         }
     }
 }
 
-// ---- exp, GELU ------------------------------------------------------------------------------------------------------
+// ---- exp, GELU
+// ------------------------------------------------------------------------------------------------------
 
 static void test_fast_exp(void) {
     double worst = 0;
@@ -121,11 +125,14 @@ static void test_fast_exp(void) {
     EXPECT(isfinite(fast_exp(INFINITY)) && fast_exp(1000) > 1e38f, "exp of large numbers");
 }
 
-static double gelu_in_double(double x) { return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
+static double gelu_in_double(double x) {
+    return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
 
 static void test_gelu(void) {
     enum { N = 1037 };
-    float *x = random_floats(N, 6), *dout = random_floats(N, 1), *out = poisoned_floats(N), *din = poisoned_floats(N);
+    float *x = random_floats(N, 6), *dout = random_floats(N, 1), *out = poisoned_floats(N),
+          *din = poisoned_floats(N);
     double forward[N], backward[N];
     x[0] = 0;
     x[1] = 40;
@@ -133,7 +140,8 @@ static void test_gelu(void) {
     for (int i = 0; i < N; i++) {
         forward[i] = gelu_in_double((double)x[i]);
         double h = 1e-5;
-        backward[i] = (double)dout[i] * (gelu_in_double((double)x[i] + h) - gelu_in_double((double)x[i] - h)) / (2 * h);
+        backward[i] = (double)dout[i] *
+                      (gelu_in_double((double)x[i] + h) - gelu_in_double((double)x[i] - h)) / (2 * h);
     }
     gelu_forward_cpu(out, x, N);
     gelu_backward_cpu(din, dout, x, N);
@@ -143,7 +151,8 @@ static void test_gelu(void) {
     free(x), free(dout), free_poisoned(out), free_poisoned(din);
 }
 
-// ---- embedding ------------------------------------------------------------------------------------------------------
+// ---- embedding
+// ------------------------------------------------------------------------------------------------------
 
 static void test_embedding_case(size_t B, size_t T, size_t C, double p) {
     enum { V = 11 };
@@ -173,11 +182,13 @@ static void test_embedding_case(size_t B, size_t T, size_t C, double p) {
     expect_close("embedding dwte", dwte, token_sum, V * C, 1e-5);
     expect_close("embedding dwpe", dwpe, position_sum, T * C, 1e-5);
     EXPECT(guards_hold(out, N * C), "embedding writes outside its output");
-    free(wte), free(wpe), free_poisoned(out), free(dout), free(dwte), free(dwpe), free(forward), free(token_sum);
+    free(wte), free(wpe), free_poisoned(out), free(dout), free(dwte), free(dwpe), free(forward),
+        free(token_sum);
     free(position_sum), free(tokens);
 }
 
-// ---- layernorm --------------------------------------------------------------------------------------------------------
+// ---- layernorm
+// --------------------------------------------------------------------------------------------------------
 
 typedef struct {
     size_t N, T, C;
@@ -219,13 +230,26 @@ static void test_layernorm_case(size_t N, size_t T, size_t C, int has_branch, do
     float *beta = random_floats(C, 1), *dout = random_floats(n, 1), *dresidual = random_floats(n, 1);
     float *mask = random_floats(n, 1), *dgamma = random_floats(C, 1), *dbeta = random_floats(C, 1);
     float *out = poisoned_floats(n), *residual_out = poisoned_floats(n), *dbranch = poisoned_floats(n);
-    float *mean = poisoned_floats(rows), *rstd = poisoned_floats(rows), *partial = poisoned_floats(layernorm_scratch(C));
+    float *mean = poisoned_floats(rows), *rstd = poisoned_floats(rows),
+          *partial = poisoned_floats(layernorm_scratch(C));
     for (size_t i = 0; i < n; i++) mask[i] = 1;
     for (size_t row = 0; row < rows; row++) dropout_row(mask + row * C, C, row % T, row / T, &d);
 
-    LayernormCase k = {N, T, C, has_branch, as_doubles(residual, n), as_doubles(branch, n), as_doubles(mask, n),
-                       as_doubles(gamma, C), as_doubles(beta, C), as_doubles(dout, n), as_doubles(dresidual, n),
-                       as_doubles(out, n), as_doubles(out, n), as_doubles(mean, rows), as_doubles(rstd, rows)};
+    LayernormCase k = {N,
+                       T,
+                       C,
+                       has_branch,
+                       as_doubles(residual, n),
+                       as_doubles(branch, n),
+                       as_doubles(mask, n),
+                       as_doubles(gamma, C),
+                       as_doubles(beta, C),
+                       as_doubles(dout, n),
+                       as_doubles(dresidual, n),
+                       as_doubles(out, n),
+                       as_doubles(out, n),
+                       as_doubles(mean, rows),
+                       as_doubles(rstd, rows)};
     double *dgamma_before = as_doubles(dgamma, C), *dbeta_before = as_doubles(dbeta, C);
     double *wanted_residual = central_differences(layernorm_loss, &k, k.residual, n);
     double *wanted_branch = central_differences(layernorm_loss, &k, k.branch, n);
@@ -236,8 +260,8 @@ static void test_layernorm_case(size_t N, size_t T, size_t C, int has_branch, do
         wanted_beta[c] += dbeta_before[c];
     }
     layernorm_loss(&k);
-    layernorm_forward_cpu(has_branch ? residual_out : NULL, out, mean, rstd, residual, has_branch ? branch : NULL, gamma,
-                          beta, N, T, C, &d);
+    layernorm_forward_cpu(has_branch ? residual_out : NULL, out, mean, rstd, residual,
+                          has_branch ? branch : NULL, gamma, beta, N, T, C, &d);
     expect_close("layernorm", out, k.out, n, 1e-5);
     expect_close("layernorm mean", mean, k.mean, rows, 1e-5);
     expect_close("layernorm rstd", rstd, k.rstd, rows, 1e-5);
@@ -248,20 +272,23 @@ static void test_layernorm_case(size_t N, size_t T, size_t C, int has_branch, do
     if (has_branch) expect_close("layernorm dbranch", dbranch, wanted_branch, n, 2e-5);
     expect_close("layernorm dgamma", dgamma, wanted_gamma, C, 2e-5);
     expect_close("layernorm dbeta", dbeta, wanted_beta, C, 2e-5);
-    EXPECT(guards_hold(out, n) && guards_hold(residual_out, n) && guards_hold(dbranch, n) && guards_hold(mean, rows) &&
-               guards_hold(rstd, rows) && guards_hold(partial, layernorm_scratch(C)),
+    EXPECT(guards_hold(out, n) && guards_hold(residual_out, n) && guards_hold(dbranch, n) &&
+               guards_hold(mean, rows) && guards_hold(rstd, rows) &&
+               guards_hold(partial, layernorm_scratch(C)),
            "layernorm writes outside its outputs");
     float *inputs[] = {residual, branch, gamma, beta, dout, dresidual, mask, dgamma, dbeta};
     for (size_t i = 0; i < sizeof(inputs) / sizeof(inputs[0]); i++) free(inputs[i]);
     float *outputs[] = {out, residual_out, dbranch, mean, rstd, partial};
     for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++) free_poisoned(outputs[i]);
-    double *doubles[] = {k.residual,    k.branch,        k.mask,        k.gamma,      k.beta,       k.dout,
-                         k.dresidual,   k.out,           k.residual_out, k.mean,      k.rstd,       dgamma_before,
-                         dbeta_before,  wanted_residual, wanted_branch, wanted_gamma, wanted_beta};
+    double *doubles[] = {k.residual,   k.branch,      k.mask,       k.gamma,         k.beta,
+                         k.dout,       k.dresidual,   k.out,        k.residual_out,  k.mean,
+                         k.rstd,       dgamma_before, dbeta_before, wanted_residual, wanted_branch,
+                         wanted_gamma, wanted_beta};
     for (size_t i = 0; i < sizeof(doubles) / sizeof(doubles[0]); i++) free(doubles[i]);
 }
 
-// ---- softmax, cross-entropy -------------------------------------------------------------------------------------------
+// ---- softmax, cross-entropy
+// -------------------------------------------------------------------------------------------
 
 typedef struct {
     size_t N, V, Vp;
@@ -301,11 +328,13 @@ static void test_cross_entropy_case(size_t N, size_t V, size_t Vp, double size) 
     EXPECT(memcmp(losses, again, N * sizeof(float)) == 0, "losses differ between the two functions");
     expect_close("dlogits", logits, gradient, N * Vp, 1e-5);
     EXPECT(guards_hold(losses, N) && guards_hold(again, N), "cross-entropy writes outside its output");
-    free(logits), free_poisoned(losses), free_poisoned(again), free(targets), free(doubles), free(wanted_losses);
+    free(logits), free_poisoned(losses), free_poisoned(again), free(targets), free(doubles),
+        free(wanted_losses);
     free(gradient);
 }
 
-// ---- optimizer ----------------------------------------------------------------------------------------------------------
+// ---- optimizer
+// ----------------------------------------------------------------------------------------------------------
 
 static void test_adamw(void) {
     enum { N = 1003, STEPS = 5 };
@@ -333,14 +362,16 @@ static void test_global_norm(void) {
         double *partial = (double *)malloc(global_norm_scratch(n) * sizeof(double)), sum = 0;
         for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)g[i];
         double norm = global_norm_cpu(g, n, partial);
-        EXPECT(fabs(norm - sqrt(sum)) < 1e-12 * sqrt(sum), "norm of %zu: %.17g, not %.17g", n, norm, sqrt(sum));
+        EXPECT(fabs(norm - sqrt(sum)) < 1e-12 * sqrt(sum), "norm of %zu: %.17g, not %.17g", n, norm,
+               sqrt(sum));
         g[n / 2] = NAN;
         EXPECT(isnan(global_norm_cpu(g, n, partial)), "a NaN among %zu does not show in the norm", n);
         free(g), free(partial);
     }
 }
 
-// ---- sampling -----------------------------------------------------------------------------------------------------------
+// ---- sampling
+// -----------------------------------------------------------------------------------------------------------
 
 static void test_sampling(void) {
     float logits[] = {logf(0.1f), logf(0.4f), logf(0.2f), logf(0.3f)};
@@ -348,22 +379,25 @@ static void test_sampling(void) {
     static const struct {
         size_t top_k;
         double top_p, expected[4];
-    } cases[] = {{0, 1, {0.1, 0.4, 0.2, 0.3}}, {2, 1, {0, 4 / 7., 0, 3 / 7.}}, {0, 0.65, {0, 4 / 7., 0, 3 / 7.}},
-                 {1, 1, {0, 1, 0, 0}},         {0, 1e-6, {0, 1, 0, 0}},        {3, 0.7, {0, 4 / 7., 0, 3 / 7.}}};
+    } cases[] = {{0, 1, {0.1, 0.4, 0.2, 0.3}},      {2, 1, {0, 4 / 7., 0, 3 / 7.}},
+                 {0, 0.65, {0, 4 / 7., 0, 3 / 7.}}, {1, 1, {0, 1, 0, 0}},
+                 {0, 1e-6, {0, 1, 0, 0}},           {3, 0.7, {0, 4 / 7., 0, 3 / 7.}}};
     for (int c = 0; c < 6; c++) {
         enum { DRAWS = 10000 };
         double count[4] = {0};
         for (int i = 0; i < DRAWS; i++)
-            count[sample_token(logits, 4, 1, cases[c].top_k, cases[c].top_p, (i + 0.5) / DRAWS)] += 1.0 / DRAWS;
+            count[sample_token(logits, 4, 1, cases[c].top_k, cases[c].top_p, (i + 0.5) / DRAWS)] += 1.0 /
+                                                                                                    DRAWS;
         for (int v = 0; v < 4; v++)
-            EXPECT(fabs(count[v] - cases[c].expected[v]) < 2e-3, "case %d, token %d: %g, not %g", c, v, count[v],
-                   cases[c].expected[v]);
+            EXPECT(fabs(count[v] - cases[c].expected[v]) < 2e-3, "case %d, token %d: %g, not %g", c, v,
+                   count[v], cases[c].expected[v]);
     }
     float huge[] = {1e4f, 9e3f, -1e4f};
     EXPECT(sample_token(huge, 3, 1, 0, 1, 0.5) == 0, "large logits do not overflow");
 }
 
-// ---- same bits for any number of threads ----------------------------------------------------------------------------------
+// ---- same bits for any number of threads
+// ----------------------------------------------------------------------------------
 
 static void test_threads(void) {
     enum { N = 3, T = 41, C = 100 };
@@ -376,10 +410,11 @@ static void test_threads(void) {
         memset(dgamma[run], 0, sizeof(dgamma[run]));
         memset(dbeta[run], 0, sizeof(dbeta[run]));
         layernorm_forward_cpu(NULL, out[run], mean, rstd, x, NULL, g, g, N, T, C, &no_dropout);
-        layernorm_backward_cpu(dresidual[run], NULL, dgamma[run], dbeta[run], partial, dout, x, mean, rstd, g, N, T, C,
-                               &no_dropout);
+        layernorm_backward_cpu(dresidual[run], NULL, dgamma[run], dbeta[run], partial, dout, x, mean, rstd, g,
+                               N, T, C, &no_dropout);
     }
-    EXPECT(memcmp(out[0], out[1], sizeof(out[0])) == 0 && memcmp(dgamma[0], dgamma[1], sizeof(dgamma[0])) == 0 &&
+    EXPECT(memcmp(out[0], out[1], sizeof(out[0])) == 0 &&
+               memcmp(dgamma[0], dgamma[1], sizeof(dgamma[0])) == 0 &&
                memcmp(dbeta[0], dbeta[1], sizeof(dbeta[0])) == 0 &&
                memcmp(dresidual[0], dresidual[1], sizeof(dresidual[0])) == 0,
            "layernorm's bits depend on the number of threads");

@@ -1,5 +1,6 @@
-// Matmul on the CPU against double precision: all layouts, modes, precisions, epilogues, odd sizes; gradients of the
-// layer against central differences; the same bits for any number of threads and wherever a matrix is cut.
+// Matmul on the CPU against double precision: all layouts, modes, precisions, epilogues, odd sizes; gradients
+// of the layer against central differences; the same bits for any number of threads and wherever a matrix is
+// cut.
 #include <omp.h>
 
 #include "layers/matmul.cuh"
@@ -14,11 +15,13 @@ static float round_to_bf16(float x) {
     return float_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
 }
 
-static double gelu_in_double(double x) { return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }
+static double gelu_in_double(double x) {
+    return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
 
 // Element (i, k) of A or (k, j) of B, whichever way they are stored.
-static double term(const float *A, const float *B, MatmulLayout layout, size_t i, size_t j, size_t k, size_t lda,
-                   size_t ldb, Precision precision) {
+static double term(const float *A, const float *B, MatmulLayout layout, size_t i, size_t j, size_t k,
+                   size_t lda, size_t ldb, Precision precision) {
     float a = layout == MATMUL_TN ? A[k * lda + i] : A[i * lda + k];
     float b = layout == MATMUL_NT ? B[j * ldb + k] : B[k * ldb + j];
     if (precision == PRECISION_BF16) {
@@ -29,12 +32,14 @@ static double term(const float *A, const float *B, MatmulLayout layout, size_t i
 }
 
 // Leading dimensions are larger than the rows by `gap`; what lies in the gap of C must stay.
-static void test_product(Precision precision, MatmulLayout layout, size_t M, size_t N, size_t K, MatmulMode mode,
-                         size_t gap) {
+static void test_product(Precision precision, MatmulLayout layout, size_t M, size_t N, size_t K,
+                         MatmulMode mode, size_t gap) {
     MatmulContext context;
     matmul_context_init(&context, precision);
-    size_t lda = (layout == MATMUL_TN ? M : K) + gap, ldb = (layout == MATMUL_NT ? K : N) + gap, ldc = N + gap;
-    float *A = random_floats((layout == MATMUL_TN ? K : M) * lda, 1), *B = random_floats((layout == MATMUL_NT ? N : K) * ldb, 1);
+    size_t lda = (layout == MATMUL_TN ? M : K) + gap, ldb = (layout == MATMUL_NT ? K : N) + gap,
+           ldc = N + gap;
+    float *A = random_floats((layout == MATMUL_TN ? K : M) * lda, 1),
+          *B = random_floats((layout == MATMUL_NT ? N : K) * ldb, 1);
     float *C = poisoned_floats(M * ldc);
     double *wanted = (double *)malloc(M * ldc * sizeof(double));
     for (size_t i = 0; i < M; i++)
@@ -42,7 +47,8 @@ static void test_product(Precision precision, MatmulLayout layout, size_t M, siz
             size_t at = i * ldc + j;
             if (j >= N || mode == MATMUL_ACCUMULATE) C[at] = (float)test_random();
             wanted[at] = mode == MATMUL_ACCUMULATE || j >= N ? (double)C[at] : 0;
-            for (size_t k = 0; k < K && j < N; k++) wanted[at] += term(A, B, layout, i, j, k, lda, ldb, precision);
+            for (size_t k = 0; k < K && j < N; k++)
+                wanted[at] += term(A, B, layout, i, j, k, lda, ldb, precision);
         }
     matmul_cpu(&context, layout, M, N, K, A, lda, B, ldb, C, ldc, mode, NULL);
     char what[128];
@@ -55,15 +61,16 @@ static void test_product(Precision precision, MatmulLayout layout, size_t M, siz
 }
 
 static void test_products(void) {
-    static const size_t shapes[][3] = {{1, 1, 1},     {2, 3, 5},      {14, 32, 16},    {15, 33, 17}, {13, 31, 769},
-                                       {97, 100, 40}, {255, 65, 101}, {64, 48, 384},   {3, 500, 2},  {500, 2, 3},
-                                       {29, 64, 385}, {2100, 5, 7},   {7, 3100, 33},   {1, 64, 500}, {40, 40, 1600}};
+    static const size_t shapes[][3] = {{1, 1, 1},     {2, 3, 5},     {14, 32, 16},   {15, 33, 17},
+                                       {13, 31, 769}, {97, 100, 40}, {255, 65, 101}, {64, 48, 384},
+                                       {3, 500, 2},   {500, 2, 3},   {29, 64, 385},  {2100, 5, 7},
+                                       {7, 3100, 33}, {1, 64, 500},  {40, 40, 1600}};
     for (int precision = 0; precision <= matmul_bf16_available(); precision++)
         for (size_t s = 0; s < sizeof(shapes) / sizeof(shapes[0]); s++)
             for (int layout = 0; layout < 3; layout++)
                 for (int mode = 0; mode < 2; mode++)
-                    test_product((Precision)precision, (MatmulLayout)layout, shapes[s][0], shapes[s][1], shapes[s][2],
-                                 (MatmulMode)mode, s % 3);
+                    test_product((Precision)precision, (MatmulLayout)layout, shapes[s][0], shapes[s][1],
+                                 shapes[s][2], (MatmulMode)mode, s % 3);
 }
 
 // A sum without terms is zero, or what was there; the epilogue still applies.
@@ -79,7 +86,8 @@ static void test_empty_sum(void) {
     matmul_context_free(&context);
 }
 
-// ---- the layer ----------------------------------------------------------------------------------------------------------
+// ---- the layer
+// ----------------------------------------------------------------------------------------------------------
 
 typedef struct {
     size_t N, C, OC;
@@ -113,8 +121,15 @@ static void test_layer(size_t N, size_t C, size_t OC, int has_gelu, MatmulMode m
     for (size_t i = 0; i < N * C; i++) in[i] = has_gelu ? gelu_value(pre[i]) : pre[i];
     for (size_t i = 0; i < C * OC && mode == MATMUL_ACCUMULATE; i++) dweight[i] = (float)test_random();
 
-    LinearCase k = {N, C, OC, has_gelu, as_doubles(pre, N * C), as_doubles(weight, C * OC), as_doubles(bias, OC),
-                    as_doubles(dout, N * OC), as_doubles(out, N * OC)};
+    LinearCase k = {N,
+                    C,
+                    OC,
+                    has_gelu,
+                    as_doubles(pre, N * C),
+                    as_doubles(weight, C * OC),
+                    as_doubles(bias, OC),
+                    as_doubles(dout, N * OC),
+                    as_doubles(out, N * OC)};
     double *wanted_in = central_differences(linear_loss, &k, k.in, N * C);
     double *wanted_weight = central_differences(linear_loss, &k, k.weight, C * OC);
     double *wanted_bias = central_differences(linear_loss, &k, k.bias, OC);
@@ -128,11 +143,13 @@ static void test_layer(size_t N, size_t C, size_t OC, int has_gelu, MatmulMode m
     expect_close("linear forward before gelu", out, k.out, N * OC, 2e-6);
     for (size_t i = 0; i < N * OC; i++) k.out[i] = gelu_in_double(k.out[i]);
     expect_close("linear forward and gelu", gelu, k.out, N * OC, 2e-6);
-    matmul_backward(&context, din, dweight, dbias, dout, in, weight, has_gelu ? pre : NULL, N, C, OC, mode, 0);
+    matmul_backward(&context, din, dweight, dbias, dout, in, weight, has_gelu ? pre : NULL, N, C, OC, mode,
+                    0);
     expect_close("linear din", din, wanted_in, N * C, 1e-5);
     expect_close("linear dweight", dweight, wanted_weight, C * OC, 1e-5);
     expect_close("linear dbias", dbias, wanted_bias, OC, 1e-5);
-    EXPECT(guards_hold(out, N * OC) && guards_hold(gelu, N * OC) && guards_hold(din, N * C) && guards_hold(dweight, C * OC),
+    EXPECT(guards_hold(out, N * OC) && guards_hold(gelu, N * OC) && guards_hold(din, N * C) &&
+               guards_hold(dweight, C * OC),
            "linear writes outside its outputs");
     float *inputs[] = {pre, weight, bias, dout, dbias}, *outputs[] = {in, out, gelu, din, dweight};
     for (int i = 0; i < 5; i++) free(inputs[i]), free_poisoned(outputs[i]);
@@ -164,28 +181,33 @@ static void test_head(void) {
     matmul_context_free(&context);
 }
 
-// ---- order of sums ------------------------------------------------------------------------------------------------------
+// ---- order of sums
+// ------------------------------------------------------------------------------------------------------
 
-// The first rows and columns of a product are the product of the first rows and columns, bit for bit, with 1, 2 or 3
-// threads: the sum over K has one order.
+// The first rows and columns of a product are the product of the first rows and columns, bit for bit, with 1,
+// 2 or 3 threads: the sum over K has one order.
 static void test_order(Precision precision) {
     enum { M = 150, N = 330, K = 900, ROWS = 37, COLUMNS = 101 };
     MatmulContext context;
     matmul_context_init(&context, precision);
-    float *A = random_floats(M * K, 1), *B = random_floats(N * K, 1), *C = poisoned_floats(M * N), *part = poisoned_floats(M * N);
+    float *A = random_floats(M * K, 1), *B = random_floats(N * K, 1), *C = poisoned_floats(M * N),
+          *part = poisoned_floats(M * N);
     for (int layout = 0; layout < 3; layout++) {
         size_t lda = layout == MATMUL_TN ? M : K, ldb = layout == MATMUL_NT ? K : N;
         omp_set_num_threads(1);
         matmul_cpu(&context, (MatmulLayout)layout, M, N, K, A, lda, B, ldb, C, N, MATMUL_OVERWRITE, NULL);
         for (int threads = 1; threads <= 3; threads++) {
             omp_set_num_threads(threads);
-            matmul_cpu(&context, (MatmulLayout)layout, M, N, K, A, lda, B, ldb, part, N, MATMUL_OVERWRITE, NULL);
-            EXPECT(memcmp(C, part, M * N * sizeof(float)) == 0, "%s: bits differ with %d threads", layout_names[layout],
-                   threads);
+            matmul_cpu(&context, (MatmulLayout)layout, M, N, K, A, lda, B, ldb, part, N, MATMUL_OVERWRITE,
+                       NULL);
+            EXPECT(memcmp(C, part, M * N * sizeof(float)) == 0, "%s: bits differ with %d threads",
+                   layout_names[layout], threads);
         }
-        matmul_cpu(&context, (MatmulLayout)layout, ROWS, COLUMNS, K, A, lda, B, ldb, part, N, MATMUL_OVERWRITE, NULL);
+        matmul_cpu(&context, (MatmulLayout)layout, ROWS, COLUMNS, K, A, lda, B, ldb, part, N,
+                   MATMUL_OVERWRITE, NULL);
         int equal = 1;
-        for (size_t i = 0; i < ROWS; i++) equal &= memcmp(C + i * N, part + i * N, COLUMNS * sizeof(float)) == 0;
+        for (size_t i = 0; i < ROWS; i++)
+            equal &= memcmp(C + i * N, part + i * N, COLUMNS * sizeof(float)) == 0;
         EXPECT(equal, "%s: bits depend on the size of the matrix", layout_names[layout]);
     }
     free(A), free(B), free_poisoned(C), free_poisoned(part);
@@ -216,7 +238,8 @@ int main(void) {
             test_layer(19, 17, 21, has_gelu, (MatmulMode)mode);
         }
     test_head();
-    for (int precision = 0; precision <= matmul_bf16_available(); precision++) test_order((Precision)precision);
+    for (int precision = 0; precision <= matmul_bf16_available(); precision++)
+        test_order((Precision)precision);
     test_not_finite();
     return test_finish();
 }
