@@ -76,7 +76,7 @@ PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/checkpo
 PARTS_test/data/test_options        := $(COMMON)
 PARTS_test/test_train_gpt           := $(TRAINER)
 # Shell scripts; they find the programs in the folder BUILD.
-TESTS_SHELL     := test/test_command_line.sh
+TESTS_SHELL     := test/test_command_line.sh test/data/test_tokenize.sh test/data/test_download.sh
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
 PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
@@ -164,17 +164,19 @@ deps_if_missing:
 # Each file is made once; `make clean_stories` forgets them.
 STORIES := datasets/stories
 RUN     := runs/stories
-STORIES_VOCABULARY := 2048
+STORIES_VOCABULARY := 3400
 STORIES_OPTIONS := --run $(RUN) --train '$(STORIES)/train_*.bin' --validation '$(STORIES)/validation_*.bin' \
     --tokenizer $(STORIES)/tokenizer.json --validate-documents --validation-batches 1000 \
-    --num-layers 4 --num-heads 4 --channels 128 --batch 16 --sequence-length 256 --steps 600 --learning-rate 3e-3
+    --num-layers 3 --num-heads 4 --channels 128 --batch 7 --sequence-length 144 --steps 1400 --learning-rate 4e-3 \
+    --schedule linear --final-learning-rate 0 --beta2 0.98 --warmup 50 --init-embedding 0.16 --init-matrices 0.08 \
+    --validate-every 350
 
 .PHONY: train stories_run clean_stories
 train: deps_if_missing
 	@$(MAKE) --no-print-directory stories_run
 
 $(STORIES)/floor.json: | programs
-	$(BUILD)/data/write_stories --out $(STORIES) --ngram 5
+	$(BUILD)/data/write_stories --out $(STORIES) --train-bytes 12M --ngram 5
 $(STORIES)/tokenizer.json: $(STORIES)/floor.json | programs
 	$(BUILD)/data/tokenize train --input $(STORIES)/train.txt --vocab $(STORIES_VOCABULARY) --out $@
 $(STORIES)/validation_000000.bin: $(STORIES)/tokenizer.json | programs

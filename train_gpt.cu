@@ -47,7 +47,7 @@ typedef struct {
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
     int64_t save_every, keep, validate_every, validation_batches, sample_every, sample_tokens, top_k;
     double dropout, learning_rate, final_learning_rate, weight_decay, beta1, beta2, epsilon, clip;
-    double validation_floor, temperature, top_p;
+    double validation_floor, temperature, top_p, init_embedding, init_matrices;
 } Settings;
 
 // One option a line: name, member of Settings, default, bounds or choices, help. Above the first of a group,
@@ -86,6 +86,8 @@ static const Option OPTIONS[] = {
     {NULL, INTEGER("channels", channels, "128", 8, 65536, "C")},
     {NULL, INTEGER("max-sequence-length", max_sequence_length, "0", 0, 1e6, "positions of the model; 0: the sequence length")},
     {NULL, INTEGER("vocab-size", vocab_size, "0", 0, 1e8, "V; 0: the tokenizer's")},
+    {NULL, REAL("init-embedding", init_embedding, "0.02", 0, 10, "deviation of the initial token embedding; narrow models learn faster from more")},
+    {NULL, REAL("init-matrices", init_matrices, "0.02", 0, 10, "of the blocks' matrices; those into the residual stream / sqrt(2 L)")},
     {NULL, REAL("dropout", dropout, "0", 0, 0.99, "on embedding, attention and both residual branches; steps of 1/256")},
 
     {"Training", INTEGER("batch", batch, "12", 1, 1e6, "B, sequences in a micro-step")},
@@ -128,20 +130,20 @@ static const struct {
 
 // member, name in Hugging Face's GPT-2, rows (0: a vector), columns, initialisation, weight decay
 #define MODEL_PARAMETERS(X)                                                                                  \
-    X(wte, "wte.weight", Vp, C, INIT_NORMAL, 1)                                                              \
-    X(wpe, "wpe.weight", max_T, C, INIT_NORMAL, 1)                                                           \
+    X(wte, "wte.weight", Vp, C, INIT_EMBEDDING, 1)                                                           \
+    X(wpe, "wpe.weight", max_T, C, INIT_POSITION, 1)                                                         \
     X(lnfw, "ln_f.weight", 0, C, INIT_ONE, 0)                                                                \
     X(lnfb, "ln_f.bias", 0, C, INIT_ZERO, 0)
 #define BLOCK_PARAMETERS(X)                                                                                  \
     X(ln1w, "ln_1.weight", 0, C, INIT_ONE, 0)                                                                \
     X(ln1b, "ln_1.bias", 0, C, INIT_ZERO, 0)                                                                 \
-    X(qkvw, "attn.c_attn.weight", C, 3 * C, INIT_NORMAL, 1)                                                  \
+    X(qkvw, "attn.c_attn.weight", C, 3 * C, INIT_MATRIX, 1)                                                  \
     X(qkvb, "attn.c_attn.bias", 0, 3 * C, INIT_ZERO, 0)                                                      \
     X(projw, "attn.c_proj.weight", C, C, INIT_RESIDUAL, 1)                                                   \
     X(projb, "attn.c_proj.bias", 0, C, INIT_ZERO, 0)                                                         \
     X(ln2w, "ln_2.weight", 0, C, INIT_ONE, 0)                                                                \
     X(ln2b, "ln_2.bias", 0, C, INIT_ZERO, 0)                                                                 \
-    X(upw, "mlp.c_fc.weight", C, 4 * C, INIT_NORMAL, 1)                                                      \
+    X(upw, "mlp.c_fc.weight", C, 4 * C, INIT_MATRIX, 1)                                                      \
     X(upb, "mlp.c_fc.bias", 0, 4 * C, INIT_ZERO, 0)                                                          \
     X(downw, "mlp.c_proj.weight", 4 * C, C, INIT_RESIDUAL, 1)                                                \
     X(downb, "mlp.c_proj.bias", 0, C, INIT_ZERO, 0)
@@ -176,7 +178,14 @@ static const struct {
     X(gelu, N * 4 * C)       /* (N, 4C) */                                                                   \
     X(residual_out, N *C)    /* (N, C) after the MLP */
 
-typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL } Initialisation;
+typedef enum {
+    INIT_ZERO,
+    INIT_ONE,
+    INIT_EMBEDDING,
+    INIT_POSITION,
+    INIT_MATRIX,
+    INIT_RESIDUAL
+} Initialisation;
 
 typedef struct {
     const char *name;
@@ -380,16 +389,15 @@ static double random_normal(uint64_t seed, size_t element, size_t tensor) {
     return sqrt(-2 * log(uniform_from_bits(r.v[0]))) * cos(6.283185307179586 * uniform_from_bits(r.v[1]));
 }
 
-// GPT-2's initialisation: normal with deviation 0.02, for projections into the residual stream 0.02 / sqrt(2
-// L).
-static void gpt_initialise(GPT *m) {
+// GPT-2's initialisation with 0.02 for `embedding` and `matrices`: normal numbers of that deviation;
+// projections into the residual stream get matrices / sqrt(2 L).
+static void gpt_initialise(GPT *m, double embedding, double matrices) {
+    const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->L)};
     float *host = (float *)xmalloc(m->num_floats * sizeof(float));
     memset(host, 0, m->num_floats * sizeof(float));
     for (size_t t = 0; t < m->num_parameters_tensors; t++) {
         const Parameter *p = &m->parameters[t];
-        double deviation = p->init == INIT_NORMAL     ? 0.02
-                           : p->init == INIT_RESIDUAL ? 0.02 / sqrt(2.0 * (double)m->L)
-                                                      : 0;
+        double deviation = deviations[p->init];
         size_t used = t == 0 ? m->V * m->C : p->size; // the embedding's padding stays zero
 #pragma omp parallel for schedule(static)
         for (size_t i = 0; i < used; i++)
@@ -1071,7 +1079,7 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
         gpt_create(&t->model, &config, (AttentionVariant)o->attention, (Precision)o->precision,
                    (uint64_t)o->seed);
         if (folder == NULL)
-            gpt_initialise(&t->model);
+            gpt_initialise(&t->model, o->init_embedding, o->init_matrices);
         else
             result = load_weights(&t->model, folder, error);
     }

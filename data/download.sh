@@ -88,7 +88,7 @@ fetch_part() { # ADDRESS FILE
         # A server that cannot send the rest alone sends the whole; one that finds the part too long refuses.
         case $code in 200 | 416) [ "$before" -eq 0 ] || rm -f "$2.part" ;; esac
         if [ "$(size_of "$2.part")" -gt "$before" ]; then tries=0; else tries=$((tries + 1)); fi
-        [ $tries -lt 5 ] || fail "cannot fetch $1: ${code:-no answer}, the transfer ended with status $result;" \
+        [ $tries -lt 4 ] || fail "cannot fetch $1: ${code:-no answer}, the transfer ended with status $result;" \
             "the same command goes on from there"
         echo "the transfer was cut, trying again" >&2
         sleep $tries

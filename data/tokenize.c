@@ -431,8 +431,9 @@ static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error
 static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *settings, Error *error) {
     Decoding decoding = {t, settings->separator, settings->out, stdout, 0};
     if (strcmp(settings->out, "-") == 0) {
+        decoding.path = "standard output";
         if (read_shards(set, t, decode_tokens, &decoding, error) != 0) return -1;
-        return fflush(stdout) == 0 ? 0 : fail(error, "cannot write to standard output: %s", strerror(errno));
+        return fflush(stdout) == 0 ? 0 : fail(error, "cannot write %s: %s", decoding.path, strerror(errno));
     }
     FileWriter writer;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;

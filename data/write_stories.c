@@ -84,7 +84,7 @@ static uint64_t write_stories(const char *path, uint64_t seed, uint64_t stream, 
     story_rng_seed(&rng, seed, stream);
     while (num_stories < max_stories && bytes < max_bytes && !ferror(writer.stream)) {
         story_generate(&rng, &story);
-        fprintf(writer.stream, "%s" STORY_END, story.text);
+        fprintf(writer.stream, "%s%s", num_stories > 0 ? STORY_END : "", story.text); // between stories only
         num_stories++;
         bytes += story.length + strlen(STORY_END);
         progress_update(&progress, max_bytes == UINT64_MAX ? num_stories : bytes);

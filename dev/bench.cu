@@ -153,7 +153,7 @@ typedef struct {
 static void create_model(GPT *m, const Shape *s, Precision precision, AttentionVariant attention) {
     GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1};
     gpt_create(m, &config, attention, precision, 1);
-    gpt_initialise(m);
+    gpt_initialise(m, 0.02, 0.02);
     gpt_create_training_state(m);
     activations_allocate(m, s->B, s->T);
     for (size_t i = 0; i < s->B * s->T; i++) {

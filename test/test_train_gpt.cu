@@ -125,7 +125,7 @@ static double double_loss(void *context) {
 static void small_model(GPT *m, AttentionVariant attention, double dropout) {
     GPTConfig config = {T + 3, V, L, NH, C, -1};
     gpt_create(m, &config, attention, PRECISION_FP32, 5);
-    gpt_initialise(m);
+    gpt_initialise(m, 0.02, 0.02);
     gpt_create_training_state(m);
     activations_allocate(m, B, T);
     m->dropout_threshold = dropout_threshold(dropout);
@@ -225,7 +225,7 @@ static void test_overfit(void) {
     Settings o;
     small_model(&m, ATTENTION_FLASH, 0);
     options_defaults(OPTIONS, NUM_OPTIONS, &o);
-    gpt_initialise(&m);
+    gpt_initialise(&m, 0.02, 0.02);
     double loss = 0;
     for (int step = 1; step <= 300; step++) {
         MicroStep s = whole_batch;
@@ -305,7 +305,7 @@ static void test_initialisation(void) {
     GPT m;
     GPTConfig config = {64, 500, 4, 4, 64, -1};
     gpt_create(&m, &config, ATTENTION_FLASH, PRECISION_FP32, 1);
-    gpt_initialise(&m);
+    gpt_initialise(&m, 0.05, 0.03);
     for (size_t t = 0; t < m.num_parameters_tensors; t++) {
         const Parameter *p = &m.parameters[t];
         size_t n = t == 0 ? m.V * m.C : p->size;
@@ -315,7 +315,9 @@ static void test_initialisation(void) {
             sum += x;
             squares += x * x;
         }
-        double deviation = p->init == INIT_NORMAL ? 0.02 : p->init == INIT_RESIDUAL ? 0.02 / sqrt(8) : 0;
+        static const double deviations[] = {0,    0,    0.05,
+                                            0.02, 0.03, 0.03 / 2.8284271247461903}; // sqrt(2 * 4 layers)
+        double deviation = deviations[p->init];
         double mean = p->init == INIT_ONE,
                found = sqrt(fmax(squares / (double)n - sum * sum / (double)n / (double)n, 0));
         EXPECT(fabs(sum / (double)n - mean) < 5 * deviation / sqrt((double)n) + 1e-9, "mean of %s", p->name);

@@ -127,7 +127,7 @@ for _ in $(seq 100); do [ -e port ] && break; sleep 0.1; done
 DOWNLOAD_BASE=http://127.0.0.1:$(cat port)
 export DOWNLOAD_BASE
 
-# Nobody answers: that takes five attempts; it is waited for at the end.
+# Nobody answers: that takes a few attempts; it is waited for at the end.
 (DOWNLOAD_BASE=http://127.0.0.1:1 "$root/data/download.sh" --out nobody gpt2 >nobody.txt 2>&1; echo $? >>nobody.txt) &
 nobody=$!
 
