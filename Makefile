@@ -95,6 +95,7 @@ tests: $(addprefix $(BUILD)/,$(TESTS))
 fuzzers: CFLAGS += -fsanitize=fuzzer-no-link
 fuzzers: LDFLAGS += -fsanitize=fuzzer
 fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
+	@:
 
 .SECONDEXPANSION:
 $(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
@@ -143,9 +144,9 @@ bench: bench_program
 
 # ---- packages -------------------------------------------------------------------------------------------------------
 # What the goals named on the command line need; clang and its runtimes are for fuzzing and for the tests built with it.
-DEBIAN := gcc make pkg-config libpcre2-dev libcjson-dev
+DEBIAN := gcc libc6-dev make pkg-config libpcre2-dev libcjson-dev
 ifneq ($(filter test% fuzz,$(MAKECMDGOALS)),)
-DEBIAN += clang libclang-rt-dev libomp-dev
+DEBIAN += clang libclang-rt-dev libomp-dev curl python3
 endif
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: deps deps_if_missing

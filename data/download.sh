@@ -90,7 +90,7 @@ fetch_part() { # ADDRESS FILE
         if [ "$(size_of "$2.part")" -gt "$before" ]; then tries=0; else tries=$((tries + 1)); fi
         [ $tries -lt 4 ] || fail "cannot fetch $1: ${code:-no answer}, the transfer ended with status $result;" \
             "the same command goes on from there"
-        echo "the transfer was cut, trying again" >&2
+        echo "the transfer failed, trying again" >&2
         sleep $tries
     done
 }
@@ -131,9 +131,9 @@ fetch() { # ADDRESS FILE
         echo "$2: no checksum is published, only its size was compared"
     elif [ "$(sha256sum <"$2.part" | cut -d ' ' -f 1)" != "$sum" ]; then
         rm -f "$2.part"
-        fail "$2 as fetched from $address has not the SHA-256 $sum; it was removed"
+        fail "$2 as fetched from $address does not have the SHA-256 $sum; it was removed"
     fi
-    mv "$2.part" "$2" || fail "cannot write $2"
+    sync "$2.part" && mv "$2.part" "$2" || fail "cannot write $2"
 }
 
 # ---- preparing ---------------------------------------------------------------------------------------------------------
@@ -208,7 +208,9 @@ while [ $# -gt 0 ]; do
     --vocab=*) vocab=${1#*=} ;;
     -*) fail "there is no option $1; see --help" ;;
     *)
-        if [ -z "$name" ]; then name=$1; elif [ -z "$shards" ]; then shards=$1; else fail "'$1' is one word too many; see --help"; fi
+        if [ -z "$name" ]; then name=$1
+        elif [ -z "$shards" ]; then shards=$1
+        else fail "'$1' is one word too many; see --help"; fi
         ;;
     esac
     shift
@@ -220,7 +222,8 @@ tinyshakespeare | tinystories | fineweb10B | gpt2) ;;
 esac
 [ "$name" = fineweb10B ] || [ -z "$shards" ] || fail "'$shards' is one word too many; see --help"
 shards=${shards:-1}
-[[ $shards =~ ^[0-9]{1,3}$ ]] && [ "$shards" -ge 1 ] && [ "$shards" -le 103 ] || fail "fineweb10B has 1 to 103 training shards, not '$shards'"
+[[ $shards =~ ^[0-9]{1,3}$ ]] && [ "$shards" -ge 1 ] && [ "$shards" -le 103 ] ||
+    fail "fineweb10B has 1 to 103 training shards, not '$shards'"
 [[ $vocab =~ ^[0-9]{1,8}$ ]] && [ "$vocab" -ge 257 ] || fail "--vocab is a whole number of at least 257, not '$vocab'"
 command -v curl >/dev/null || command -v wget >/dev/null || fail "neither curl nor wget is installed"
 if [ -n "${DOWNLOAD_SHA256:-}" ]; then checksums=$(cat "$DOWNLOAD_SHA256") || fail "cannot read $DOWNLOAD_SHA256"; fi

@@ -21,7 +21,7 @@ enum {
     BLOCK_K = 384,
     TASK_TILES = 6,  // tiles of A in a task
     TASK_PANELS = 4, // panels of B in a task
-    PACK_TILES = 4,  // tiles packed at a time
+    PACK_PANELS = 4, // tiles of A or panels of B packed at a time
 };
 #if defined(__AVX512BF16__)
 #define HAS_BF16 1
@@ -39,13 +39,19 @@ static size_t divide_up(size_t a, size_t b) {
 // ---- packing: source -> destination[k][width], `filled` of `width` columns real, the rest zero
 // --------------
 
-// Where the next panel comes from. Element (i, k) of the panel lies at source[i * stride + k] when k is
-// contiguous, at source[k * stride + i] otherwise.
+// One panel. Element (i, k) of the source lies at source[i * stride + k] when k is contiguous, at source[k *
+// stride + i] otherwise.
 typedef struct {
+    uint32_t *destination;
     const float *source;
-    size_t stride;
-    size_t width, filled, K;
+    size_t width, filled;
 } Panel;
+
+// What the panels of a call have in common.
+typedef struct {
+    size_t stride, K;
+    Precision precision;
+} Packing;
 
 #ifdef __AVX512F__
 static __mmask16 mask16(ptrdiff_t count) {
@@ -91,19 +97,20 @@ static inline __m512i load_units(const float *row, size_t unit, size_t K, Precis
     return _mm512_maskz_loadu_epi32(mask16((ptrdiff_t)K - (ptrdiff_t)unit), row + unit);
 }
 
-static void pack_k_contiguous(uint32_t *destination, const Panel *panel, Precision precision) {
-    size_t units = precision == PRECISION_BF16 ? divide_up(panel->K, 2) : panel->K;
+static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
+    size_t units = packing->precision == PRECISION_BF16 ? divide_up(packing->K, 2) : packing->K;
     for (size_t first = 0; first < panel->width; first += 16) {
         __mmask16 store = mask16((ptrdiff_t)(panel->width - first));
         size_t rows = panel->filled > first ? least(16, panel->filled - first) : 0;
+        const float *source = panel->source + first * packing->stride;
         for (size_t unit = 0; unit < units; unit += 16) {
             __m512i row[16];
             UNROLL for (int i = 0; i < 16; i++)
-                row[i] = (size_t)i < rows ? load_units(panel->source + (first + (size_t)i) * panel->stride,
-                                                       unit, panel->K, precision)
+                row[i] = (size_t)i < rows ? load_units(source + (size_t)i * packing->stride, unit, packing->K,
+                                                       packing->precision)
                                           : _mm512_setzero_si512();
             transpose16(row);
-            uint32_t *out = destination + unit * panel->width + first;
+            uint32_t *out = panel->destination + unit * panel->width + first;
             size_t count = least(16, units - unit);
             UNROLL for (int i = 0; i < 16; i++) if ((size_t)i < count)
                 _mm512_mask_storeu_epi32(out + (size_t)i * panel->width, store, row[i]);
@@ -127,36 +134,37 @@ static inline __m512i load_columns(const float *p, size_t stride, int two_rows, 
     return _mm512_maskz_loadu_epi32(mask, p);
 }
 
-static void pack_k_strided(uint32_t *destination, const Panel *panel, Precision precision) {
-    size_t step = precision == PRECISION_BF16 ? 2 : 1;
-    for (size_t first = 0; first < panel->width; first += 16) {
-        __mmask16 store = mask16((ptrdiff_t)(panel->width - first));
-        __mmask16 load = mask16((ptrdiff_t)panel->filled - (ptrdiff_t)first);
-        uint32_t *out = destination + first;
-        for (size_t k = 0; k < panel->K; k += step, out += panel->width)
-            _mm512_mask_storeu_epi32(out, store,
-                                     load_columns(panel->source + k * panel->stride + first, panel->stride,
-                                                  k + 1 < panel->K, load, precision));
-    }
+// Row by row of the source through all the panels, which lie side by side: whole stretches of a row are read
+// at once.
+static void pack_k_strided(const Panel *panels, size_t count, const Packing *packing) {
+    const size_t step = packing->precision == PRECISION_BF16 ? 2 : 1;
+    for (size_t k = 0, unit = 0; k < packing->K; k += step, unit++)
+        for (const Panel *panel = panels; panel < panels + count; panel++)
+            for (size_t first = 0; first < panel->width; first += 16)
+                _mm512_mask_storeu_epi32(panel->destination + unit * panel->width + first,
+                                         mask16((ptrdiff_t)(panel->width - first)),
+                                         load_columns(panel->source + k * packing->stride + first,
+                                                      packing->stride, k + 1 < packing->K,
+                                                      mask16((ptrdiff_t)panel->filled - (ptrdiff_t)first),
+                                                      packing->precision));
 }
 #else
-static void pack_k_contiguous(uint32_t *destination, const Panel *panel, Precision precision) {
-    (void)precision;
-    enum { STRIP = 16 }; // of k: the rows' cache lines are used up before the next strip
-    float *out = (float *)destination;
-    for (size_t strip = 0; strip < panel->K; strip += STRIP)
+static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
+    enum { STRETCH = 16 }; // of k: the rows' cache lines are used up before the next stretch
+    float *out = (float *)panel->destination;
+    for (size_t k0 = 0; k0 < packing->K; k0 += STRETCH)
         for (size_t i = 0; i < panel->width; i++)
-            for (size_t k = strip; k < least(panel->K, strip + STRIP); k++)
-                out[k * panel->width + i] = i < panel->filled ? panel->source[i * panel->stride + k] : 0.0f;
+            for (size_t k = k0; k < least(packing->K, k0 + STRETCH); k++)
+                out[k * panel->width + i] = i < panel->filled ? panel->source[i * packing->stride + k] : 0.0f;
 }
 
-static void pack_k_strided(uint32_t *destination, const Panel *panel, Precision precision) {
-    (void)precision;
-    float *out = (float *)destination;
-    for (size_t k = 0; k < panel->K; k++, out += panel->width) {
-        memcpy(out, panel->source + k * panel->stride, panel->filled * sizeof(float));
-        memset(out + panel->filled, 0, (panel->width - panel->filled) * sizeof(float));
-    }
+static void pack_k_strided(const Panel *panels, size_t count, const Packing *packing) {
+    for (size_t k = 0; k < packing->K; k++)
+        for (const Panel *panel = panels; panel < panels + count; panel++) {
+            float *out = (float *)panel->destination + k * panel->width;
+            memcpy(out, panel->source + k * packing->stride, panel->filled * sizeof(float));
+            memset(out + panel->filled, 0, (panel->width - panel->filled) * sizeof(float));
+        }
 }
 #endif
 
@@ -240,23 +248,26 @@ static size_t tile_start(const Block *block, size_t tile) {
     return block->m * tile / block->tiles;
 }
 
-static void pack_tile_a(const Product *p, const Block *block, size_t tile) {
-    size_t first = tile_start(block, tile), rows = tile_start(block, tile + 1) - first, m = block->m0 + first;
-    uint32_t *destination = (uint32_t *)p->context->packed_a + first * block->units;
-    int strided = p->layout == MATMUL_TN;
-    Panel panel = {strided ? p->A + block->k0 * p->lda + m : p->A + m * p->lda + block->k0, p->lda, rows,
-                   rows, block->k};
-    (strided ? pack_k_strided : pack_k_contiguous)(destination, &panel, p->context->precision);
-}
-
-static void pack_panel_b(const Product *p, const Block *block, size_t index) {
-    size_t n = block->n0 + index * TILE_COLUMNS,
-           columns = least(TILE_COLUMNS, block->n - index * TILE_COLUMNS);
-    uint32_t *destination = (uint32_t *)p->context->packed_b + index * TILE_COLUMNS * block->units;
-    int strided = p->layout != MATMUL_NT;
-    Panel panel = {strided ? p->B + block->k0 * p->ldb + n : p->B + n * p->ldb + block->k0, p->ldb,
-                   TILE_COLUMNS, columns, block->k};
-    (strided ? pack_k_strided : pack_k_contiguous)(destination, &panel, p->context->precision);
+// Packs panels [first, first + count) of A (tiles of rows) or of B (TILE_COLUMNS columns).
+static void pack_panels(const Product *p, const Block *block, int of_b, size_t first, size_t count) {
+    const int strided = of_b ? p->layout != MATMUL_NT : p->layout == MATMUL_TN;
+    const size_t stride = of_b ? p->ldb : p->lda;
+    const float *matrix = (of_b ? p->B : p->A) + block->k0 * (strided ? stride : 1);
+    Packing packing = {stride, block->k, p->context->precision};
+    Panel panels[PACK_PANELS];
+    for (size_t i = 0; i < count; i++) {
+        size_t begin = of_b ? (first + i) * TILE_COLUMNS : tile_start(block, first + i);
+        size_t filled = of_b ? least(TILE_COLUMNS, block->n - begin)
+                             : tile_start(block, first + i + 1) - begin;
+        size_t index = (of_b ? block->n0 : block->m0) + begin;
+        panels[i].destination = (uint32_t *)(of_b ? p->context->packed_b : p->context->packed_a) +
+                                begin * block->units;
+        panels[i].source = matrix + index * (strided ? 1 : stride);
+        panels[i].width = of_b ? TILE_COLUMNS : filled;
+        panels[i].filled = filled;
+    }
+    if (strided) pack_k_strided(panels, count, &packing);
+    for (size_t i = 0; i < count && !strided; i++) pack_k_contiguous(&panels[i], &packing);
 }
 
 static void apply_epilogue(const Product *p, size_t m0, size_t rows, size_t n0, size_t columns) {
@@ -315,15 +326,13 @@ static void compute_task(const Product *p, const Block *block, const TileKernel 
 // Called by all threads of a team; returns when the block of C is complete.
 static void compute_block(const Product *p, const Block *block, int pack_b) {
     const TileKernel *kernels = tile_kernels(p->context->precision);
-    size_t groups_a = divide_up(block->tiles, PACK_TILES), items = groups_a + (pack_b ? block->panels : 0);
+    size_t groups_a = divide_up(block->tiles, PACK_PANELS);
+    size_t groups_b = pack_b ? divide_up(block->panels, PACK_PANELS) : 0;
 #pragma omp for schedule(dynamic)
-    for (size_t item = 0; item < items; item++) {
-        if (item >= groups_a) {
-            pack_panel_b(p, block, item - groups_a);
-            continue;
-        }
-        for (size_t tile = item * PACK_TILES; tile < least((item + 1) * PACK_TILES, block->tiles); tile++)
-            pack_tile_a(p, block, tile);
+    for (size_t group = 0; group < groups_a + groups_b; group++) {
+        int of_b = group >= groups_a;
+        size_t first = (group - (of_b ? groups_a : 0)) * PACK_PANELS;
+        pack_panels(p, block, of_b, first, least(PACK_PANELS, (of_b ? block->panels : block->tiles) - first));
     }
     size_t tasks = divide_up(block->tiles, TASK_TILES) * divide_up(block->panels, TASK_PANELS);
 #pragma omp for schedule(dynamic)

@@ -214,7 +214,7 @@ rm whole
 # Without curl, wget does all that.
 if command -v wget >/dev/null; then
     mkdir tools
-    for tool in bash sed awk grep tr tail head stat cut seq cat mkdir mktemp rm mv sha256sum sleep wget; do
+    for tool in bash sed awk grep tr tail head stat cut seq cat mkdir mktemp rm mv sha256sum sleep sync wget; do
         ln -s "$(command -v $tool)" tools/$tool
     done
     rm -rf datasets log
@@ -243,12 +243,12 @@ missing() { [ ! -e "$1" ] && [ ! -e "$1.part" ] && pass || fail "$1 is there"; }
 rm -rf datasets
 mv served/$shakespeare/input.txt good.txt
 tr a b <good.txt >served/$shakespeare/input.txt
-refuse "input.txt .*has not the SHA-256 $(sha256sum <good.txt | cut -d ' ' -f 1)" tinyshakespeare
+refuse "input.txt .*does not have the SHA-256 $(sha256sum <good.txt | cut -d ' ' -f 1)" tinyshakespeare
 missing datasets/tinyshakespeare/input.txt
 mv good.txt served/$shakespeare/input.txt
 mkdir -p datasets/tinyshakespeare # a part of something else
 head -c 9000 text/validation.txt >datasets/tinyshakespeare/input.txt.part
-refuse "has not the SHA-256" tinyshakespeare
+refuse "does not have the SHA-256" tinyshakespeare
 missing datasets/tinyshakespeare/input.txt
 mkdir -p datasets/fineweb10B # one that is too long: fetched anew
 head -c 9000 text/validation.txt >datasets/fineweb10B/fineweb_val_000000.bin.part
