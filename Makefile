@@ -117,9 +117,10 @@ clean:
 
 # ---- testing ------------------------------------------------------------------------------------------------------
 .PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program
-# Each program's line, then one line that adds them up.
+# Each program's line, then one line that adds them up. Without SANITIZE= the suite runs twice, the second time with
+# AddressSanitizer and UndefinedBehaviorSanitizer.
 test: programs tests $(if $(variant),,fuzz_programs)
-	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) $(if $(variant),,test/fuzz.sh)
+	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) $(if $(variant),,test/fuzz.sh test/sanitized.sh)
 test_layers: $(addprefix $(BUILD)/,$(TESTS_LAYERS))
 	test/run.sh $^
 test_attention: $(addprefix $(BUILD)/,$(TESTS_ATTENTION))

@@ -325,6 +325,9 @@ static size_t activations_layout(GPT *m, size_t B, size_t T, int attention, floa
 static void activations_allocate(GPT *m, size_t B, size_t T) {
     m->B = B;
     m->T = T;
+    const double rough = (double)(B * T) *
+                         ((double)(m->L * m->C) * 17 + (double)m->Vp); // sizes must not overflow
+    if (rough > 1e16) die("out of memory: %.3g GB for the activations", rough * 4e-9);
     m->acts_floats = activations_layout(m, B, T, m->attention, NULL);
     m->acts_memory = (float *)device_alloc(m->acts_floats * sizeof(float));
     if (m->acts_memory == NULL)
@@ -720,6 +723,7 @@ typedef struct {
     Metrics metrics;
     TrainingState state;
     int64_t saved_step; // of the newest checkpoint; -1: none yet
+    int has_batch;      // is there one in the model's tokens?
 } Trainer;
 
 typedef struct {
@@ -885,8 +889,10 @@ static int load_training_state(Trainer *t, const char *folder, Error *error) {
 
 static volatile sig_atomic_t stop_signal; // SIGINT or SIGTERM, once it came
 
-static void on_signal(int signal) {
-    stop_signal = signal;
+// The first one ends training after the step; a second one ends the program at once.
+static void on_signal(int number) {
+    stop_signal = number;
+    signal(number, SIG_DFL);
 }
 
 // Forward and backward of all micro-steps; the mean loss in nats.
@@ -897,9 +903,10 @@ static int accumulate_gradients(Trainer *t, double *loss, Error *error) {
     gpt_start_gradients(m);
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         profile_start(m->profile);
-        if (!o->overfit || (t->state.step == 0 && micro == 0)) {
+        if (!o->overfit || !t->has_batch) {
             if (loader_next(t->loader, m->tokens, m->targets, error) != 0) return -1;
             t->state.position += o->batch;
+            t->has_batch = 1;
         }
         profile_lap(m->profile, LAP_DATA, PASS_FORWARD);
         MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch),
@@ -1091,6 +1098,13 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
 static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
+    char *earlier = resume_from == NULL ? checkpoint_newest(o->run, error) : NULL;
+    if (earlier != NULL) {
+        free(earlier);
+        return fail(error,
+                    "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run",
+                    o->run);
+    }
     if (shards_open(&t->train, o->train, error) != 0) return -1;
     if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
     m->dropout_threshold = dropout_threshold(o->dropout);
@@ -1148,6 +1162,7 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     options_defaults(OPTIONS, NUM_OPTIONS, o);
     result = options_parse(OPTIONS, NUM_OPTIONS, o, 2, words, NULL, 0, NULL, error);
     free(saved);
+    o->init_from = NULL; // the checkpoint has come in its place
     if (result == 0) result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
     return result;
 }

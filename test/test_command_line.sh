@@ -139,6 +139,22 @@ refuse "needs --tokenizer" "$train" $small --train "train_*.bin" --vocab-size 30
 refuse "the tokenizer has 300 tokens, the model 400" "$train" $small "${data[@]}" --vocab-size 400
 refuse "leaves nothing" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
+refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"
+same <(curve whole) <(curve again)
+refuse "out of memory" "$train" --run huge $small "${data[@]}" --batch 1000000 --channels 65536 --num-heads 512 --num-layers 1000
+
+# ---- losses that are not finite ---------------------------------------------------------------------------------------
+
+cp -r whole/checkpoints/step_00000008 poisoned && rm poisoned/manifest
+python3 -c "
+f = open('poisoned/model.safetensors', 'r+b')
+f.seek(-4, 2)
+f.write(bytes([0, 0, 0xc0, 0x7f]))" # the last weight becomes NaN
+poisoned=(--run poisoned_run $small --init-from poisoned "${data[@]}" --steps 20 --validate-every 0 --max-skips 3)
+refuse "3 steps in a row had a non-finite loss.*stopped after step 3" "$train" "${poisoned[@]}"
+[ -s poisoned_run/checkpoints/step_00000003/manifest ] && pass || fail "no checkpoint after too many skips"
+[ "$(grep -c '"loss": null.*"skipped": true' poisoned_run/metrics.jsonl)" = 3 ] && pass || fail "the skipped steps are not in the metrics"
+refuse "stopped after step 4" "$train" --run poisoned_run --resume
 
 # ---- shards that are wrong ------------------------------------------------------------------------------------------------
 
