@@ -11,8 +11,10 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 #include <omp.h>
 
@@ -35,8 +37,7 @@
 #include "layers/simd_cpu.h"
 #include "layers/softmax_cross_entropy.cuh"
 
-// ---- options
-// ----------------------------------------------------------------------------------------------------------
+// ---- options ----------------------------------------------------------------------------------------------
 
 typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 
@@ -69,7 +70,7 @@ static const Option OPTIONS[] = {
     {NULL, INTEGER("steps", steps, "1000", 1, 1e12, "optimizer steps")},
     {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: only at the end")},
     {NULL, INTEGER("keep", keep, "2", 1, 1e6, "how many checkpoints to keep")},
-    {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "of initialisation, order, dropout and sampling")},
+    {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "random numbers of initialisation, order, dropout and sampling")},
     {NULL, INTEGER("threads", threads, "0", 0, 4096, "0: one a core; results do not depend on it")},
 
     {"Data", TEXT("train", train, NULL, "token shards to train on (quote a pattern: 'data/x_train_*.bin')")},
@@ -96,7 +97,7 @@ static const Option OPTIONS[] = {
     {NULL, REAL("learning-rate", learning_rate, "6e-4", 0, 10, "the highest, after warm-up")},
     {NULL, REAL("final-learning-rate", final_learning_rate, "0.1", 0, 1, "the last, as a fraction of the highest")},
     {NULL, CHOICE("schedule", schedule, "cosine", "cosine|linear|constant|wsd", "after warm-up; wsd: constant, then a linear cool-down")},
-    {NULL, INTEGER("warmup", warmup, "100", 0, 1e9, "steps of linear warm-up")},
+    {NULL, INTEGER("warmup", warmup, "100", 0, 1e9, "steps of linear warm-up; if not given, at most a tenth of the steps")},
     {NULL, INTEGER("cooldown", cooldown, "0", 0, 1e9, "steps of wsd's cool-down; 0: a fifth of the steps")},
     {NULL, REAL("weight-decay", weight_decay, "0.1", 0, 10, "on matrices and embeddings only")},
     {NULL, REAL("beta1", beta1, "0.9", 0, 0.999999, "of AdamW")},
@@ -125,8 +126,7 @@ static const struct {
     int64_t num_layers, num_heads, channels;
 } MODEL_SHAPES[] = {{0, 0, 0}, {12, 12, 768}, {24, 16, 1024}, {36, 20, 1280}, {48, 25, 1600}};
 
-// ---- the model: parameters and activations as tables
-// ------------------------------------------------------------------
+// ---- the model: parameters and activations as tables ------------------------------------------------------
 
 // member, name in Hugging Face's GPT-2, rows (0: a vector), columns, initialisation, weight decay
 #define MODEL_PARAMETERS(X)                                                                                  \
@@ -221,7 +221,7 @@ typedef struct {
     GPTConfig config;
     size_t L, NH, C, HS, V, Vp; // the same numbers under their short names
     Parameter *parameters;
-    size_t num_parameters_tensors;
+    size_t num_tensors;
     size_t num_parameters; // without padding
     size_t num_floats;     // with padding
     Weights weights, gradients;
@@ -250,7 +250,7 @@ static size_t round_up_to(size_t a, size_t multiple) {
 
 static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size_t columns,
                           Initialisation init, int decay) {
-    Parameter *p = &m->parameters[m->num_parameters_tensors++];
+    Parameter *p = &m->parameters[m->num_tensors++];
     p->name = name;
     p->layer = layer;
     p->rows = rows;
@@ -325,9 +325,9 @@ static size_t activations_layout(GPT *m, size_t B, size_t T, int attention, floa
 static void activations_allocate(GPT *m, size_t B, size_t T) {
     m->B = B;
     m->T = T;
-    const double rough = (double)(B * T) *
-                         ((double)(m->L * m->C) * 17 + (double)m->Vp); // sizes must not overflow
-    if (rough > 1e16) die("out of memory: %.3g GB for the activations", rough * 4e-9);
+    const double per_token = (double)m->L * ((double)m->C * 17 + (double)(m->NH * T)) + (double)m->Vp;
+    if ((double)(B * T) * per_token > 1e16) // sizes must not overflow
+        die("out of memory: %.3g GB for the activations", (double)(B * T) * per_token * 4e-9);
     m->acts_floats = activations_layout(m, B, T, m->attention, NULL);
     m->acts_memory = (float *)device_alloc(m->acts_floats * sizeof(float));
     if (m->acts_memory == NULL)
@@ -398,7 +398,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
     const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->L)};
     float *host = (float *)xmalloc(m->num_floats * sizeof(float));
     memset(host, 0, m->num_floats * sizeof(float));
-    for (size_t t = 0; t < m->num_parameters_tensors; t++) {
+    for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         double deviation = deviations[p->init];
         size_t used = t == 0 ? m->V * m->C : p->size; // the embedding's padding stays zero
@@ -412,8 +412,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
     free(host);
 }
 
-// ---- forward and backward
-// ---------------------------------------------------------------------------------------------
+// ---- forward and backward ---------------------------------------------------------------------------------
 
 // Where a micro-step stands: the key of its dropout masks, how gradients are written.
 typedef struct {
@@ -554,7 +553,7 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
 
 // Zeroes the gradients that every micro-step adds to: all but the matrices of matmul.
 static void gpt_start_gradients(GPT *m) {
-    for (size_t t = 0; t < m->num_parameters_tensors; t++) {
+    for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         int is_matmul = p->rows > 0 && m->gradients.memory + p->offset != m->gradients.model.wpe;
         if (!is_matmul) device_zero(m->gradients.memory + p->offset, p->size * sizeof(float), 0);
@@ -563,7 +562,7 @@ static void gpt_start_gradients(GPT *m) {
 
 // AdamW on every tensor, with the decay of the parameter table.
 static void gpt_update(GPT *m, const Settings *o, double learning_rate, double clip_factor, int64_t update) {
-    for (size_t t = 0; t < m->num_parameters_tensors; t++) {
+    for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         AdamW adamw = adamw_make(learning_rate, o->beta1, o->beta2, o->epsilon,
                                  p->decay ? o->weight_decay : 0.0, clip_factor, update);
@@ -584,8 +583,24 @@ static double flop_per_token(const GPT *m, size_t T) {
     return 3 * (L * (24 * C * C + 2 * (double)T * C) + 2 * C * V);
 }
 
-// ---- generating text
-// ----------------------------------------------------------------------------------------------------
+// ---- signals ----------------------------------------------------------------------------------------------
+
+static volatile sig_atomic_t stop_signal; // SIGINT, SIGTERM or SIGHUP, once it came
+
+// The first one ends training after the step; a second one ends the program at once.
+static void on_signal(int number) {
+    stop_signal = number;
+    signal(number, SIG_DFL);
+}
+
+static void handle_signals(void) {
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    signal(SIGHUP, on_signal); // a connection that is lost
+    signal(SIGPIPE, SIG_IGN);  // a reader of the output that went away
+}
+
+// ---- generating text --------------------------------------------------------------------------------------
 
 // Keys and values of the tokens seen so far, and activations for a few new tokens.
 typedef struct {
@@ -606,7 +621,9 @@ static void cache_create(Cache *cache, const GPT *m) {
     cache->gelu = (float *)device_alloc(T * 4 * C * sizeof(float));
     cache->logits = (float *)device_alloc(m->Vp * sizeof(float));
     cache->statistics = (float *)device_alloc((2 + m->NH) * T * sizeof(float)); // mean, rstd, lse
-    if (cache->keys_values == NULL || cache->gelu == NULL || cache->statistics == NULL)
+    if (cache->keys_values == NULL || cache->residual == NULL || cache->normed == NULL ||
+        cache->qkv == NULL || cache->attended == NULL || cache->wide == NULL || cache->gelu == NULL ||
+        cache->logits == NULL || cache->statistics == NULL)
         die("out of memory for generating text");
 }
 
@@ -682,7 +699,7 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
     size_t start = text.count > cache.capacity ? text.count - cache.capacity : 0, past = 0;
     int64_t generated = 0;
     fputs(prompt, stdout);
-    while (generated < o->sample_tokens) {
+    while (generated < o->sample_tokens && !stop_signal) {
         if (text.count - start > cache.capacity) {
             start = text.count - cache.capacity / 2 - 1;
             past = 0;
@@ -690,6 +707,10 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
         const float *logits = gpt_generate(m, &cache, text.ids + start + past, text.count - start - past,
                                            past);
         past = text.count - start;
+        if (!isfinite(sum_of(logits, m->V))) {
+            printf("\n");
+            die("the model's logits are not finite: its weights have diverged");
+        }
         Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text.count,
                                sample, 0, 0);
         int32_t token = sample_token(logits, m->V, o->temperature, (size_t)o->top_k, o->top_p,
@@ -710,8 +731,7 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
     return generated;
 }
 
-// ---- validation
-// -----------------------------------------------------------------------------------------------------------
+// ---- validation -------------------------------------------------------------------------------------------
 
 // Everything a run holds on to.
 typedef struct {
@@ -723,7 +743,6 @@ typedef struct {
     Metrics metrics;
     TrainingState state;
     int64_t saved_step; // of the newest checkpoint; -1: none yet
-    int has_batch;      // is there one in the model's tokens?
 } Trainer;
 
 typedef struct {
@@ -763,16 +782,16 @@ static void score_batch(Trainer *t, Score *score) {
 // The first validation batches in the order of the shards.
 static int score_windows(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
-    LoaderConfig config = {(int64_t)m->B, (int64_t)m->T, (int32_t)m->V, 0, 0, 0};
+    LoaderConfig config = {(int64_t)m->B, (int64_t)m->T, (int32_t)m->V, 0, 0, 0, 0};
     Loader *loader = loader_open(&t->validation, &config, error);
     if (loader == NULL) return -1;
-    int64_t batches = (int64_t)(loader_sequences_per_epoch(loader) / m->B);
-    batches = batches < 1                               ? 1
-              : batches < t->options.validation_batches ? batches
-                                                        : t->options.validation_batches;
+    const int64_t B = (int64_t)m->B, sequences = (int64_t)loader_sequences_per_epoch(loader);
     int result = 0;
-    for (int64_t i = 0; i < batches && result == 0; i++) {
+    for (int64_t i = 0; i < t->options.validation_batches && i * B < sequences && result == 0 && !stop_signal;
+         i++) {
         result = loader_next(loader, m->tokens, m->targets, error);
+        for (int64_t row = sequences - i * B; row < B; row++) // of the next epoch
+            for (size_t c = 0; c < m->T; c++) m->targets[(size_t)row * m->T + c] = IGNORE_TARGET;
         if (result == 0) score_batch(t, score);
     }
     loader_close(loader);
@@ -785,7 +804,7 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
     DocumentReader reader;
     int rows = 1;
     documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
-    for (int64_t batch = 0; rows > 0 && batch < t->options.validation_batches; batch++) {
+    for (int64_t batch = 0; rows > 0 && batch < t->options.validation_batches && !stop_signal; batch++) {
         rows = documents_batch(&reader, (int32_t)m->V, m->B, m->T, m->tokens, m->targets, &score->cut, error);
         if (rows > 0) score_batch(t, score);
     }
@@ -797,6 +816,7 @@ static int validate(Trainer *t, Error *error) {
     double started = seconds_now();
     Score score = {0, 0, 0, 0};
     if ((t->options.validate_documents ? score_documents : score_windows)(t, &score, error) != 0) return -1;
+    if (stop_signal) return 0; // half a score is none
     if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
     ValidationMetrics v = {t->state.step,
                            score.nats / (double)score.tokens,
@@ -808,13 +828,12 @@ static int validate(Trainer *t, Error *error) {
     return metrics_validation(&t->metrics, &v, error);
 }
 
-// ---- checkpoints
-// ----------------------------------------------------------------------------------------------------------
+// ---- checkpoints ------------------------------------------------------------------------------------------
 
 // The tensors of `memory`, one float a parameter, under Hugging Face's names after `prefix`. Caller frees.
 static NamedTensor *name_tensors(const GPT *m, const char *prefix, float *memory) {
-    NamedTensor *tensors = (NamedTensor *)xcalloc(m->num_parameters_tensors, sizeof(NamedTensor));
-    for (size_t i = 0; i < m->num_parameters_tensors; i++) {
+    NamedTensor *tensors = (NamedTensor *)xcalloc(m->num_tensors, sizeof(NamedTensor));
+    for (size_t i = 0; i < m->num_tensors; i++) {
         const Parameter *p = &m->parameters[i];
         NamedTensor *t = &tensors[i];
         if (p->layer < 0)
@@ -830,7 +849,7 @@ static NamedTensor *name_tensors(const GPT *m, const char *prefix, float *memory
 
 // The optimizer's moments as one list of tensors. Caller frees.
 static NamedTensor *name_moments(const GPT *m) {
-    const size_t n = m->num_parameters_tensors;
+    const size_t n = m->num_tensors;
     NamedTensor *first = name_tensors(m, "moment1.", m->moment1),
                 *second = name_tensors(m, "moment2.", m->moment2);
     first = (NamedTensor *)xrealloc(first, 2 * n * sizeof(NamedTensor));
@@ -847,10 +866,9 @@ static int save_checkpoint(Trainer *t, Error *error) {
     NamedTensor *weights = name_tensors(m, "", m->weights.memory), *moments = name_moments(m);
     char *config = gpt_config_text(&m->config), *state = training_state_text(&t->state);
     char *tokenizer = checkpoint_path(&writer, "tokenizer.json");
-    int result = checkpoint_tensors(&writer, "model.safetensors", weights, m->num_parameters_tensors, error);
+    int result = checkpoint_tensors(&writer, "model.safetensors", weights, m->num_tensors, error);
     if (result == 0)
-        result = checkpoint_tensors(&writer, "optimizer.safetensors", moments, 2 * m->num_parameters_tensors,
-                                    error);
+        result = checkpoint_tensors(&writer, "optimizer.safetensors", moments, 2 * m->num_tensors, error);
     if (result == 0) result = checkpoint_text(&writer, "config.json", config, error);
     if (result == 0) result = checkpoint_text(&writer, "training_state.json", state, error);
     if (result == 0 && t->tokenizer != NULL) result = tokenizer_save(t->tokenizer, tokenizer, error);
@@ -866,7 +884,7 @@ static int save_checkpoint(Trainer *t, Error *error) {
 static int load_weights(GPT *m, const char *folder, Error *error) {
     char *path = format_text("%s/model.safetensors", folder);
     NamedTensor *weights = name_tensors(m, "", m->weights.memory);
-    int result = safetensors_read(path, weights, m->num_parameters_tensors, error);
+    int result = safetensors_read(path, weights, m->num_tensors, error);
     free(weights);
     free(path);
     return result;
@@ -876,24 +894,16 @@ static int load_training_state(Trainer *t, const char *folder, Error *error) {
     GPT *m = &t->model;
     char *path = format_text("%s/optimizer.safetensors", folder);
     NamedTensor *moments = name_moments(m);
-    int result = safetensors_read(path, moments, 2 * m->num_parameters_tensors, error);
+    int result = safetensors_read(path, moments, 2 * m->num_tensors, error);
     if (result == 0) result = training_state_read(folder, &t->state, error);
     t->saved_step = t->state.step;
+    t->state.skipped_in_row = 0; // a new start, perhaps with other options
     free(moments);
     free(path);
     return result;
 }
 
-// ---- the loop
-// -------------------------------------------------------------------------------------------------------------
-
-static volatile sig_atomic_t stop_signal; // SIGINT or SIGTERM, once it came
-
-// The first one ends training after the step; a second one ends the program at once.
-static void on_signal(int number) {
-    stop_signal = number;
-    signal(number, SIG_DFL);
-}
+// ---- the loop ---------------------------------------------------------------------------------------------
 
 // Forward and backward of all micro-steps; the mean loss in nats.
 static int accumulate_gradients(Trainer *t, double *loss, Error *error) {
@@ -903,11 +913,8 @@ static int accumulate_gradients(Trainer *t, double *loss, Error *error) {
     gpt_start_gradients(m);
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         profile_start(m->profile);
-        if (!o->overfit || !t->has_batch) {
-            if (loader_next(t->loader, m->tokens, m->targets, error) != 0) return -1;
-            t->state.position += o->batch;
-            t->has_batch = 1;
-        }
+        if (loader_next(t->loader, m->tokens, m->targets, error) != 0) return -1;
+        if (!o->overfit) t->state.position += o->batch;
         profile_lap(m->profile, LAP_DATA, PASS_FORWARD);
         MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch),
                        (float)(1.0 / ((double)m->B * (double)m->T * (double)o->accumulate)),
@@ -951,7 +958,7 @@ static void show_samples(Trainer *t) {
     printf("----\n");
 }
 
-// Is it time for something that happens every `every` steps and, unless it is 0, at the end?
+// Is it time for something that happens every `every` steps (0: never)?
 static int is_due(const Trainer *t, int64_t every) {
     return every > 0 && t->state.step % every == 0;
 }
@@ -961,23 +968,25 @@ static int train(Trainer *t, Error *error) {
     int64_t started_at = t->state.step;
     if (started_at >= o->steps) {
         printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
-        if (t->validation.count > 0 && validate(t, error) != 0) return -1;
     }
     while (t->state.step < o->steps && !stop_signal) {
         if (train_step(t, error) != 0) return -1;
+        if (stop_signal) break;
         if (t->state.skipped_in_row >= o->max_skips) {
-            if (save_checkpoint(t, error) != 0) return -1;
-            return fail(error,
-                        "%" PRId64
-                        " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
-                        ", a checkpoint is saved: try a lower --learning-rate",
-                        t->state.skipped_in_row, t->state.step);
+            if (t->saved_step < 0 && save_checkpoint(t, error) != 0) return -1;
+            return fail(
+                error,
+                "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
+                ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
+                t->state.skipped_in_row, t->state.step, t->saved_step);
         }
         int last = t->state.step == o->steps;
         if (t->validation.count > 0 && (last || is_due(t, o->validate_every)) && validate(t, error) != 0)
             return -1;
         if (!last && is_due(t, o->sample_every)) show_samples(t);
-        if ((last || is_due(t, o->save_every)) && save_checkpoint(t, error) != 0) return -1;
+        // While steps are skipped, the checkpoints that are kept must not give way to ones that may be no better.
+        int save_now = last || (is_due(t, o->save_every) && t->state.skipped_in_row == 0);
+        if (save_now && save_checkpoint(t, error) != 0) return -1;
     }
     metrics_end_line(&t->metrics);
     if (t->state.step < o->steps || t->saved_step != t->state.step) {
@@ -993,8 +1002,7 @@ static int train(Trainer *t, Error *error) {
     return 0;
 }
 
-// ---- setting up
-// -----------------------------------------------------------------------------------------------------------
+// ---- setting up -------------------------------------------------------------------------------------------
 
 static void print_banner(const Trainer *t, double peak) {
     const GPT *m = &t->model;
@@ -1041,6 +1049,10 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
     return gpt_config_check(config, ATTENTION_LARGEST_HEAD, error);
 }
 
+static int contradicts(const char *option, int64_t value, int64_t wanted) {
+    return options_given(OPTIONS, NUM_OPTIONS, option) && value != wanted;
+}
+
 // Options that contradict each other or what the machine can do.
 static int check_options(const Settings *o, Error *error) {
     if (dropout_threshold(o->dropout) == 0)
@@ -1051,9 +1063,10 @@ static int check_options(const Settings *o, Error *error) {
                     "--precision bf16 needs a processor with AVX512-BF16, and a build for it; use fp32");
     if (o->init_from != NULL && o->resume)
         return fail(error, "--init-from and --resume contradict each other");
-    if (o->model &&
-        (options_given(OPTIONS, NUM_OPTIONS, "num-layers") ||
-         options_given(OPTIONS, NUM_OPTIONS, "num-heads") || options_given(OPTIONS, NUM_OPTIONS, "channels")))
+    if (o->model && !o->resume &&
+        (contradicts("num-layers", o->num_layers, MODEL_SHAPES[o->model].num_layers) ||
+         contradicts("num-heads", o->num_heads, MODEL_SHAPES[o->model].num_heads) ||
+         contradicts("channels", o->channels, MODEL_SHAPES[o->model].channels)))
         return fail(
             error,
             "--model sets the shape; give --num-layers, --num-heads and --channels only with --model free");
@@ -1061,68 +1074,133 @@ static int check_options(const Settings *o, Error *error) {
         return fail(error, "--validate-documents needs --tokenizer, to know the end of a document");
     if (o->sample == NULL && o->train == NULL)
         return fail(error, "nothing to train on: give --train SHARDS; see --help");
+    if (o->sample == NULL && o->schedule == SCHEDULE_WSD && o->warmup + o->cooldown > o->steps)
+        return fail(error, "--warmup %" PRId64 " and --cooldown %" PRId64 " do not fit into --steps %" PRId64,
+                    o->warmup, o->cooldown, o->steps);
     if (o->sample == NULL && !o->resume && o->steps <= o->warmup &&
         options_given(OPTIONS, NUM_OPTIONS, "warmup"))
         return fail(error, "--warmup %" PRId64 " leaves nothing of --steps %" PRId64, o->warmup, o->steps);
     return 0;
 }
 
-// Tokenizer and model. `folder`: where weights come from, or NULL for fresh ones.
-static int set_up_model(Trainer *t, const char *folder, Error *error) {
+// The tokenizer of the checkpoint that is resumed, else the one that is given, else the one beside the weights.
+static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
     const Settings *o = &t->options;
-    char *in_folder = folder ? format_text("%s/tokenizer.json", folder) : NULL;
-    const char *tokenizer = o->tokenizer                          ? o->tokenizer
-                            : in_folder && file_exists(in_folder) ? in_folder
-                                                                  : NULL;
-    GPTConfig config;
-    int result = folder ? checkpoint_verify(folder, o->init_from == NULL, error) : 0;
-    if (result == 0 && tokenizer != NULL && (t->tokenizer = tokenizer_load(tokenizer, error)) == NULL)
-        result = -1;
-    if (result == 0) result = model_config(o, folder, t->tokenizer, &config, error);
-    if (result == 0 && o->sample == NULL && o->sequence_length > config.max_sequence_length)
-        result = fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions",
-                      o->sequence_length, config.max_sequence_length);
-    if (result == 0) {
-        gpt_create(&t->model, &config, (AttentionVariant)o->attention, (Precision)o->precision,
-                   (uint64_t)o->seed);
-        if (folder == NULL)
-            gpt_initialise(&t->model, o->init_embedding, o->init_matrices);
-        else
-            result = load_weights(&t->model, folder, error);
+    char *beside = folder ? format_text("%s/tokenizer.json", folder) : NULL;
+    if (beside != NULL && !file_exists(beside)) {
+        free(beside);
+        beside = NULL;
     }
-    free(in_folder);
+    const char *path = beside != NULL && (o->resume || o->tokenizer == NULL) ? beside : o->tokenizer;
+    int result = 0;
+    if (path != NULL && (t->tokenizer = tokenizer_load(path, error)) == NULL) result = -1;
+    if (result == 0 && path != NULL && path == beside && options_given(OPTIONS, NUM_OPTIONS, "tokenizer")) {
+        Tokenizer *given = tokenizer_load(o->tokenizer, error);
+        if (given == NULL)
+            result = -1;
+        else if (tokenizer_checksum(given) != tokenizer_checksum(t->tokenizer))
+            result = fail(error, "'%s' is not the tokenizer of the run", o->tokenizer);
+        if (given != NULL) tokenizer_free(given);
+    }
+    free(beside);
     return result;
 }
 
-// Data, gradients, optimizer, run folder: all that training needs beside the model.
-static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
+// Tokenizer and model. `folder`: where weights come from, or NULL for fresh ones.
+static int set_up_model(Trainer *t, const char *folder, Error *error) {
+    Settings *o = &t->options;
+    GPTConfig config;
+    if (folder != NULL && checkpoint_verify(folder, o->init_from == NULL, error) != 0) return -1;
+    if (set_up_tokenizer(t, folder, error) != 0) return -1;
+    if (model_config(o, folder, t->tokenizer, &config, error) != 0) return -1;
+    if (o->sample == NULL && o->sequence_length > config.max_sequence_length)
+        return fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions",
+                    o->sequence_length, config.max_sequence_length);
+    o->num_layers = config.num_layers; // as they are saved with the run
+    o->num_heads = config.num_heads;
+    o->channels = config.channels;
+    o->max_sequence_length = config.max_sequence_length;
+    o->vocab_size = config.vocab_size;
+    gpt_create(&t->model, &config, (AttentionVariant)o->attention, (Precision)o->precision,
+               (uint64_t)o->seed);
+    if (folder != NULL) return load_weights(&t->model, folder, error);
+    gpt_initialise(&t->model, o->init_embedding, o->init_matrices);
+    return 0;
+}
+
+// What would otherwise be found out at the first validation: shards too short, no documents.
+static int check_validation(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    GPT *m = &t->model;
-    char *earlier = resume_from == NULL ? checkpoint_newest(o->run, error) : NULL;
-    if (earlier != NULL) {
-        free(earlier);
+    LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0};
+    if (t->validation.count == 0) return 0;
+    if (!o->validate_documents) {
+        Loader *loader = loader_open(&t->validation, &config, error);
+        if (loader != NULL) loader_close(loader);
+        return loader != NULL ? 0 : -1;
+    }
+    DocumentReader reader;
+    int32_t token;
+    size_t count = 0;
+    int found = 1;
+    documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
+    while (found == 1 && count == 0) found = documents_next(&reader, &token, 1, &count, error);
+    documents_close(&reader);
+    return found == 0   ? fail(error, "'%s' has no documents to validate on", o->validation)
+           : found == 1 ? 0
+                        : -1;
+}
+
+static int open_data(Trainer *t, Error *error) {
+    const Settings *o = &t->options;
+    LoaderConfig config = {o->batch,          o->sequence_length,          (int32_t)t->model.V,
+                           (uint64_t)o->seed, (uint64_t)t->state.position, !o->overfit,
+                           o->overfit};
+    if (shards_open(&t->train, o->train, error) != 0) return -1;
+    if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
+    if (check_validation(t, error) != 0) return -1;
+    t->loader = loader_open(&t->train, &config, error);
+    return t->loader != NULL ? 0 : -1;
+}
+
+// The run's folder, which one trainer at a time may use; its options for a later --resume.
+static int open_run(Trainer *t, Error *error) {
+    const Settings *o = &t->options;
+    char *earlier = o->resume ? NULL : checkpoint_newest(o->run, error);
+    free(earlier);
+    if (earlier != NULL)
         return fail(error,
                     "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run",
                     o->run);
+    if (folder_create(o->run, error) != 0) return -1;
+    char *lock = format_text("%s/lock", o->run), *path = format_text("%s/options.txt", o->run);
+    int descriptor = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666),
+        result = 0; // open, and so locked, until the end
+    FileWriter file;
+    if (descriptor < 0)
+        result = fail(error, "cannot write '%s': %s", lock, strerror(errno));
+    else if (flock(descriptor, LOCK_EX | LOCK_NB) != 0)
+        result = fail(error, "another trainer is using '%s'", o->run);
+    else
+        result = file_writer_open(&file, path, error);
+    if (result == 0) {
+        Settings saved = *o;
+        saved.resume = 0;
+        options_write(OPTIONS, NUM_OPTIONS, &saved, file.stream);
+        result = file_writer_commit(&file, error);
     }
-    if (shards_open(&t->train, o->train, error) != 0) return -1;
-    if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
+    free(lock), free(path);
+    return result;
+}
+
+// All that training needs beside the model. `resume_from`: a checkpoint, or NULL.
+static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
+    const Settings *o = &t->options;
+    GPT *m = &t->model;
     m->dropout_threshold = dropout_threshold(o->dropout);
     gpt_create_training_state(m);
     activations_allocate(m, (size_t)o->batch, (size_t)o->sequence_length);
     if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
-    LoaderConfig config = {o->batch,          o->sequence_length,          (int32_t)m->V,
-                           (uint64_t)o->seed, (uint64_t)t->state.position, 1};
-    if (o->overfit) config.position = 0;
-    if ((t->loader = loader_open(&t->train, &config, error)) == NULL) return -1;
-    if (folder_create(o->run, error) != 0) return -1;
-    FileWriter file;
-    char *path = format_text("%s/options.txt", o->run);
-    int result = file_writer_open(&file, path, error);
-    free(path);
-    if (result != 0) return -1;
-    options_write(OPTIONS, NUM_OPTIONS, o, file.stream);
-    if (file_writer_commit(&file, error) != 0) return -1;
+    if (open_data(t, error) != 0 || open_run(t, error) != 0) return -1;
     double peak = matmul_measure_peak((Precision)o->precision);
     if (o->profile) {
         m->profile = (Profile *)xcalloc(1, sizeof(Profile));
@@ -1131,6 +1209,15 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     }
     print_banner(t, peak);
     return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->T), peak, error);
+}
+
+// Ends with the error's sentence, but not without the steps that were done.
+static void die_saving(Trainer *t, const Error *error) {
+    Error second;
+    metrics_end_line(&t->metrics);
+    if (t->state.step > 0 && t->state.skipped_in_row == 0 && save_checkpoint(t, &second) == 0)
+        printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
+    die("%s", error->text);
 }
 
 static void close_down(Trainer *t) {
@@ -1151,19 +1238,40 @@ static void run_sample(Trainer *t) {
     fprintf(stderr, "%" PRId64 " tokens, %.1f tokens/s\n", count, (double)count / (seconds_now() - started));
 }
 
+// Fields that belong to the model: a resumed run cannot change them.
+static const char *changed_model_option(const Settings *a, const Settings *b) {
+    if (a->model != b->model) return "model";
+    if (a->num_layers != b->num_layers) return "num-layers";
+    if (a->num_heads != b->num_heads) return "num-heads";
+    if (a->channels != b->channels) return "channels";
+    if (a->max_sequence_length != b->max_sequence_length) return "max-sequence-length";
+    if (a->vocab_size != b->vocab_size) return "vocab-size";
+    return NULL;
+}
+
 // A resumed run begins with its saved options; those given now win.
+static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
+    char *file = format_text("@%s/options.txt", o->run), *words[] = {argv[0], file};
+    if (!file_exists(file + 1)) return fail(error, "there is no run to resume in '%s'", o->run);
+    options_defaults(OPTIONS, NUM_OPTIONS, o);
+    int result = options_parse(OPTIONS, NUM_OPTIONS, o, 2, words, NULL, 0, NULL, error);
+    free(file);
+    options_forget_given();
+    o->init_from = NULL; // the checkpoint has come in its place
+    Settings saved = *o;
+    if (result == 0) result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
+    const char *changed = result == 0 ? changed_model_option(&saved, o) : NULL;
+    return changed
+               ? fail(error, "--%s belongs to the model of the run and cannot change on --resume", changed)
+               : result;
+}
+
 static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     options_defaults(OPTIONS, NUM_OPTIONS, o);
     int result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
-    if (result != 0 || !o->resume) return result;
-    char *saved = format_text("@%s/options.txt", o->run);
-    char *words[] = {argv[0], saved};
-    if (!file_exists(saved + 1)) return fail(error, "there is no run to resume in '%s'", o->run);
-    options_defaults(OPTIONS, NUM_OPTIONS, o);
-    result = options_parse(OPTIONS, NUM_OPTIONS, o, 2, words, NULL, 0, NULL, error);
-    free(saved);
-    o->init_from = NULL; // the checkpoint has come in its place
-    if (result == 0) result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
+    if (result == 0 && o->resume) return parse_resumed(o, argc, argv, error);
+    if (!options_given(OPTIONS, NUM_OPTIONS, "warmup") && o->warmup > o->steps / 10)
+        o->warmup = o->steps / 10;
     return result;
 }
 
@@ -1204,13 +1312,9 @@ int main(int argc, char **argv) {
     if (o->sample != NULL) {
         run_sample(t);
     } else {
-        signal(SIGINT, on_signal);
-        signal(SIGTERM, on_signal);
+        handle_signals();
         if (set_up_training(t, o->resume ? folder : NULL, &error) != 0) die("%s", error.text);
-        if (train(t, &error) != 0) {
-            metrics_end_line(&t->metrics);
-            die("%s", error.text);
-        }
+        if (train(t, &error) != 0) die_saving(t, &error);
     }
     free(folder);
     close_down(t);

@@ -5,15 +5,14 @@
 //
 // Query head h reads key-value head h / (NH / NKV): NKV = NH is multi-head attention, NKV = 1 multi-query
 // (arXiv 1911.02150), in between grouped-query (arXiv 2305.13245). MASK_CAUSAL lets query i see key
-// j <= i + Tk - Tq: the last query is aligned to the last key. A query that sees nothing gets O = 0, lse =
-// +inf.
+// j <= i + Tk - Tq: the last query is aligned to the last key. A query that sees nothing gets O = 0 and
+// lse = +inf.
 //
-// Backward, from dO, Q, K, V, O, lse and the dropout key alone, with mask_ij in {0, 1} and keep the exact
-// keep rate:
+// Backward, from dO, Q, K, V, O, lse and the dropout key alone, with mask_ij in {0, 1} and keep the exact rate
+// of what is kept; gradients of K and V are sums over their group of query heads:
 //     D_i = sum_c dO_ic O_ic        P_ij = exp(S_ij - lse_i)
 //     dV_j = sum_i A_ij dO_i        dP_ij = mask_ij / keep * (dO_i . V_j)      dS_ij = P_ij (dP_ij - D_i)
-//     dQ_i = scale sum_j dS_ij K_j  dK_j = scale sum_i dS_ij Q_i               (K and V: summed over their
-//     group)
+//     dQ_i = scale sum_j dS_ij K_j  dK_j = scale sum_i dS_ij Q_i
 //
 // Tensors: q, dq (B, Tq, NH, HS); k, v, dk, dv (B, Tk, NKV, HS); out, dout (B, Tq, NH, HS); all with strides,
 // HS contiguous, heads next to each other; lse (B, NH, Tq) fp32. All outputs are overwritten. HS is a
@@ -60,11 +59,12 @@ static inline size_t attention_visible_keys(const Attention *a, size_t query) {
     return last < 0 ? 0 : (size_t)last + 1 < a->Tk ? (size_t)last + 1 : a->Tk;
 }
 
-// ---- the dropout mask
-// --------------------------------------------------------------------------------------- The (Tq, Tk) matrix
-// of one head is cut into blocks of 16 queries by 32 keys; a block's decisions are 32 lanes of 16 bytes, one
-// Philox call a lane with
-//     counter = (block row, 32 * block column + lane, sequence * NH + head, step).
+// ---- the dropout mask -------------------------------------------------------------------------------------
+// The (Tq, Tk) matrix of one head is cut into blocks of 16 queries by 32 keys; a block's decisions are 32 lanes
+// of 16 bytes, one Philox call a lane with
+//
+//     counter = (block row, 32 * block column + lane, sequence * NH + head, step)
+//
 // Element (q, k) of a block belongs to lane (q mod 8) * 4 + (k mod 8) / 2; there, its byte is
 // 8 * (q / 8) + 2 * (k / 8) + k mod 2. This is the accumulator layout of the mma.sync m16n8 instructions with
 // queries as rows, so that a GPU's lane needs no other lane's numbers. Independent of tiles, device and batch
@@ -88,8 +88,7 @@ static inline int attention_dropout_keeps(const Attention *a, size_t sequence, s
 void attention_dropout_block(uint8_t bytes[DROPOUT_BLOCK_QUERIES][DROPOUT_BLOCK_KEYS], const Attention *a,
                              size_t sequence, size_t head, size_t block_row, size_t block_column);
 
-// ---- flash attention on the CPU (flash_cpu.c)
-// ----------------------------------------------------------------------------------------
+// ---- flash attention on the CPU (flash_cpu.c) -------------------------------------------------------------
 
 // Exact and tiled; nothing of size Tq * Tk is stored.
 void attention_flash_forward_cpu(float *out, float *lse, const float *q, const float *k, const float *v,

@@ -1,20 +1,20 @@
 // Flash attention on the CPU (Dao et al., arXiv 2205.14135 and 2307.08691): exact, tiled, linear in memory.
 //
-// A tile is QUERIES queries (one register tile wide) by KEYS keys, held transposed: S^T (KEYS, QUERIES), so
-// that a vector runs along the queries. Row statistics are then plain vector operations, and every product of
-// the algorithm fits one register kernel (layers/simd_cpu.h) that broadcasts from one operand where it lies
-// in memory and reads the other in rows of QUERIES or of whole vectors of channels:
+// A tile is QUERIES queries (one register tile wide) by KEYS keys, held transposed: S^T (KEYS, QUERIES), so that
+// a vector runs along the queries. Row statistics are then plain vector operations, and every product of the
+// algorithm fits one register kernel (layers/simd_cpu.h) that broadcasts from one operand where it lies in
+// memory and reads the other in rows of QUERIES or of whole vectors of channels:
 //
-//     S^T  (keys, queries)    = K Q^T           broadcasts K       reads Q^T  (HS, QUERIES), packed once a
-//     query tile O^T  (HS, queries)     += V^T A^T         broadcasts V       reads A^T  (KEYS, QUERIES) dA^T
-//     (keys, queries)    = V dO^T          broadcasts V       reads dO^T (HS, QUERIES) dQ^T (HS, queries) +=
-//     K^T dS^T        broadcasts K       reads dS^T (KEYS, QUERIES) dV   (keys, HS)        += A^T dO
-//     broadcasts A^T     reads dO   (QUERIES, HS) dK   (keys, HS)        += dS^T Q          broadcasts dS^T
-//     reads Q    (QUERIES, HS)
+//     S^T  (keys, queries)  = K Q^T        broadcasts K      reads Q^T  (HS, QUERIES), packed once a query tile
+//     O^T  (HS, queries)   += V^T A^T      broadcasts V      reads A^T  (KEYS, QUERIES)
+//     dA^T (keys, queries)  = V dO^T       broadcasts V      reads dO^T (HS, QUERIES)
+//     dQ^T (HS, queries)   += K^T dS^T     broadcasts K      reads dS^T (KEYS, QUERIES)
+//     dV   (keys, HS)      += A^T dO       broadcasts A^T    reads dO   (QUERIES, HS)
+//     dK   (keys, HS)      += dS^T Q       broadcasts dS^T   reads Q    (QUERIES, HS)
 //
 // K and V are never packed or copied. Forward's tasks are (sequence, head, query tile), backward's (sequence,
-// key-value head): a task adds up its dK and dV in the order of the query tiles, nothing is shared, so
-// results do not depend on the number of threads.
+// key-value head): a task adds up its dK and dV in the order of the query tiles, nothing is shared, so results
+// do not depend on the number of threads.
 #include "attention.h"
 
 #include <float.h>
@@ -33,8 +33,7 @@ static size_t round_up(size_t a, size_t multiple) {
     return (a + multiple - 1) / multiple * multiple;
 }
 
-// ---- products
-// -----------------------------------------------------------------------------------------------
+// ---- products ---------------------------------------------------------------------------------------------
 
 typedef void (*ProductKernel)(size_t K, const float *a, size_t a_row, size_t a_k, const float *b, size_t b_k,
                               float *c, size_t c_row, int accumulate);
@@ -58,8 +57,7 @@ static void product(size_t rows, size_t K, const float *a, size_t a_row, size_t 
     }
 }
 
-// ---- tiles
-// --------------------------------------------------------------------------------------------------
+// ---- tiles ------------------------------------------------------------------------------------------------
 
 // One query tile of one head against the keys of its key-value head.
 typedef struct {
@@ -159,8 +157,7 @@ void attention_dropout_block(uint8_t bytes[DROPOUT_BLOCK_QUERIES][DROPOUT_BLOCK_
     }
 }
 
-// ---- forward
-// ------------------------------------------------------------------------------------------------
+// ---- forward ----------------------------------------------------------------------------------------------
 
 typedef struct {
     float q[HEAD * QUERIES];   // Q^T (HS, QUERIES)
@@ -245,8 +242,7 @@ void attention_flash_forward_cpu(float *out, float *lse, const float *q, const f
             }
 }
 
-// ---- backward
-// -----------------------------------------------------------------------------------------------
+// ---- backward ---------------------------------------------------------------------------------------------
 
 typedef struct {
     float q[HEAD * QUERIES], dout[HEAD * QUERIES];           // transposed: (HS, QUERIES)

@@ -14,8 +14,7 @@
 enum { LARGEST_JSON = 16 << 20, READ_CHUNK = 1 << 20 };
 static const char manifest_name[] = "manifest";
 
-// ---- folders
-// ------------------------------------------------------------------------------------------------
+// ---- folders ----------------------------------------------------------------------------------------------
 
 // Removes a folder of plain files.
 static void folder_remove(const char *path) {
@@ -98,8 +97,7 @@ static void remove_leftovers(const char *run) {
     free(path);
 }
 
-// ---- writing
-// ------------------------------------------------------------------------------------------------
+// ---- writing ----------------------------------------------------------------------------------------------
 
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
     writer->run = xstrdup(run);
@@ -214,8 +212,7 @@ void checkpoint_abandon(CheckpointWriter *writer) {
     memset(writer, 0, sizeof(*writer));
 }
 
-// ---- verifying
-// ----------------------------------------------------------------------------------------------
+// ---- verifying --------------------------------------------------------------------------------------------
 
 // One line `crc size name` of the manifest.
 static int verify_line(const char *folder, const char *line, Error *error) {
@@ -258,8 +255,7 @@ int checkpoint_verify(const char *folder, int required, Error *error) {
     return result;
 }
 
-// ---- config.json and training_state.json
-// --------------------------------------------------------------------
+// ---- config.json and training_state.json ------------------------------------------------------------------
 
 static cJSON *json_read(const char *path, Error *error) {
     char *text;

@@ -32,7 +32,7 @@ struct Loader {
     int stop;
 };
 
-// ---- order --------------------------------------------------------------------------------------
+// ---- order ------------------------------------------------------------------------------------------------
 
 // The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
 static uint64_t mix(uint64_t x) {
@@ -77,7 +77,7 @@ void loader_locate(const Loader *loader, uint64_t position, uint64_t *shard, uin
     *offset = (sequence - loader->first_sequence[low]) * (uint64_t)loader->config.T;
 }
 
-// ---- the reader thread --------------------------------------------------------------------------
+// ---- the reader thread ------------------------------------------------------------------------------------
 
 static int read_sequence(const Loader *loader, uint64_t position, int32_t *tokens, Error *error) {
     uint64_t index, offset;
@@ -99,7 +99,7 @@ static int read_sequence(const Loader *loader, uint64_t position, int32_t *token
 
 static void fill_batch(const Loader *loader, uint64_t number, Batch *batch) {
     const uint64_t rows = (uint64_t)loader->config.batch, row_tokens = (uint64_t)loader->config.T + 1;
-    const uint64_t first = loader->config.position + number * rows;
+    const uint64_t first = loader->config.position + (loader->config.repeat ? 0 : number * rows);
     batch->failed = 0;
     for (uint64_t row = 0; row < rows && !batch->failed; row++)
         batch->failed = read_sequence(loader, first + row, batch->tokens + row * row_tokens, &batch->error) !=
@@ -138,7 +138,7 @@ static int start_thread(Loader *loader) {
     return result;
 }
 
-// ---- interface ----------------------------------------------------------------------------------
+// ---- interface --------------------------------------------------------------------------------------------
 
 static int check_config(const LoaderConfig *config, Error *error) {
     if (config->batch < 1 || config->batch > INT32_MAX)

@@ -30,6 +30,7 @@ typedef struct {
     uint64_t seed;
     uint64_t position; // sequences consumed before this run; 0 to start afresh
     int shuffle;       // 0: in the order of the shards
+    int repeat;        // 1: the first batch again and again
 } LoaderConfig;
 
 // The set must stay open until loader_close. NULL on error, for instance when no shard has T + 1 tokens.

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include "progress.h"
 
@@ -28,7 +29,8 @@ static int cut_back(const char *path, int64_t done, Error *error) {
     size_t capacity = 0;
     for (ssize_t length; (length = getline(&line, &capacity, in)) > 0;) {
         int64_t step = step_of_line(line);
-        if (line[length - 1] == '\n' && step >= 0 && step <= done) fwrite(line, 1, (size_t)length, out.stream);
+        if (line[length - 1] == '\n' && step >= 0 && step <= done)
+            fwrite(line, 1, (size_t)length, out.stream);
     }
     int failed = ferror(in), reason = errno;
     free(line);
@@ -38,8 +40,8 @@ static int cut_back(const char *path, int64_t done, Error *error) {
     return fail(error, "cannot read '%s': %s", path, strerror(reason));
 }
 
-int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token, double peak,
-                 Error *error) {
+int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token,
+                 double peak, Error *error) {
     memset(metrics, 0, sizeof(*metrics));
     metrics->path = format_text("%s/metrics.jsonl", run);
     metrics->num_steps = num_steps;
@@ -77,16 +79,29 @@ static int flush_line(Metrics *metrics, Error *error) {
     return fail(error, "cannot write '%s': %s", metrics->path, strerror(errno));
 }
 
+// Columns of the terminal; a line of progress must fit into one row to be rewritten in place.
+static int terminal_columns(void) {
+    struct winsize size;
+    return ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
 static void show_step(Metrics *metrics, const StepMetrics *s, double now) {
     int64_t done = s->step - metrics->first_step, left = metrics->num_steps - s->step;
     double rate = (double)s->tokens / s->seconds, gflops = rate * metrics->flop_per_token / 1e9;
-    if (metrics->on_terminal) printf("\r\033[K");
-    printf("step %" PRId64 "/%" PRId64 " %3.0f%% | loss %.4f | lr %.2e | norm %.3f | %.1f ms | %.0f tokens/s | "
-           "%.0f GFLOP/s %.0f%% | %s left%s%s",
-           s->step, metrics->num_steps, 100.0 * (double)s->step / (double)metrics->num_steps, s->loss, s->learning_rate,
-           s->gradient_norm, 1e3 * s->seconds, rate, gflops, 100 * gflops / metrics->peak,
-           format_duration((now - metrics->started) / (double)done * (double)left), s->skipped ? " | skipped" : "",
-           metrics->on_terminal ? "" : "\n");
+    char line[256];
+    snprintf(line, sizeof(line),
+             "step %" PRId64 "/%" PRId64
+             " %.0f%% | %s left | loss %.4f%s | %.0f tokens/s | %.1f ms | lr %.2e | norm %.3f | "
+             "%.0f GFLOP/s %.0f%%",
+             s->step, metrics->num_steps, 100.0 * (double)s->step / (double)metrics->num_steps,
+             format_duration((now - metrics->started) / (double)done * (double)left), s->loss,
+             s->skipped ? " SKIPPED" : "", rate, 1e3 * s->seconds, s->learning_rate, s->gradient_norm, gflops,
+             100 * gflops / metrics->peak);
+    if (metrics->on_terminal)
+        printf("\r\033[K%.*s", terminal_columns() - 1,
+               line); // what does not fit is cut, the last fields first
+    else
+        printf("%s\n", line);
     metrics->line_open = metrics->on_terminal;
     fflush(stdout);
 }
@@ -94,13 +109,15 @@ static void show_step(Metrics *metrics, const StepMetrics *s, double now) {
 int metrics_step(Metrics *metrics, const StepMetrics *s, Error *error) {
     char loss[32], norm[32];
     fprintf(metrics->stream,
-            "{\"step\": %" PRId64 ", \"loss\": %s, \"learning_rate\": %.9g, \"gradient_norm\": %s, \"tokens\": %" PRId64
+            "{\"step\": %" PRId64
+            ", \"loss\": %s, \"learning_rate\": %.9g, \"gradient_norm\": %s, \"tokens\": %" PRId64
             ", \"skipped\": %s, \"seconds\": %.6f}\n",
             s->step, json_number(loss, sizeof(loss), s->loss), s->learning_rate,
-            json_number(norm, sizeof(norm), s->gradient_norm), s->tokens, s->skipped ? "true" : "false", s->seconds);
+            json_number(norm, sizeof(norm), s->gradient_norm), s->tokens, s->skipped ? "true" : "false",
+            s->seconds);
     double now = seconds_now(), pause = metrics->on_terminal ? 0.1 : 5.0;
-    if (now - metrics->shown >= pause || s->step == metrics->num_steps || s->step == metrics->first_step + 1 ||
-        s->skipped) {
+    if (now - metrics->shown >= pause || s->step == metrics->num_steps ||
+        s->step == metrics->first_step + 1 || s->skipped) {
         show_step(metrics, s, now);
         metrics->shown = now;
     }
@@ -117,7 +134,8 @@ int metrics_validation(Metrics *metrics, const ValidationMetrics *v, Error *erro
     if (v->cut > 0) printf(", %" PRId64 " documents cut at the sequence length", v->cut);
     printf(", %.1f s\n", v->seconds);
     char loss[32], bits[32];
-    fprintf(metrics->stream, "{\"step\": %" PRId64 ", \"validation_loss\": %s, \"validation_bits_per_byte\": %s}\n", v->step,
+    fprintf(metrics->stream,
+            "{\"step\": %" PRId64 ", \"validation_loss\": %s, \"validation_bits_per_byte\": %s}\n", v->step,
             json_number(loss, sizeof(loss), v->loss),
             json_number(bits, sizeof(bits), v->bits_per_byte >= 0 ? v->bits_per_byte : NAN));
     return flush_line(metrics, error);

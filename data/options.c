@@ -159,6 +159,10 @@ int options_set(const Option *table, size_t count, void *settings, const char *n
     return 0;
 }
 
+void options_forget_given(void) {
+    memset(given, 0, sizeof(given));
+}
+
 int options_given(const Option *table, size_t count, const char *name) {
     const Option *option = find(table, count, name, strlen(name));
     return option != NULL && given[option - table];

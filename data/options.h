@@ -46,6 +46,8 @@ int options_set(const Option *table, size_t count, void *settings, const char *n
                 Error *error);
 // Was the option given on the command line or in a file (rather than left at its default)?
 int options_given(const Option *table, size_t count, const char *name);
+// From here on only what is parsed later counts as given: for settings that were saved with a run.
+void options_forget_given(void);
 void options_help(const Option *table, size_t count, FILE *stream);
 // Writes every option as `--name=value`, one a line, quoted where needed: readable back as @file.
 void options_write(const Option *table, size_t count, const void *settings, FILE *stream);

@@ -12,7 +12,7 @@
 
 enum { LARGEST_HEADER = 64 << 20, READ_CHUNK = 1 << 20 };
 
-// ---- writing ------------------------------------------------------------------------------------------------
+// ---- writing ----------------------------------------------------------------------------------------------
 
 static size_t tensor_elements(const NamedTensor *t) { return (t->rows ? t->rows : 1) * t->columns; }
 
@@ -46,7 +46,7 @@ void safetensors_write(FILE *stream, const NamedTensor *tensors, size_t count) {
     for (size_t i = 0; i < count; i++) fwrite(tensors[i].data, sizeof(float), tensor_elements(&tensors[i]), stream);
 }
 
-// ---- reading ------------------------------------------------------------------------------------------------
+// ---- reading ----------------------------------------------------------------------------------------------
 
 typedef struct {
     const char *path;

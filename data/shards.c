@@ -25,7 +25,7 @@ enum {
     DOCUMENT_BUFFER = 64 * 1024 // tokens
 };
 
-// ---- paths --------------------------------------------------------------------------------------
+// ---- paths ------------------------------------------------------------------------------------------------
 
 static int compare_paths(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -59,7 +59,7 @@ void paths_free(char **paths, size_t count) {
     free(paths);
 }
 
-// ---- opening ------------------------------------------------------------------------------------
+// ---- opening ----------------------------------------------------------------------------------------------
 
 // A large corpus has more shards than the usual 1,024 open files: use what the system allows. O_NONBLOCK is
 // for pipes, which would otherwise wait for a writer here; they are refused later.
@@ -168,7 +168,7 @@ void shards_close(ShardSet *set) {
     memset(set, 0, sizeof *set);
 }
 
-// ---- reading ------------------------------------------------------------------------------------
+// ---- reading ----------------------------------------------------------------------------------------------
 
 int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens, Error *error) {
     if (first > shard->num_tokens || count > shard->num_tokens - first)
@@ -187,7 +187,7 @@ int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens
     return 0;
 }
 
-// ---- writing ------------------------------------------------------------------------------------
+// ---- writing ----------------------------------------------------------------------------------------------
 
 static char *shard_path(const ShardWriter *writer, uint32_t index) {
     return format_text("%s_%06u.bin", writer->prefix, index);
@@ -293,7 +293,7 @@ void shard_writer_abandon(ShardWriter *writer) {
     writer->prefix = NULL;
 }
 
-// ---- documents ----------------------------------------------------------------------------------
+// ---- documents --------------------------------------------------------------------------------------------
 
 void documents_open(DocumentReader *reader, const ShardSet *set, int32_t end_of_text) {
     memset(reader, 0, sizeof *reader);

@@ -53,7 +53,7 @@ static struct {
     int num_entries, num_items, num_variables;
 } grammar;
 
-// ---- compiling the tables -----------------------------------------------------------------------------
+// ---- compiling the tables ---------------------------------------------------------------------------------
 
 static Entry *add_entry(int list) {
     if (grammar.num_entries == MAX_ENTRIES) die("story grammar: more than %d entries", MAX_ENTRIES);
@@ -190,7 +190,7 @@ static void ensure_grammar(void) {
     pthread_once(&once, compile_grammar);
 }
 
-// ---- what generator and parser share ------------------------------------------------------------------
+// ---- what generator and parser share ----------------------------------------------------------------------
 
 typedef struct {
     int bound[MAX_VARIABLES];        // the entry remembered, plus 1; 0: none
@@ -281,7 +281,7 @@ static const Entry *remembered(const State *state, const Item *item) {
     return &grammar.entries[bound - 1];
 }
 
-// ---- generating ---------------------------------------------------------------------------------------
+// ---- generating -------------------------------------------------------------------------------------------
 
 // SplitMix64 (Steele, Lea, Flood 2014): a counter and a mixing function.
 static uint64_t mix(uint64_t z) {
@@ -362,7 +362,7 @@ void story_generate(StoryRng *rng, Story *story) {
     story->bits = state.bits;
 }
 
-// ---- parsing ------------------------------------------------------------------------------------------
+// ---- parsing ----------------------------------------------------------------------------------------------
 
 // What remains to be matched: the items from `item` to `end`, then those of `up`, the rules we are inside of.
 typedef struct Rest {
@@ -449,7 +449,7 @@ StoryParse story_parse(const char *text, size_t length) {
     return parser.result;
 }
 
-// ---- looking at the grammar ---------------------------------------------------------------------------
+// ---- looking at the grammar -------------------------------------------------------------------------------
 
 int story_num_lists(void) {
     return NUM_WORD_LISTS;
@@ -471,7 +471,7 @@ const char *story_word(int list, int word, size_t *length) {
     return entry->text;
 }
 
-// ---- counting words -----------------------------------------------------------------------------------
+// ---- counting words ---------------------------------------------------------------------------------------
 
 static int is_letter(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');

@@ -30,7 +30,7 @@ enum {
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-// ---- input files --------------------------------------------------------------------------------
+// ---- input files ------------------------------------------------------------------------------------------
 
 typedef struct {
     char *path;
@@ -84,7 +84,7 @@ static void input_close(Input *input) {
     free(input->files);
 }
 
-// ---- options ------------------------------------------------------------------------------------
+// ---- options ----------------------------------------------------------------------------------------------
 
 typedef struct {
     const char *tokenizer, *input, *out, *separator;
@@ -174,7 +174,7 @@ static Tokenizer *open_tokenizer(const Settings *settings, Error *error) {
                                                                  : NULL;
 }
 
-// ---- train --------------------------------------------------------------------------------------
+// ---- train ------------------------------------------------------------------------------------------------
 
 static int train_on(const Input *input, const Settings *settings, Error *error) {
     // An output that cannot be written should be known before the work, not after it.
@@ -208,7 +208,7 @@ static int train(const Settings *settings, Error *error) {
     return result;
 }
 
-// ---- encode -------------------------------------------------------------------------------------
+// ---- encode -----------------------------------------------------------------------------------------------
 
 enum { TRAINING, VALIDATION };
 
@@ -374,7 +374,7 @@ static int encode(const Settings *settings, Error *error) {
     return result;
 }
 
-// ---- decode and inspect -------------------------------------------------------------------------
+// ---- decode and inspect -----------------------------------------------------------------------------------
 
 // Calls `use` for consecutive stretches of all tokens, after checking that each is in the vocabulary.
 typedef int (*UseTokens)(void *state, const int32_t *tokens, size_t count, Error *error);
@@ -518,7 +518,7 @@ static int inspect(const Settings *settings, Error *error) {
     return result;
 }
 
-// ---- main ---------------------------------------------------------------------------------------
+// ---- main -------------------------------------------------------------------------------------------------
 
 typedef struct {
     const char *name;

@@ -77,7 +77,7 @@ struct Tokenizer {
     int num_encoders;
 };
 
-// ---- the byte alphabet --------------------------------------------------------------------------
+// ---- the byte alphabet ------------------------------------------------------------------------------------
 
 // The bytes that do not stand for themselves, 0x00-0x20, 0x7F-0xA0 and 0xAD, are U+0100-U+0120,
 // U+0121-U+0142, U+0143.
@@ -94,7 +94,7 @@ int character_to_byte(uint32_t character) {
     return character < 0x100 && byte_to_character((int)character) == (int)character ? (int)character : -1;
 }
 
-// ---- building -----------------------------------------------------------------------------------
+// ---- building ---------------------------------------------------------------------------------------------
 
 uint64_t hash_bytes(const void *data, size_t size) {
     const char *bytes = (const char *)data;
@@ -274,7 +274,7 @@ void tokenizer_free(Tokenizer *t) {
     free(t);
 }
 
-// ---- asking -------------------------------------------------------------------------------------
+// ---- asking -----------------------------------------------------------------------------------------------
 
 int32_t tokenizer_vocab_size(const Tokenizer *t) {
     return t->vocab_size;
@@ -299,7 +299,7 @@ uint32_t tokenizer_checksum(const Tokenizer *t) {
     return crc;
 }
 
-// ---- encoding a pre-token -----------------------------------------------------------------------
+// ---- encoding a pre-token ---------------------------------------------------------------------------------
 
 static void append_ids(TokenList *list, const int32_t *ids, size_t count) {
     if (count == 0) return;
@@ -399,7 +399,7 @@ static void encode_word(const Tokenizer *t, Encoder *e, const char *word, size_t
     memcpy(cached->ids, ids->ids + before, cached->count * sizeof(int32_t));
 }
 
-// ---- encoding text ------------------------------------------------------------------------------
+// ---- encoding text ----------------------------------------------------------------------------------------
 
 static const char *find_text(const char *text, size_t size, const char *what) {
     return what == NULL ? NULL : (const char *)memmem(text, size, what, strlen(what));

@@ -32,7 +32,7 @@ typedef struct {
     size_t count, capacity;
 } TokenList; // begin with all zeros; free(list.ids)
 
-// ---- files (tokenizer_json.c) -------------------------------------------------------------------
+// ---- files (tokenizer_json.c) -----------------------------------------------------------------------------
 
 // `path` is a tokenizer.json (Hugging Face: model BPE, pre-tokenizer ByteLevel), or a folder with
 // tokenizer.json, with encoder.json and vocab.bpe, or with vocab.json and merges.txt. NULL on error.
@@ -40,7 +40,7 @@ Tokenizer *tokenizer_load(const char *path, Error *error);
 // Writes a tokenizer.json that Hugging Face's tokenizers and transformers read.
 int tokenizer_save(const Tokenizer *tokenizer, const char *path, Error *error);
 
-// ---- training (tokenizer_train.c) ---------------------------------------------------------------
+// ---- training (tokenizer_train.c) -------------------------------------------------------------------------
 
 typedef struct {
     const char *data;
@@ -54,7 +54,7 @@ typedef struct {
 Tokenizer *tokenizer_train(const Text *texts, size_t num_texts, int32_t vocab_size, const char *separator,
                            Error *error);
 
-// ---- use ----------------------------------------------------------------------------------------
+// ---- use --------------------------------------------------------------------------------------------------
 
 void tokenizer_free(Tokenizer *tokenizer);
 int32_t tokenizer_vocab_size(const Tokenizer *tokenizer);
@@ -73,7 +73,7 @@ void tokenizer_encode(Tokenizer *tokenizer, const char *text, size_t size, const
 // its ids and the ids of the rest, one after the other, are the ids of the whole. `size` when there is none.
 size_t tokenizer_cut(const char *text, size_t size, const char *separator, size_t least);
 
-// ---- pre-tokens (tokenizer_split.c) -------------------------------------------------------------
+// ---- pre-tokens (tokenizer_split.c) -----------------------------------------------------------------------
 
 // Cuts text by GPT-2's pattern. Bytes that are not UTF-8 cannot be matched by it: text is taken as valid
 // stretches, each matched as a text of its own, and between them each run of invalid bytes is one pre-token.
@@ -89,7 +89,7 @@ int splitter_next(Splitter *splitter, const char **pretoken, size_t *size);
 // With 0, every pre-token goes through the regular expression, none through the equivalent scanner for ASCII.
 void splitter_use_scanner(Splitter *splitter, int use);
 
-// ---- building a tokenizer: for the files above --------------------------------------------------
+// ---- building a tokenizer: for the files above ------------------------------------------------------------
 
 // GPT-2's byte alphabet: printable Latin-1 characters stand for themselves, the other bytes, in order, for
 // U+0100 and the characters after it.

@@ -18,7 +18,7 @@ enum {
     LARGEST_FILE = 64 << 20 // bytes; parsed JSON takes up to some forty times as much memory
 };
 
-// ---- spellings ----------------------------------------------------------------------------------
+// ---- spellings --------------------------------------------------------------------------------------------
 
 // Characters of the alphabet are below U+0200, so one or two bytes of UTF-8.
 static int read_character(const char *s, size_t size, uint32_t *character) {
@@ -53,7 +53,7 @@ static int32_t find_spelling(const Tokenizer *t, const char *spelling, size_t si
     return id;
 }
 
-// ---- vocabulary ---------------------------------------------------------------------------------
+// ---- vocabulary -------------------------------------------------------------------------------------------
 
 // fail() with the file in front of a sentence that does not name it.
 static int fail_in(const char *path, const Error *reason, Error *error) {
@@ -149,7 +149,7 @@ static int read_merges(Tokenizer *t, const char *path, const cJSON *merges, Erro
     return 0;
 }
 
-// ---- tokenizer.json -----------------------------------------------------------------------------
+// ---- tokenizer.json ---------------------------------------------------------------------------------------
 
 static int is_absent(const cJSON *object, const char *name) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
@@ -248,7 +248,7 @@ static Tokenizer *load_tokenizer_json(const char *path, Error *error) {
     return t;
 }
 
-// ---- encoder.json and vocab.bpe -----------------------------------------------------------------
+// ---- encoder.json and vocab.bpe ---------------------------------------------------------------------------
 
 static int read_bpe_file(Tokenizer *t, const char *path, Error *error) {
     char *data;
@@ -304,7 +304,7 @@ Tokenizer *tokenizer_load(const char *path, Error *error) {
     return NULL;
 }
 
-// ---- writing ------------------------------------------------------------------------------------
+// ---- writing ----------------------------------------------------------------------------------------------
 
 static void write_escaped(FILE *stream, uint8_t c) {
     if (c == '"' || c == '\\')

@@ -62,7 +62,7 @@ void splitter_start(Splitter *splitter, const char *text, size_t size) {
     splitter->position = splitter->valid_end = 0;
 }
 
-// ---- UTF-8 --------------------------------------------------------------------------------------
+// ---- UTF-8 ------------------------------------------------------------------------------------------------
 
 static int is_continuation(uint8_t byte) {
     return (byte & 0xC0) == 0x80;
@@ -106,7 +106,7 @@ static size_t invalid_length(const uint8_t *s, size_t size) {
     return i;
 }
 
-// ---- matching -----------------------------------------------------------------------------------
+// ---- matching ---------------------------------------------------------------------------------------------
 
 static size_t contraction_length(const uint8_t *s, size_t size) {
     if (size < 2 || s[0] != '\'') return 0;

@@ -25,7 +25,7 @@ enum {
 };
 #define NOWHERE UINT32_MAX
 
-// ---- counting pre-tokens ------------------------------------------------------------------------
+// ---- counting pre-tokens ----------------------------------------------------------------------------------
 
 typedef struct {
     uint64_t hash;
@@ -158,7 +158,7 @@ static void count_words(WordTable *total, const Text *texts, size_t num_texts, c
     free(left);
 }
 
-// ---- pairs --------------------------------------------------------------------------------------
+// ---- pairs ------------------------------------------------------------------------------------------------
 
 typedef struct {
     int32_t id; // -1: joined to the symbol before it
@@ -252,7 +252,7 @@ static void pair_vanishes(Trainer *trainer, uint32_t position) {
     trainer->pairs[index].count -= trainer->word_counts[left->word];
 }
 
-// ---- the heap -----------------------------------------------------------------------------------
+// ---- the heap ---------------------------------------------------------------------------------------------
 
 static int comes_first(const HeapEntry *a, const HeapEntry *b) {
     if (a->count != b->count) return a->count > b->count;
@@ -307,7 +307,7 @@ static void push_rising(Trainer *trainer) {
     trainer->num_rising = 0;
 }
 
-// ---- merging ------------------------------------------------------------------------------------
+// ---- merging ----------------------------------------------------------------------------------------------
 
 static int join_at(Trainer *trainer, uint32_t position, int32_t left, int32_t right, int32_t merged) {
     Symbol *symbols = trainer->symbols, *symbol = &symbols[position];

@@ -30,8 +30,7 @@ static float *random_memory(size_t n) {
     return x;
 }
 
-// ---- matmul
-// ---------------------------------------------------------------------------------------------------------------
+// ---- matmul -----------------------------------------------------------------------------------------------
 
 static void bench_product(const MatmulContext *contexts, int precisions, const double *peak,
                           MatmulLayout layout, size_t M, size_t N, size_t K, double *worst) {
@@ -90,8 +89,7 @@ static void bench_matmul(void) {
     for (int p = 0; p < precisions; p++) matmul_context_free(&contexts[p]);
 }
 
-// ---- attention
-// ------------------------------------------------------------------------------------------------------------
+// ---- attention --------------------------------------------------------------------------------------------
 
 static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, double p) {
     size_t C = NH * HS, n = B * T * C;
@@ -141,8 +139,7 @@ static void bench_attention(void) {
     printf("\n");
 }
 
-// ---- whole steps
-// ----------------------------------------------------------------------------------------------------------
+// ---- whole steps ------------------------------------------------------------------------------------------
 
 typedef struct {
     const char *name;

@@ -125,6 +125,7 @@ def main():
     parser.add_argument("--variants", default="eager", help="eager, compiled, or both: the better one counts")
     parser.add_argument("--rounds", type=int, default=0, help="0: enough for each shape")
     options = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, SDPA {hasattr(F, 'scaled_dot_product_attention')}")
     for name in options.shapes.split(","):
         shape, rounds = SHAPES[name]

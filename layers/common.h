@@ -28,8 +28,7 @@ typedef int Stream;   // work on the CPU is done when the call returns
         }                                                                                                    \
     } while (0)
 
-// ---- memory
-// ------------------------------------------------------------------------------------------------
+// ---- memory -----------------------------------------------------------------------------------------------
 
 enum { DEVICE_ALIGNMENT = 4096 };
 
@@ -53,8 +52,7 @@ static inline void copy_to_host(void *host, const void *device, size_t bytes, St
     memcpy(host, device, bytes);
 }
 
-// ---- numbers
-// -----------------------------------------------------------------------------------------------
+// ---- numbers ----------------------------------------------------------------------------------------------
 
 // Sums run over LANES partial sums (element i goes to lane i mod LANES) that are added in a fixed tree at the
 // end: fast in vectors of any width up to LANES, and always the same bits.

@@ -1,7 +1,7 @@
 // Token and position embedding (GPT-2), with dropout on their sum:
 //
-//     forward     out (B, T, C) = dropout(wte[token] + wpe[position])      tokens (B, T), wte (V, C), wpe (T,
-//     C) backward    dwte[token] += dropout'(dout), dwpe[position] += dropout'(dout)
+//     forward     out (B, T, C) = dropout(wte[token] + wpe[position])      tokens (B, T), wte (V, C), wpe (T, C)
+//     backward    dwte[token] += dropout'(dout), dwpe[position] += dropout'(dout)
 //                 dout is overwritten with its product with the mask
 //
 // Nothing is saved but the tokens. Backward's sums run over the tokens in their order whatever the number of

@@ -1,22 +1,21 @@
-// Layer normalisation (Ba, Kiros and Hinton, arXiv 1607.06450), fused with the residual addition and the
-// dropout that come before it. Row by row of C channels:
+// Layer normalisation (Ba, Kiros and Hinton, arXiv 1607.06450), fused with the residual addition and the dropout
+// that come before it. Row by row of C channels:
 //
-//     residual_out = residual_in + dropout(branch)                  without a branch (NULL): residual_in
-//     itself out          = xhat * gamma + beta                            xhat = (residual_out - mean) *
-//     rstd mean, rstd   = mean of the row, 1 / sqrt(its variance + 1e-5)
+//     residual_out = residual_in + dropout(branch)           without a branch (NULL): residual_in itself
+//     out          = xhat * gamma + beta                     xhat = (residual_out - mean) * rstd
+//     mean, rstd   = mean of the row, 1 / sqrt(its variance + 1e-5)
 //
-// residual_in, branch, residual_out, out (N, T, C); gamma, beta (C); mean, rstd (N, T): saved for backward,
-// with residual_out. Backward:
+// residual_in, branch, residual_out, out (N, T, C); gamma, beta (C); mean, rstd (N, T): saved for backward, with
+// residual_out. Backward, with g = dout * gamma:
 //
-//     dresidual += rstd (g - mean(g) - xhat mean(g xhat))   g = dout * gamma;  holds on entry the gradient
-//     that
-//                                                           reaches residual_out by other ways, on exit also
-//                                                           that of residual_in
-//     dbranch    = dropout'(dresidual)                      overwrites; not computed without a branch
-//     dgamma    += sum over rows of dout * xhat,  dbeta += sum over rows of dout
+//     dresidual += rstd (g - mean(g) - xhat mean(g xhat))    on entry the gradient that reaches residual_out by
+//                                                            other ways, on exit also that of residual_in
+//     dbranch    = dropout'(dresidual)                       overwrites; not computed without a branch
+//     dgamma    += sum over rows of dout * xhat
+//     dbeta     += sum over rows of dout
 //
-// The sums over rows run within LAYERNORM_CHUNKS fixed chunks of rows, then over the chunks in order: the
-// same bits for any number of threads. `partial` is scratch of layernorm_scratch(C) floats.
+// The sums over rows run within LAYERNORM_CHUNKS fixed chunks of rows, then over the chunks in order: the same
+// bits for any number of threads. `partial` is scratch of layernorm_scratch(C) floats.
 #ifndef LAYERS_LAYERNORM_CUH
 #define LAYERS_LAYERNORM_CUH
 

@@ -2,11 +2,11 @@
 //
 //     forward          out (N, OC) = in (N, C) W (C, OC) + bias (OC)
 //     gelu forward     the same, and gelu (N, OC) = GELU(out); out is the pre-activation, saved for backward
-//     backward         din (N, C)    = dout W^T                                overwrites
-//                      din           = (dout W^T) * GELU'(in_pre_gelu)         when `in` came out of a GELU
-//                      dW (C, OC)    = or += in^T dout                         (mode)
-//                      dbias (OC)   += sum over rows of dout                   always adds
-//     head forward     logits (N, V) = in (N, C) wte (V, C)^T                  the tied output head
+//     backward         din (N, C)    = dout W^T                              overwrites
+//                      din           = (dout W^T) * GELU'(in_pre_gelu)       when `in` came out of a GELU
+//                      dW (C, OC)    = or += in^T dout                       (mode)
+//                      dbias (OC)   += sum over rows of dout                 always adds
+//     head forward     logits (N, V) = in (N, C) wte (V, C)^T                the tied output head
 //     head backward    din (N, C)    = dlogits wte;   dwte (V, C) = or += dlogits^T in
 //
 // Bias, GELU and GELU' are applied to blocks of the output while they are in cache (matmul_cpu.h).

@@ -36,8 +36,7 @@ static size_t divide_up(size_t a, size_t b) {
     return (a + b - 1) / b;
 }
 
-// ---- packing: source -> destination[k][width], `filled` of `width` columns real, the rest zero
-// --------------
+// ---- packing: source -> destination[k][width], `filled` of `width` columns real, the rest zero ------------
 
 // One panel. Element (i, k) of the source lies at source[i * stride + k] when k is contiguous, at source[k *
 // stride + i] otherwise.
@@ -168,8 +167,7 @@ static void pack_k_strided(const Panel *panels, size_t count, const Packing *pac
 }
 #endif
 
-// ---- register tiles: packed A [k][rows] times packed B [k][TILE_COLUMNS]
-// ------------------------------------
+// ---- register tiles: packed A [k][rows] times packed B [k][TILE_COLUMNS] ----------------------------------
 
 typedef void (*TileKernel)(size_t units, const float *a, const float *b, float *c, size_t ldc,
                            int accumulate);
@@ -220,8 +218,7 @@ static const TileKernel *tile_kernels(Precision precision) {
     return tiles_fp32;
 }
 
-// ---- one product
-// --------------------------------------------------------------------------------------------
+// ---- one product ------------------------------------------------------------------------------------------
 
 typedef struct {
     const MatmulContext *context;
@@ -339,8 +336,7 @@ static void compute_block(const Product *p, const Block *block, int pack_b) {
     for (size_t task = 0; task < tasks; task++) compute_task(p, block, kernels, task);
 }
 
-// ---- few rows, as when text is generated: B is read once, where it lies
-// -----------------------------------------------
+// ---- few rows, as when text is generated: B is read once, where it lies -----------------------------------
 
 enum { FEW_ROWS = 4, STRIP = 128 }; // columns of C that a task computes
 
@@ -424,8 +420,7 @@ void matmul_cpu(const MatmulContext *context, MatmulLayout layout, size_t M, siz
             }
 }
 
-// ---- context and peak
-// ---------------------------------------------------------------------------------------
+// ---- context and peak -------------------------------------------------------------------------------------
 
 int matmul_bf16_available(void) {
     return HAS_BF16;

@@ -17,7 +17,7 @@ typedef enum {
     RANDOM_EMBEDDING_DROPOUT = 3,  // layers/dropout.h
     RANDOM_ATTENTION_RESIDUAL = 4, // layers/dropout.h
     RANDOM_MLP_RESIDUAL = 5,       // layers/dropout.h
-    RANDOM_SAMPLING = 6,           // counter (position, sample, 0, step)
+    RANDOM_SAMPLING = 6,           // counter (position, sample, 0, 0)
 } RandomStream;
 
 typedef struct {

@@ -1,10 +1,9 @@
 // Choosing the next token from logits (V), on the host.
 //
 //     temperature 0    the most probable token
-//     otherwise        a token v with probability proportional to exp(logits_v / temperature), among the
-//     top_k most
-//                      probable (0: all) and, of those, among the fewest that together have probability >=
-//                      top_p
+//     otherwise        a token v with probability proportional to exp(logits_v / temperature), among the top_k
+//                      most probable (0: all) and, of those, among the fewest that together have probability
+//                      >= top_p
 //
 // `uniform` in (0, 1) decides: the same logits and number give the same token.
 #ifndef LAYERS_SAMPLING_H

@@ -1,9 +1,8 @@
-// Softmax and cross-entropy over the vocabulary, in one pass over the rows of logits (N, Vp); columns >= V
-// are padding: no part of the softmax, gradient 0.
+// Softmax and cross-entropy over the vocabulary, in one pass over the rows of logits (N, Vp); columns >= V are
+// padding: no part of the softmax, gradient 0.
 //
-//     losses[i] = log(sum_v exp(logits_iv)) - logits_i,target             in nats; 0 where target is
-//     IGNORE_TARGET gradient  : logits_iv overwritten with dlogits_iv = scale (softmax(logits_i)_v - [v =
-//     target_i]),
+//     losses_i  = log(sum_v exp(logits_iv)) - logits_i,target_i      in nats; 0 where target is IGNORE_TARGET
+//     gradient:   logits_iv is overwritten with dlogits_iv = scale (softmax(logits_i)_v - [v = target_i]),
 //                 rows to ignore with 0
 //
 // Only the logits are needed; the gradient takes their place, so that there is never a second tensor of this

@@ -29,8 +29,7 @@ static inline double *as_doubles(const float *x, size_t n) {
     return y;
 }
 
-// ---- outputs
-// --------------------------------------------------------------------------------------------------
+// ---- outputs ----------------------------------------------------------------------------------------------
 
 enum { GUARD = 64 }; // floats on either side
 
@@ -51,8 +50,7 @@ static inline void free_poisoned(float *x) {
     free(x - GUARD);
 }
 
-// ---- comparison
-// -------------------------------------------------------------------------------------------------
+// ---- comparison -------------------------------------------------------------------------------------------
 
 // Largest |got - wanted|, relative to the largest |wanted| (but at least `floor`); NaN counts as infinite.
 static inline double relative_error(const float *got, const double *wanted, size_t n, double floor) {

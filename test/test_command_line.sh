@@ -75,6 +75,11 @@ same whole/checkpoints/step_00000008/optimizer.safetensors cut/checkpoints/step_
 same whole/checkpoints/step_00000008/training_state.json cut/checkpoints/step_00000008/training_state.json
 same <(curve whole) <(curve cut)
 expect 0 "has done its 8 steps" "$train" --run cut --resume
+same <(curve whole) <(curve cut)
+refuse "num-layers belongs to the model" "$train" --run cut --resume --num-layers 3
+expect 0 "has done its 8 steps" "$train" --run cut --resume --num-layers 2
+"$tokenize" train --input stories/validation.txt --vocab 300 --out other.json >/dev/null 2>&1
+refuse "other.json' is not the tokenizer of the run" "$train" --run cut --resume --tokenizer other.json
 expect 0 "step 10/10" "$train" --run cut --resume --steps 10
 # Variants: the same curve up to rounding. Documents, floor, schedules, overfitting, a profile.
 expect 0 "floor 0.5000" "$train" --run documents $small "${data[@]}" --steps 4 --validate-documents --validation-floor 0.5
@@ -87,6 +92,35 @@ echo "--num-layers=1 # one
 --steps 3 \"--run=from file\"" >options.txt
 expect 0 "1 layers" "$train" $small "${data[@]}" @options.txt
 [ -d "from file" ] && pass || fail "a quoted value in an option file"
+
+# Splits of a batch, what validation and sampling must not touch, what must differ.
+losses() { sed -n 's/.*"loss": \([0-9.]*\), .*/\1/p' "$1/metrics.jsonl"; }
+near() { paste <(losses "$1") <(losses "$2") | awk '{ d = $1 - $2; if (d < -1e-5 || d > 1e-5) bad = 1 } END { exit bad || NR == 0 }'; }
+run() { "$train" --run "$1" $small "${data[@]}" "${@:2}" >out.txt 2>&1 </dev/null || fail "$(tail -n 1 out.txt) of: $*"; }
+run batch4 --steps 6 --dropout 0.2
+run batch2 --steps 6 --dropout 0.2 --batch 2 --accumulate 2
+run batch1 --steps 6 --dropout 0.2 --batch 1 --accumulate 4 --attention naive
+near batch4 batch2 && pass || fail "two micro-steps of 2 do not give the losses of one of 4"
+near batch4 batch1 && pass || fail "four micro-steps of 1 do not give the losses of one of 4"
+run sampled --steps 6 --dropout 0.2 --sample-every 2 --validate-every 1
+same batch4/checkpoints/step_00000006/model.safetensors sampled/checkpoints/step_00000006/model.safetensors
+run still --steps 1 --warmup 0 --learning-rate 0
+run still_dropped --steps 1 --warmup 0 --learning-rate 0 --dropout 0.5
+same <(grep validation still/metrics.jsonl) <(grep validation still_dropped/metrics.jsonl)
+run seed2 --steps 1 --warmup 0 --init-from whole/checkpoints/step_00000008 --seed 2
+run seed3 --steps 1 --warmup 0 --init-from whole/checkpoints/step_00000008 --seed 3
+[ "$(losses seed2)" != "$(losses seed3)" ] && pass || fail "the order of the data does not depend on the seed"
+run rates --steps 6 --warmup 2 --learning-rate 1e-3
+[ "$(sed -n 's/.*"learning_rate": \([0-9.e-]*\),.*/\1/p' rates/metrics.jsonl | sed -n '1p;2p;$p' | tr '\n' ' ')" = "0.0005 0.001 0.0001 " ] && pass || fail "learning rates"
+run learnt --overfit --steps 9 --validate-every 4
+run learnt_alone --overfit --steps 9 --validate-every 0
+same <(losses learnt) <(losses learnt_alone)
+# Bits per byte: with single bytes as tokens, nats of the bytes and the ends over ln 2 and the bytes.
+"$tokenize" train --input stories/train.txt --vocab 257 --out bytes.json >/dev/null 2>&1
+"$tokenize" encode --tokenizer bytes.json --input stories/validation.txt --out bytes >/dev/null 2>&1
+expect 0 "step 1/1" "$train" --run bytes $small --warmup 0 --train bytes_000000.bin --validation bytes_000000.bin --tokenizer bytes.json --steps 1 --validate-documents --sequence-length 1000 --validation-batches 100
+text=$(sed 's/<|endoftext|>//' stories/validation.txt | wc -c)
+grep validation_loss bytes/metrics.jsonl | tr -d ',}' | awk -v bytes="$text" '{ d = $6 - $4 * (bytes + 20) / bytes / log(2); exit d < -1e-4 || d > 1e-4 }' && pass || fail "bits per byte"
 
 # ---- samples ------------------------------------------------------------------------------------------------------------
 
@@ -154,7 +188,9 @@ poisoned=(--run poisoned_run $small --init-from poisoned "${data[@]}" --steps 20
 refuse "3 steps in a row had a non-finite loss.*stopped after step 3" "$train" "${poisoned[@]}"
 [ -s poisoned_run/checkpoints/step_00000003/manifest ] && pass || fail "no checkpoint after too many skips"
 [ "$(grep -c '"loss": null.*"skipped": true' poisoned_run/metrics.jsonl)" = 3 ] && pass || fail "the skipped steps are not in the metrics"
-refuse "stopped after step 4" "$train" --run poisoned_run --resume
+refuse "stopped after step 6" "$train" --run poisoned_run --resume # the checkpoint has the NaN: nothing better to save
+[ -d poisoned_run/checkpoints/step_00000006 ] && fail "a checkpoint is saved while steps are skipped" || pass
+refuse "not finite" "$train" --run poisoned_run --sample "A"
 
 # ---- shards that are wrong ------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,7 @@
 
 enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19 };
 
-// ---- the model in double precision
-// --------------------------------------------------------------------------------------
+// ---- the model in double precision ------------------------------------------------------------------------
 
 typedef struct {
     GPT *m;
@@ -119,8 +118,7 @@ static double double_loss(void *context) {
     return loss;
 }
 
-// ---- fixtures
-// -------------------------------------------------------------------------------------------------------------
+// ---- fixtures ---------------------------------------------------------------------------------------------
 
 static void small_model(GPT *m, AttentionVariant attention, double dropout) {
     GPTConfig config = {T + 3, V, L, NH, C, -1};
@@ -130,7 +128,7 @@ static void small_model(GPT *m, AttentionVariant attention, double dropout) {
     activations_allocate(m, B, T);
     m->dropout_threshold = dropout_threshold(dropout);
     // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
-    for (size_t t = 0; t < m->num_parameters_tensors; t++)
+    for (size_t t = 0; t < m->num_tensors; t++)
         for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
             m->weights.memory[m->parameters[t].offset + i] += (float)(0.3 * test_random());
     for (int i = 0; i < B * T; i++) {
@@ -148,8 +146,7 @@ static double compute_gradients(GPT *m, const MicroStep *s) {
     return sum_of(m->acts.losses, B * T) / (B * T);
 }
 
-// ---- tests
-// ----------------------------------------------------------------------------------------------------------------
+// ---- tests ------------------------------------------------------------------------------------------------
 
 static void test_gradients(AttentionVariant attention, double dropout) {
     GPT m;
@@ -158,7 +155,7 @@ static void test_gradients(AttentionVariant attention, double dropout) {
     Double d = {&m, as_doubles(m.weights.memory, m.num_floats), m.tokens, m.targets, &whole_batch};
     double wanted_loss = double_loss(&d);
     EXPECT(fabs(loss - wanted_loss) < 1e-6 * wanted_loss, "loss %.9g, in double %.9g", loss, wanted_loss);
-    for (size_t t = 0; t < m.num_parameters_tensors; t++) {
+    for (size_t t = 0; t < m.num_tensors; t++) {
         const Parameter *p = &m.parameters[t];
         size_t used = t == 0 ? (size_t)V * C : p->size;
         double *wanted = central_differences(double_loss, &d, d.weights + p->offset, used);
@@ -295,7 +292,7 @@ static void test_tables(void) {
         list_parameters(&m);
         EXPECT((int64_t)m.num_parameters == parameters[model], "model %d has %zu parameters", model,
                m.num_parameters);
-        for (size_t t = 0; t < m.num_parameters_tensors; t++)
+        for (size_t t = 0; t < m.num_tensors; t++)
             EXPECT(m.parameters[t].decay == (m.parameters[t].rows > 0), "decay of %s", m.parameters[t].name);
         free(m.parameters);
     }
@@ -306,7 +303,7 @@ static void test_initialisation(void) {
     GPTConfig config = {64, 500, 4, 4, 64, -1};
     gpt_create(&m, &config, ATTENTION_FLASH, PRECISION_FP32, 1);
     gpt_initialise(&m, 0.05, 0.03);
-    for (size_t t = 0; t < m.num_parameters_tensors; t++) {
+    for (size_t t = 0; t < m.num_tensors; t++) {
         const Parameter *p = &m.parameters[t];
         size_t n = t == 0 ? m.V * m.C : p->size;
         double sum = 0, squares = 0;
@@ -315,10 +312,14 @@ static void test_initialisation(void) {
             sum += x;
             squares += x * x;
         }
-        static const double deviations[] = {0,    0,    0.05,
-                                            0.02, 0.03, 0.03 / 2.8284271247461903}; // sqrt(2 * 4 layers)
-        double deviation = deviations[p->init];
-        double mean = p->init == INIT_ONE,
+        const char *kind = strrchr(p->name, '.'); // by name, as GPT-2's paper and code have it
+        int into_residual = strstr(p->name, "c_proj") != NULL, is_norm = strstr(p->name, "ln_") != NULL;
+        double deviation = strcmp(p->name, "wte.weight") == 0      ? 0.05
+                           : strcmp(p->name, "wpe.weight") == 0    ? 0.02
+                           : strcmp(kind, ".bias") == 0 || is_norm ? 0
+                           : into_residual                         ? 0.03 / sqrt(2 * 4)
+                                                                   : 0.03;
+        double mean = is_norm && strcmp(kind, ".weight") == 0,
                found = sqrt(fmax(squares / (double)n - sum * sum / (double)n / (double)n, 0));
         EXPECT(fabs(sum / (double)n - mean) < 5 * deviation / sqrt((double)n) + 1e-9, "mean of %s", p->name);
         EXPECT(fabs(found - deviation) < 5 * deviation / sqrt(2 * (double)n) + 1e-9, "deviation of %s: %g",
@@ -327,6 +328,95 @@ static void test_initialisation(void) {
     for (size_t i = m.V * m.C; i < m.Vp * m.C; i++)
         if (m.weights.memory[i] != 0) EXPECT(0, "padding of the embedding is not zero");
     gpt_free(&m);
+}
+
+// Every use of dropout has its own stream, layer, step and seed.
+static void test_dropout_keys(void) {
+    GPT m;
+    small_model(&m, ATTENTION_FLASH, 0.17);
+    MicroStep s = {4, 6, 1, MATMUL_OVERWRITE};
+    static const RandomStream streams[] = {RANDOM_EMBEDDING_DROPOUT, RANDOM_ATTENTION_DROPOUT,
+                                           RANDOM_ATTENTION_RESIDUAL, RANDOM_MLP_RESIDUAL};
+    for (int i = 0; i < 4; i++) {
+        Dropout got = dropout_of(&m, streams[i], 3, &s), wanted = dropout_make(212, 5, streams[i], 3, 4, 6);
+        EXPECT(memcmp(&got, &wanted, sizeof(got)) == 0, "the key of stream %d", streams[i]);
+    }
+    Attention a = attention_of(&m, 1, &s);
+    Dropout wanted = dropout_make(212, 5, RANDOM_ATTENTION_DROPOUT, 1, 4, 6);
+    EXPECT(memcmp(&a.dropout, &wanted, sizeof(wanted)) == 0, "the key of attention's dropout");
+    gpt_free(&m);
+}
+
+// A trainer of the small model on a shard of its own, in `folder`.
+static void small_trainer(Trainer *t, const char *folder) {
+    Error error;
+    ShardWriter writer;
+    int32_t tokens[40 * T];
+    char *prefix = format_text("%s/shard", folder), *pattern = format_text("%s/shard_000000.bin", folder);
+    for (int i = 0; i < 40 * T; i++) tokens[i] = i * i % V;
+    memset(t, 0, sizeof(*t));
+    options_defaults(OPTIONS, NUM_OPTIONS, &t->options);
+    t->options.batch = B, t->options.sequence_length = T, t->options.steps = 10, t->options.warmup = 4;
+    t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
+    small_model(&t->model, ATTENTION_FLASH, 0);
+    LoaderConfig config = {B, T, V, 1, 0, 1, 0};
+    EXPECT(shard_writer_open(&writer, prefix, 1000, 2, &error) == 0 &&
+               shard_writer_document(&writer, tokens, 40 * T, &error) == 0 &&
+               shard_writer_close(&writer, &error) == 0 && shards_open(&t->train, pattern, &error) == 0 &&
+               (t->loader = loader_open(&t->train, &config, &error)) != NULL &&
+               metrics_open(&t->metrics, folder, 0, 10, 1, 1, &error) == 0,
+           "%s", error.text);
+    t->saved_step = -1;
+    free(prefix), free(pattern);
+}
+
+// train_step against AdamW in double: learning rate, clipping, decay, both moments, corrections; a step with a NaN is
+// skipped and counted, and does not count as an update.
+static void test_train_steps(void) {
+    char folder[] = "/tmp/test_train_gpt_XXXXXX";
+    Trainer t;
+    Error error;
+    EXPECT(mkdtemp(folder) != NULL, "no temporary folder");
+    small_trainer(&t, folder);
+    const size_t n = t.model.num_floats;
+    double *w = as_doubles(t.model.weights.memory, n), *m = (double *)calloc(n, sizeof(double)),
+           *v = (double *)calloc(n, sizeof(double));
+    int updates = 0;
+    for (int step = 1; step <= 6; step++) {
+        float kept = t.model.weights.model.lnfb[3];
+        if (step == 3) t.model.weights.model.lnfb[3] = NAN;
+        EXPECT(train_step(&t, &error) == 0, "%s", error.text);
+        if (step == 3) {
+            t.model.weights.model.lnfb[3] = kept;
+            EXPECT(t.state.skipped == 1 && t.state.skipped_in_row == 1, "a NaN is not counted as skipped");
+        } else {
+            const float *g = t.model.gradients.memory;
+            double norm = 0,
+                   rate = 1e-2 * (step <= 4 ? step / 4.0 : 0.1 + 0.45 * (1 + cos(M_PI * (step - 4) / 6.0)));
+            for (size_t i = 0; i < n; i++) norm += (double)g[i] * (double)g[i];
+            double clip = sqrt(norm) > 0.05 ? 0.05 / sqrt(norm) : 1;
+            updates++;
+            for (size_t p = 0; p < t.model.num_tensors; p++)
+                for (size_t i = t.model.parameters[p].offset;
+                     i < t.model.parameters[p].offset + t.model.parameters[p].size; i++) {
+                    double gradient = clip * (double)g[i];
+                    m[i] = 0.9 * m[i] + 0.1 * gradient;
+                    v[i] = 0.95 * v[i] + 0.05 * gradient * gradient;
+                    double change = m[i] / (1 - pow(0.9, updates)) /
+                                    (sqrt(v[i] / (1 - pow(0.95, updates))) + 1e-3);
+                    w[i] -= rate * (change + (t.model.parameters[p].rows > 0 ? 0.1 : 0) * w[i]);
+                }
+            EXPECT(t.state.skipped_in_row == 0, "a good step is counted as skipped");
+        }
+        double error_w = relative_error(t.model.weights.memory, w, n, 1e-3);
+        EXPECT(error_w < 2e-6, "after step %d the weights are off by %g", step, error_w);
+    }
+    EXPECT(t.state.step == 6 && t.state.position == 6 * B && t.state.skipped == 1, "the state after 6 steps");
+    free(w), free(m), free(v);
+    close_down(&t);
+    char *command = format_text("rm -r %s", folder);
+    EXPECT(system(command) == 0, "cannot remove %s", folder);
+    free(command);
 }
 
 int main(void) {
@@ -341,5 +431,7 @@ int main(void) {
     test_schedules();
     test_tables();
     test_initialisation();
+    test_dropout_keys();
+    test_train_steps();
     return test_finish();
 }

@@ -11,8 +11,7 @@
 #include "data/progress.h"
 #include "test/arrays.h"
 
-// ---- the definition in double precision
-// -------------------------------------------------------------------------------
+// ---- the definition in double precision -------------------------------------------------------------------
 
 // q, k, v packed as in attention.h, with the strides of `a`; everything is of one case.
 typedef struct {
@@ -92,8 +91,7 @@ static double reference_loss(void *context) {
     return loss;
 }
 
-// ---- a case: inputs, outputs of one variant, errors
-// -----------------------------------------------------------------------
+// ---- a case: inputs, outputs of one variant, errors -------------------------------------------------------
 
 typedef struct {
     Attention a;
@@ -350,8 +348,7 @@ static void test_nan_stays(AttentionVariant variant) {
     outputs_free(&clean), outputs_free(&dirty), inputs_free(&in);
 }
 
-// ---- gradients of the definition
-// ------------------------------------------------------------------------------------------
+// ---- gradients of the definition --------------------------------------------------------------------------
 
 static void test_definition(AttentionMask mask, size_t Tq, size_t Tk, size_t NH, size_t NKV, double p) {
     Attention a = attention_unpacked(2, Tq, Tk, NH, NKV, 8, mask, 0.4f, p);
@@ -369,8 +366,7 @@ static void test_definition(AttentionMask mask, size_t Tq, size_t Tk, size_t NH,
     free(dq), free(dk), free(dv), inputs_free(&in), reference_free(&r);
 }
 
-// ---- dropout, read back through the kernels
-// -------------------------------------------------------------------------------
+// ---- dropout, read back through the kernels ---------------------------------------------------------------
 
 // With q = 0 and full attention every probability is 1 / T; V one-hot in a window of HS keys makes out the
 // mask.

@@ -37,8 +37,7 @@ static void get(const char *path, char **data, size_t *size) {
     if (file_read(path, 1 << 24, data, size, &error) != 0) die("%s", error.text);
 }
 
-// ---- files.c
-// --------------------------------------------------------------------------------------------------
+// ---- files.c ----------------------------------------------------------------------------------------------
 
 static uint32_t crc32c_bitwise(const unsigned char *bytes, size_t size) {
     uint32_t state = ~0u;
@@ -113,8 +112,7 @@ static void test_files(void) {
     free(path);
 }
 
-// ---- safetensors.c
-// --------------------------------------------------------------------------------------------
+// ---- safetensors.c ----------------------------------------------------------------------------------------
 
 static float one[6], two[4];
 static const NamedTensor tensors[2] = {{"h.0.attn.c_attn.weight", one, 2, 3}, {"ln_f.bias", two, 0, 4}};
@@ -283,8 +281,7 @@ static void test_headers(void) {
            error.text);
 }
 
-// ---- checkpoint.c
-// ---------------------------------------------------------------------------------------------
+// ---- checkpoint.c -----------------------------------------------------------------------------------------
 
 static const GPTConfig config = {32, 300, 2, 4, 64, 299};
 static const TrainingState state = {7, 1234567890123, 3, 1};
@@ -499,8 +496,7 @@ static void test_failed_commit(void) {
     free(run);
 }
 
-// ---- metrics.c
-// ------------------------------------------------------------------------------------------------
+// ---- metrics.c --------------------------------------------------------------------------------------------
 
 static void run_steps(const char *run, int64_t done, int64_t last, double loss) {
     Metrics metrics;

@@ -15,7 +15,7 @@ static char *in_folder(const char *name) {
     return format_text("%s/%s", folder, name);
 }
 
-// ---- the permutation ----------------------------------------------------------------------------
+// ---- the permutation --------------------------------------------------------------------------------------
 
 static size_t count_distinct(uint64_t count, uint64_t seed, uint64_t epoch) {
     char *seen = (char *)xcalloc((size_t)count, 1);
@@ -72,7 +72,7 @@ static void test_permutation_is_even(void) {
     EXPECT(chi_squared < 43.8, "the first quarter is spread unevenly: chi squared %.1f", chi_squared);
 }
 
-// ---- streams ------------------------------------------------------------------------------------
+// ---- streams ----------------------------------------------------------------------------------------------
 
 // Shards of these sizes; token i of all of them together is i, so that a sequence tells where it came from.
 static void write_counting_shards(const char *name, const int *sizes, size_t count, int token_bytes) {
@@ -201,7 +201,7 @@ static void test_locate(void) {
     shards_close(&set);
 }
 
-// ---- errors -------------------------------------------------------------------------------------
+// ---- errors -----------------------------------------------------------------------------------------------
 
 static void expect_open_error(const ShardSet *set, int64_t batch, int64_t T, int32_t vocab_size,
                               const char *words) {

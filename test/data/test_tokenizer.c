@@ -17,7 +17,7 @@ static char *in_folder(const char *name) {
     return format_text("%s/%s", folder, name);
 }
 
-// ---- random text --------------------------------------------------------------------------------
+// ---- random text ------------------------------------------------------------------------------------------
 
 static uint64_t random_state = 1;
 
@@ -62,7 +62,7 @@ static size_t random_text(char *out, size_t size, int with_invalid) {
     return used;
 }
 
-// ---- the table ----------------------------------------------------------------------------------
+// ---- the table --------------------------------------------------------------------------------------------
 
 // Numbers with spaces between them, appended.
 typedef struct {
@@ -157,7 +157,7 @@ static void test_byte_alphabet(void) {
                byte);
 }
 
-// ---- splitting ----------------------------------------------------------------------------------
+// ---- splitting --------------------------------------------------------------------------------------------
 
 static void test_scanner_equals_pattern(void) {
     enum { SIZE = 400 };
@@ -227,7 +227,7 @@ static void test_longest_pretoken(void) {
     free(text);
 }
 
-// ---- encoding -----------------------------------------------------------------------------------
+// ---- encoding ---------------------------------------------------------------------------------------------
 
 static int decodes_to(const Tokenizer *t, const TokenList *ids, const char *text, size_t size) {
     size_t at = 0;
@@ -419,7 +419,7 @@ static void test_long_word(void) {
     tokenizer_free(t);
 }
 
-// ---- training -----------------------------------------------------------------------------------
+// ---- training ---------------------------------------------------------------------------------------------
 
 typedef struct {
     int32_t *ids;
@@ -546,7 +546,7 @@ static void test_training_edges(void) {
     free(text);
 }
 
-// ---- files --------------------------------------------------------------------------------------
+// ---- files ------------------------------------------------------------------------------------------------
 
 static char *read_text(const char *path, size_t *size) {
     char *data = NULL;

@@ -12,8 +12,7 @@
 
 static const Dropout no_dropout = {256, {0, 0}, 0, 0};
 
-// ---- random numbers
-// -----------------------------------------------------------------------------------------------
+// ---- random numbers ---------------------------------------------------------------------------------------
 
 // Known answers of the Random123 distribution (kat_vectors, philox 4x32-10).
 static void test_philox(void) {
@@ -110,8 +109,7 @@ static void test_dropout_statistics(void) {
     }
 }
 
-// ---- exp, GELU
-// ------------------------------------------------------------------------------------------------------
+// ---- exp, GELU --------------------------------------------------------------------------------------------
 
 static void test_fast_exp(void) {
     double worst = 0;
@@ -151,8 +149,7 @@ static void test_gelu(void) {
     free(x), free(dout), free_poisoned(out), free_poisoned(din);
 }
 
-// ---- embedding
-// ------------------------------------------------------------------------------------------------------
+// ---- embedding --------------------------------------------------------------------------------------------
 
 static void test_embedding_case(size_t B, size_t T, size_t C, double p) {
     enum { V = 11 };
@@ -187,8 +184,7 @@ static void test_embedding_case(size_t B, size_t T, size_t C, double p) {
     free(position_sum), free(tokens);
 }
 
-// ---- layernorm
-// --------------------------------------------------------------------------------------------------------
+// ---- layernorm --------------------------------------------------------------------------------------------
 
 typedef struct {
     size_t N, T, C;
@@ -287,8 +283,7 @@ static void test_layernorm_case(size_t N, size_t T, size_t C, int has_branch, do
     for (size_t i = 0; i < sizeof(doubles) / sizeof(doubles[0]); i++) free(doubles[i]);
 }
 
-// ---- softmax, cross-entropy
-// -------------------------------------------------------------------------------------------
+// ---- softmax, cross-entropy -------------------------------------------------------------------------------
 
 typedef struct {
     size_t N, V, Vp;
@@ -333,8 +328,7 @@ static void test_cross_entropy_case(size_t N, size_t V, size_t Vp, double size) 
     free(gradient);
 }
 
-// ---- optimizer
-// ----------------------------------------------------------------------------------------------------------
+// ---- optimizer --------------------------------------------------------------------------------------------
 
 static void test_adamw(void) {
     enum { N = 1003, STEPS = 5 };
@@ -370,8 +364,7 @@ static void test_global_norm(void) {
     }
 }
 
-// ---- sampling
-// -----------------------------------------------------------------------------------------------------------
+// ---- sampling ---------------------------------------------------------------------------------------------
 
 static void test_sampling(void) {
     float logits[] = {logf(0.1f), logf(0.4f), logf(0.2f), logf(0.3f)};
@@ -396,8 +389,7 @@ static void test_sampling(void) {
     EXPECT(sample_token(huge, 3, 1, 0, 1, 0.5) == 0, "large logits do not overflow");
 }
 
-// ---- same bits for any number of threads
-// ----------------------------------------------------------------------------------
+// ---- same bits for any number of threads ------------------------------------------------------------------
 
 static void test_threads(void) {
     enum { N = 3, T = 41, C = 100 };

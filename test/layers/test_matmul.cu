@@ -73,6 +73,27 @@ static void test_products(void) {
                                  shapes[s][2], (MatmulMode)mode, s % 3);
 }
 
+// Bias and GELU apply once, although the sum over K comes in several blocks.
+static void test_epilogue_once(Precision precision, size_t N, size_t C, size_t OC) {
+    MatmulContext context;
+    matmul_context_init(&context, precision);
+    float *in = random_floats(N * C, 0.2), *weight = random_floats(C * OC, 0.2), *bias = random_floats(OC, 1);
+    float *out = poisoned_floats(N * OC), *gelu = poisoned_floats(N * OC);
+    double *wanted = (double *)malloc(N * OC * sizeof(double));
+    for (size_t n = 0; n < N; n++)
+        for (size_t o = 0; o < OC; o++) {
+            double sum = (double)bias[o];
+            for (size_t c = 0; c < C; c++) sum += term(in, weight, MATMUL_NN, n, o, c, C, OC, precision);
+            wanted[n * OC + o] = sum;
+        }
+    matmul_gelu_forward(&context, gelu, out, in, weight, bias, N, C, OC, 0);
+    expect_close("bias over several blocks of K", out, wanted, N * OC, 1e-5);
+    for (size_t i = 0; i < N * OC; i++) wanted[i] = gelu_in_double(wanted[i]);
+    expect_close("gelu over several blocks of K", gelu, wanted, N * OC, 1e-5);
+    free(in), free(weight), free(bias), free_poisoned(out), free_poisoned(gelu), free(wanted);
+    matmul_context_free(&context);
+}
+
 // A sum without terms is zero, or what was there; the epilogue still applies.
 static void test_empty_sum(void) {
     MatmulContext context;
@@ -86,8 +107,7 @@ static void test_empty_sum(void) {
     matmul_context_free(&context);
 }
 
-// ---- the layer
-// ----------------------------------------------------------------------------------------------------------
+// ---- the layer --------------------------------------------------------------------------------------------
 
 typedef struct {
     size_t N, C, OC;
@@ -181,8 +201,7 @@ static void test_head(void) {
     matmul_context_free(&context);
 }
 
-// ---- order of sums
-// ------------------------------------------------------------------------------------------------------
+// ---- order of sums ----------------------------------------------------------------------------------------
 
 // The first rows and columns of a product are the product of the first rows and columns, bit for bit, with 1,
 // 2 or 3 threads: the sum over K has one order.
@@ -231,6 +250,10 @@ static void test_not_finite(void) {
 int main(void) {
     test_products();
     test_empty_sum();
+    for (int precision = 0; precision <= matmul_bf16_available(); precision++) {
+        test_epilogue_once((Precision)precision, 37, 1700, 70);
+        test_epilogue_once((Precision)precision, 3, 900, 45);
+    }
     for (int has_gelu = 0; has_gelu < 2; has_gelu++)
         for (int mode = 0; mode < 2; mode++) {
             test_layer(1, 8, 8, has_gelu, (MatmulMode)mode);
