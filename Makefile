@@ -38,6 +38,8 @@ LDFLAGS := -fopenmp
 LDLIBS  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
 ifneq ($(SANITIZE),)
 CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
+# A request for too much memory is answered with NULL, as it is without the sanitizer.
+export ASAN_OPTIONS := allocator_may_return_null=1
 # gcc's data-flow warnings are known to give false alarms on instrumented code.
 ifeq ($(CC),gcc)
 CFLAGS  += -Wno-stringop-overflow -Wno-stringop-overread -Wno-alloc-size-larger-than -Wno-maybe-uninitialized

@@ -20,8 +20,8 @@ enum {
     BLOCK_N = 3072,
     BLOCK_K = 384,
     TASK_TILES = 6,  // tiles of A in a task
-    TASK_PANELS = 4, // panels of B in a task
-    PACK_PANELS = 4, // tiles of A or panels of B packed at a time
+    TASK_PANELS = 2, // panels of B in a task
+    PACK_PANELS = 2, // tiles of A or panels of B packed at a time
 };
 #if defined(__AVX512BF16__)
 #define HAS_BF16 1
