@@ -22,6 +22,7 @@ enum {
     TASK_TILES = 6,  // tiles of A in a task
     TASK_PANELS = 2, // panels of B in a task
     PACK_PANELS = 2, // tiles of A or panels of B packed at a time
+    AHEAD = 8,       // rows of k that are prefetched while packing
 };
 #if defined(__AVX512BF16__)
 #define HAS_BF16 1
@@ -139,13 +140,17 @@ static void pack_k_strided(const Panel *panels, size_t count, const Packing *pac
     const size_t step = packing->precision == PRECISION_BF16 ? 2 : 1;
     for (size_t k = 0, unit = 0; k < packing->K; k += step, unit++)
         for (const Panel *panel = panels; panel < panels + count; panel++)
-            for (size_t first = 0; first < panel->width; first += 16)
+            for (size_t first = 0; first < panel->width; first += 16) {
+                // The next rows lie far apart, where the hardware does not look ahead.
+                __builtin_prefetch(panel->source + least(k + AHEAD, packing->K - 1) * packing->stride +
+                                   first);
                 _mm512_mask_storeu_epi32(panel->destination + unit * panel->width + first,
                                          mask16((ptrdiff_t)(panel->width - first)),
                                          load_columns(panel->source + k * packing->stride + first,
                                                       packing->stride, k + 1 < packing->K,
                                                       mask16((ptrdiff_t)panel->filled - (ptrdiff_t)first),
                                                       packing->precision));
+            }
 }
 #else
 static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
@@ -294,6 +299,9 @@ static void compute_tile(const Product *p, const Block *block, const TileKernel 
     const float *a = p->context->packed_a + first * block->units;
     const float *b = p->context->packed_b + panel * TILE_COLUMNS * block->units;
     float *c = p->C + (block->m0 + first) * p->ldc + block->n0 + panel * TILE_COLUMNS;
+    // The tile of C is wanted when the sum is done: it comes from memory meanwhile.
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j += 16) __builtin_prefetch(c + i * p->ldc + j, 1);
     if (columns == TILE_COLUMNS) {
         kernels[rows](block->units, a, b, c, p->ldc, block->accumulate);
         return;
