@@ -2,42 +2,7 @@
 # The commands as a user meets them: a run from text to samples, resuming bit for bit, signals, and bad input, each with
 # its message and exit status.
 #     BUILD=build/cpu test/test_command_line.sh
-build=$(cd "${BUILD:-build/cpu}" && pwd) || exit 1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
-
-pass() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-}
-
-# expect STATUS PATTERN COMMAND...: exit status, and a line of the output that matches.
-expect() {
-    local status=$1 pattern=$2 got
-    shift 2
-    "$@" >out.txt 2>&1 </dev/null
-    got=$?
-    if [ "$got" -ne "$status" ]; then
-        fail "exit status $got, not $status, of: $*"
-        tail -n 5 out.txt
-    elif ! grep -qE -e "$pattern" out.txt; then
-        fail "no line like '$pattern' from: $*"
-        tail -n 5 out.txt
-    else
-        pass
-    fi
-}
-
-# refuse PATTERN COMMAND...: a user's mistake ends with exit status 1 and one line, `error: <sentence>`.
-refuse() {
-    expect 1 "^error: .*$1" "${@:2}"
-    if [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then fail "not one error line from: ${*:2}"; fi
-}
-
-same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ"; fi; }
+. "$(dirname "$0")/test.sh"
 
 # Losses, rates, norms of every step: all of metrics.jsonl but the times.
 curve() { sed 's/, "seconds": [0-9.]*//' "$1/metrics.jsonl"; }
@@ -292,5 +257,4 @@ expect 0 "" "$tokenize" inspect --tokenizer tokenizer.json --input "val_*.bin"
 "$tokenize" decode --tokenizer tokenizer.json --input "val_*.bin" --out back.txt >/dev/null 2>&1
 same stories/validation.txt back.txt
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+finish

@@ -2,41 +2,10 @@
 # data/download.sh against a server on this machine that has small files under the same paths: each data set, downloads
 # that are cut, damaged or refused, and that the command line it prints trains.
 #     BUILD=build/cpu test/data/test_download.sh
-build=$(cd "${BUILD:-build/cpu}" && pwd) || exit 1
-root=$(cd "$(dirname "$0")/../.." && pwd)
-work=$(mktemp -d)
+. "$(dirname "$0")/../test.sh"
 trap 'kill $server 2>/dev/null; rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
-
-pass() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-}
-same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ"; fi; }
-holds() { if "$@"; then pass; else fail "$*"; fi; }
-
-# expect STATUS PATTERN WORD...: what download.sh with these words says, in out.txt, and how it ends.
-expect() {
-    local status=$1 pattern=$2 got
-    shift 2
-    BUILD=$build "$root/data/download.sh" "$@" >out.txt 2>&1 </dev/null
-    got=$?
-    if [ "$got" -ne "$status" ]; then
-        fail "exit status $got, not $status, of: $*"
-        tail -n 5 out.txt
-    elif ! grep -qE -e "$pattern" out.txt; then
-        fail "no line like '$pattern' from: $*"
-        tail -n 5 out.txt
-    else
-        pass
-    fi
-}
-refuse() {
-    expect 1 "^error: .*$1" "${@:2}"
-    if [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then fail "not one error line from: ${*:2}"; fi
-}
+download() { BUILD=$build "$root/data/download.sh" "$@"; }
+program=(download)
 
 # ---- the server and its files ---------------------------------------------------------------------------------------------
 
@@ -288,5 +257,4 @@ holds [ "$(tail -n 1 nobody.txt)" = 1 ]
 holds grep -q "^error: cannot fetch http://127.0.0.1:1/.*no answer" nobody.txt
 missing nobody/encoder.json
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+finish

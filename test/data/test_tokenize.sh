@@ -2,53 +2,16 @@
 # The tokenize command: text comes back byte for byte through every way to cut it into documents, splits and shards; what
 # inspect says; and each mistake with its message and exit status.
 #     BUILD=build/cpu test/data/test_tokenize.sh
-build=$(cd "${BUILD:-build/cpu}" && pwd) || exit 1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
+. "$(dirname "$0")/../test.sh"
 tokenize=$build/data/tokenize
-
-pass() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-}
-same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ: ${*:3}"; fi; }
-holds() { if "$@"; then pass; else fail "$*"; fi; }
-
-# expect PATTERN WORD...: tokenize with these words succeeds and prints a line like that.
-expect() {
-    local pattern=$1 got
-    shift
-    "$tokenize" "$@" >out.txt 2>&1 </dev/null
-    got=$?
-    if [ "$got" -ne 0 ] || ! grep -qE -e "$pattern" out.txt; then
-        fail "exit status $got, no line like '$pattern' from: $*"
-        tail -n 5 out.txt
-    else
-        pass
-    fi
-}
-refuse() {
-    local pattern=$1 got
-    shift
-    "$tokenize" "$@" >out.txt 2>&1 </dev/null
-    got=$?
-    if [ "$got" -ne 1 ] || ! grep -qE -e "^error: .*$pattern" out.txt || [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then
-        fail "exit status $got, not one line like '$pattern' from: $*"
-        tail -n 5 out.txt
-    else
-        pass
-    fi
-}
+program=("$tokenize")
 
 # round TEXT WORD...: encodes with these words; decoding gives the text again.
 round() {
     local text=$1
     shift
     rm -f x_*.bin
-    expect "tokens" encode --tokenizer tokenizer.json --input "$text" --out x "$@"
+    accept "tokens" encode --tokenizer tokenizer.json --input "$text" --out x "$@"
     "$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --out back.txt >out.txt 2>&1 || fail "decode: $(cat out.txt)"
     same "$text" back.txt "$@"
 }
@@ -58,24 +21,24 @@ round() {
 "$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out text >/dev/null 2>&1 || fail "write_stories"
 head -c 30000 text/train.txt >one.txt
 tail -c +30001 text/train.txt >two.txt
-expect "^tokenizer.json: 400 tokens, 143 merges, checksum" train --input text/train.txt --vocab 400
-expect "^again.json: 400 tokens" train --input text/train.txt --vocab 400 --out again.json
+accept "^tokenizer.json: 400 tokens, 143 merges, checksum" train --input text/train.txt --vocab 400
+accept "^again.json: 400 tokens" train --input text/train.txt --vocab 400 --out again.json
 same tokenizer.json again.json
-expect "^bytes.json: 256 tokens, 0 merges" train --input one.txt --vocab 256 --out bytes.json
-expect "^several.json: 300 tokens" train --input one.txt two.txt --vocab 300 --out several.json
-expect "from 0.1 MB" train --input '{one,tw?}.txt' --vocab 300 --out pattern.json
+accept "^bytes.json: 256 tokens, 0 merges" train --input one.txt --vocab 256 --out bytes.json
+accept "^several.json: 300 tokens" train --input one.txt two.txt --vocab 300 --out several.json
+accept "from 0.1 MB" train --input '{one,tw?}.txt' --vocab 300 --out pattern.json
 same several.json pattern.json
 printf 'ab<|endoftext|>ab#ab#ab<|endoftext|>' >separated.txt
-expect "258 tokens, 1 merges" train --input separated.txt --vocab 258 --out separated.json
+accept "258 tokens, 1 merges" train --input separated.txt --vocab 258 --out separated.json
 refuse "pair" train --input separated.txt --vocab 270 --out never.json
-expect "tokens" train --input separated.txt --vocab 259 --separator '#' --out other.json
+accept "tokens" train --input separated.txt --vocab 259 --separator '#' --out other.json
 holds [ ! -e never.json ]
 
 # ---- encode and decode ------------------------------------------------------------------------------------------------------
 
 round text/validation.txt
 documents=$(($(grep -o '<|endoftext|>' text/validation.txt | wc -l) + 1))
-expect "^all: [0-9]+ tokens, $documents documents, ids [0-9]+ to 399 of 400, tokenizer checksum [0-9a-f]{8}$" \
+accept "^all: [0-9]+ tokens, $documents documents, ids [0-9]+ to 399 of 400, tokenizer checksum [0-9a-f]{8}$" \
     inspect --tokenizer tokenizer.json --input x_000000.bin
 holds grep -qE '^x_000000.bin: [0-9]+ tokens, uint16$' out.txt
 holds grep -qE '^begins with: <\|endoftext\|>' out.txt
@@ -84,7 +47,7 @@ round text/train.txt --shard-tokens 1k
 shards=$(find . -name 'x_*.bin' | wc -l)
 holds [ "$shards" -gt 10 ]
 holds [ -z "$(find . -name 'x_*.bin' -size +3049c)" ]
-expect "encoded" encode --tokenizer tokenizer.json --input text/train.txt --out x --shard-tokens 5k # fewer: the rest goes
+accept "encoded" encode --tokenizer tokenizer.json --input text/train.txt --out x --shard-tokens 5k # fewer: the rest goes
 holds [ "$(find . -name 'x_*.bin' | wc -l)" -lt "$shards" ]
 "$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --out back.txt
 same text/train.txt back.txt "fewer shards than before"
@@ -101,7 +64,7 @@ for text in empty_documents.txt no_end.txt short.txt binary.txt; do
     round $text --shard-tokens $(($(stat -c %s $text) / 50 + 1))
     round $text --whole-files
 done
-expect "3 documents" encode --tokenizer tokenizer.json --input separated.txt --out x --separator '#'
+accept "3 documents" encode --tokenizer tokenizer.json --input separated.txt --out x --separator '#'
 "$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin --out back.txt --separator '#'
 same separated.txt back.txt "another separator, and <|endoftext|> as text"
 "$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin --separator $'\n--\n' >back.txt
@@ -110,13 +73,13 @@ same back.txt <(sed 's/#/\n--\n/g' separated.txt) "another separator on the way 
 # Every file begins a document; with --whole-files it is one.
 printf 'a<|endoftext|>b' >first.txt
 printf 'c' >second.txt
-expect "3 documents" encode --tokenizer tokenizer.json --input first.txt second.txt --out x
+accept "3 documents" encode --tokenizer tokenizer.json --input first.txt second.txt --out x
 "$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin >back.txt
 same back.txt <(printf 'a<|endoftext|>b<|endoftext|>c') "two files"
-expect "2 documents" encode --tokenizer tokenizer.json --whole-files first.txt second.txt --out x
-expect "^all: [0-9]+ tokens, 2 documents" inspect --tokenizer tokenizer.json x_000000.bin
+accept "2 documents" encode --tokenizer tokenizer.json --whole-files first.txt second.txt --out x
+accept "^all: [0-9]+ tokens, 2 documents" inspect --tokenizer tokenizer.json x_000000.bin
 # A tokenizer of bytes alone has no end of text: a token a byte.
-expect "tokens" encode --tokenizer bytes.json --input binary.txt --out x
+accept "tokens" encode --tokenizer bytes.json --input binary.txt --out x
 holds [ "$(stat -c %s x_000000.bin)" = $((1024 + 2 * $(stat -c %s binary.txt))) ]
 "$tokenize" decode --tokenizer bytes.json --input x_000000.bin --out back.txt
 same binary.txt back.txt "bytes alone"
@@ -126,13 +89,13 @@ same binary.txt back.txt "bytes alone"
 # documents FILE: how many there are.
 documents() { "$tokenize" inspect --tokenizer tokenizer.json "$1" | sed -n 's/^all: .* \([0-9]*\) documents.*/\1/p'; }
 seq -s '<|endoftext|>' 100 | tr -d '\n' >numbers.txt
-expect "^validation: [0-9]+ tokens, 20 documents" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 5
+accept "^validation: [0-9]+ tokens, 20 documents" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 5
 holds [ "$(documents s_train_000000.bin) $(documents s_val_000000.bin)" = "80 20" ]
 "$tokenize" decode --tokenizer tokenizer.json s_val_000000.bin >back.txt
 same back.txt <(seq -s '<|endoftext|>' 5 5 100 | tr -d '\n') "every fifth document"
-expect "^training: [0-9]+ tokens, 97 documents" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-fraction 0.03
+accept "^training: [0-9]+ tokens, 97 documents" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-fraction 0.03
 holds [ "$(documents s_train_000000.bin) $(documents s_val_000000.bin)" = "97 3" ]
-expect "^validation: [0-9]+ tokens, 1 document" encode --tokenizer tokenizer.json --input text/train.txt --whole-files --out s \
+accept "^validation: [0-9]+ tokens, 1 document" encode --tokenizer tokenizer.json --input text/train.txt --whole-files --out s \
     --validation-fraction 0.1 # a single document gives its end
 for part in train val; do "$tokenize" decode --tokenizer tokenizer.json s_${part}_000000.bin --out $part.txt; done
 same text/train.txt <(cat train.txt val.txt) "the two parts of a single document"
@@ -153,8 +116,8 @@ tokens += [f"number{i}" for i in range(70000)] + ["th", "<|endoftext|>"]
 json.dump({token: i for i, token in enumerate(tokens)}, open("many/encoder.json", "w"))
 open("many/vocab.bpe", "w").write("#version: 0.2\nt h\n")
 END
-expect "tokens" encode --tokenizer many --input text/validation.txt --out wide
-expect "^wide_000000.bin: [0-9]+ tokens, uint32$" inspect --tokenizer many wide_000000.bin
+accept "tokens" encode --tokenizer many --input text/validation.txt --out wide
+accept "^wide_000000.bin: [0-9]+ tokens, uint32$" inspect --tokenizer many wide_000000.bin
 holds grep -qE 'ids [0-9]+ to 70257 of 70258' out.txt
 "$tokenize" decode --tokenizer many wide_000000.bin --out back.txt
 same text/validation.txt back.txt "uint32"
@@ -188,8 +151,7 @@ holds [ ! -e never.txt ]
 holds [ -z "$(find . -name "e_*" -o -name "*.tmp")" ] # nothing is left by what was refused
 "$tokenize" decode --tokenizer tokenizer.json x_000000.bin >/dev/full 2>out.txt && fail "a full disk is not noticed" || pass
 holds grep -qE '^error: cannot write standard output' out.txt
-for words in --help "train --help" "encode --help" "decode --help" "inspect --help"; do expect "usage: tokenize" $words; done
+for words in --help "train --help" "encode --help" "decode --help" "inspect --help"; do accept "usage: tokenize" $words; done
 "$tokenize" >out.txt 2>&1 && fail "without a command it succeeds" || pass
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+finish

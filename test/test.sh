@@ -1,0 +1,46 @@
+# What the shell tests share; sourced by them with BUILD set to the folder of the programs (build/cpu). Leaves the test in
+# a temporary folder that goes away at the end.
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$(cd "${BUILD:-$root/build/cpu}" && pwd) || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+passed=0 failed=0
+program=() # words before every command of expect, accept and refuse
+
+pass() { passed=$((passed + 1)); }
+fail() {
+    failed=$((failed + 1))
+    echo "FAILED: $*"
+}
+holds() { if "$@"; then pass; else fail "$*"; fi; }
+same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ: ${*:3}"; fi; }
+
+# expect STATUS PATTERN WORD...: runs the command; its exit status, and a line of its output (in out.txt) that matches.
+expect() {
+    local status=$1 pattern=$2 got
+    shift 2
+    "${program[@]}" "$@" >out.txt 2>&1 </dev/null
+    got=$?
+    if [ "$got" -ne "$status" ]; then
+        fail "exit status $got, not $status, of: $*"
+        tail -n 5 out.txt
+    elif ! grep -qE -e "$pattern" out.txt; then
+        fail "no line like '$pattern' from: $*"
+        tail -n 5 out.txt
+    else
+        pass
+    fi
+}
+accept() { expect 0 "$@"; }
+
+# refuse PATTERN WORD...: a user's mistake ends with exit status 1 and one line, `error: <sentence>`.
+refuse() {
+    expect 1 "^error: .*$1" "${@:2}"
+    if [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then fail "not one error line from: ${*:2}"; fi
+}
+
+finish() {
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+}
