@@ -92,7 +92,7 @@ all: programs
 	@echo 'built ./train_gpt; now: make train (two minutes, a trained GPT), make test, make help'
 
 programs: $(addprefix $(BUILD)/,$(PROGRAMS))
-	@$(if $(variant),,ln -sf $(BUILD)/train_gpt train_gpt)
+	@$(if $(variant),,for p in $(PROGRAMS); do ln -sf $(CURDIR)/$(BUILD)/$$p $$p; done)
 tests: $(addprefix $(BUILD)/,$(TESTS))
 fuzzers: CFLAGS += -fsanitize=fuzzer-no-link
 fuzzers: LDFLAGS += -fsanitize=fuzzer
@@ -115,7 +115,7 @@ $(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o: CFLAGS += -Wno-unused-funct
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
 clean:
-	rm -rf build train_gpt
+	rm -rf build $(PROGRAMS)
 
 # ---- testing ------------------------------------------------------------------------------------------------------
 .PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program
@@ -199,7 +199,7 @@ clean_stories:
 .PHONY: help
 help:
 	@echo 'Targets:'
-	@echo '  make                   build ./train_gpt and the commands in $(BUILD)/data'
+	@echo '  make                   build ./train_gpt, data/tokenize and data/write_stories (links into $(BUILD))'
 	@echo '  make train             from nothing to a trained GPT in about two minutes: packages, corpus, tokenizer,'
 	@echo '                         shards, training, samples; a second time it goes on from what exists'
 	@echo '  make test              build and run every test; the last line is "N passed, N failed"'
