@@ -26,7 +26,8 @@ endif
 ifneq ($(findstring thread,$(SANITIZE)),)
 CC := clang
 export OMP_TOOL_LIBRARIES := $(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so))
-export TSAN_OPTIONS := ignore_noninstrumented_modules=1
+# A program that ends with an error ends beside its loader's thread: that is no leak.
+export TSAN_OPTIONS := ignore_noninstrumented_modules=1 report_thread_leaks=0 allocator_may_return_null=1
 endif
 variant := $(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
 BUILD := build/$(DEVICE)$(variant)
