@@ -32,11 +32,12 @@ endif
 variant := $(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
 BUILD := build/$(DEVICE)$(variant)
 PACKAGES := libpcre2-8 libcjson
+# Asked for when they are needed, not before: `make deps test` may have just installed them.
 # No -ffast-math: NaN checks must work, and the order of sums is part of the result.
-CFLAGS  := -std=gnu11 $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3) -g $(MARCH) -fopenmp -fno-math-errno \
+CFLAGS   = -std=gnu11 $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3) -g $(MARCH) -fopenmp -fno-math-errno \
            -fno-trapping-math -Wall -Wextra -Werror -I. $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LDFLAGS := -fopenmp
-LDLIBS  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
+LDLIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
 ifneq ($(SANITIZE),)
 CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
 # A request for too much memory is answered with NULL, as it is without the sanitizer.
@@ -104,11 +105,13 @@ fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 $(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# With `deps` among the goals, nothing is compiled before it is done, also under -j.
+AFTER_DEPS := $(filter deps,$(MAKECMDGOALS))
 # Every source is compiled as C, whatever it is called; -MMD writes the header dependencies.
-$(BUILD)/%.o: %.c Makefile
+$(BUILD)/%.o: %.c Makefile | $(AFTER_DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
-$(BUILD)/%.o: %.cu Makefile
+$(BUILD)/%.o: %.cu Makefile | $(AFTER_DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -x c -c $< -o $@
 # These include the trainer whole and do not use all of it.
@@ -136,7 +139,7 @@ FUZZ_BUILD := build/$(DEVICE)-fuzz
 HAVE_FUZZER = $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | \
     clang -x c -fsanitize=fuzzer,address,undefined - -o /dev/null 2>/dev/null && echo yes)
 FUZZ = FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZERS="$(if $(HAVE_FUZZER),$(addprefix $(FUZZ_BUILD)/,$(FUZZERS)))"
-fuzz_programs:
+fuzz_programs: | $(AFTER_DEPS)
 	@if [ -z "$(HAVE_FUZZER)" ]; then echo 'fuzzing is left out: clang with libFuzzer is not installed (make deps test)'; \
 	else $(MAKE) --no-print-directory CC=clang SANITIZE=address,undefined BUILD=$(FUZZ_BUILD) fuzzers; fi
 fuzz: fuzz_programs
