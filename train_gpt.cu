@@ -244,10 +244,6 @@ typedef struct {
 
 enum { VOCAB_MULTIPLE = 128, ALIGNMENT = 16 }; // tokens; floats: every tensor begins on a cache line
 
-static size_t round_up_to(size_t a, size_t multiple) {
-    return (a + multiple - 1) / multiple * multiple;
-}
-
 static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size_t columns,
                           Initialisation init, int decay) {
     Parameter *p = &m->parameters[m->num_tensors++];
@@ -259,7 +255,7 @@ static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size
     p->decay = decay;
     p->offset = m->num_floats;
     p->size = (rows ? rows : 1) * columns;
-    m->num_floats += round_up_to(p->size, ALIGNMENT);
+    m->num_floats += round_up(p->size, ALIGNMENT);
     m->num_parameters += p->size;
 }
 
@@ -309,7 +305,7 @@ static size_t activations_layout(GPT *m, size_t B, size_t T, int attention, floa
     size_t offset = 0;
 #define PLACE(member, floats)                                                                                \
     place->member = memory ? memory + offset : NULL;                                                         \
-    offset += round_up_to(floats, ALIGNMENT);
+    offset += round_up(floats, ALIGNMENT);
     {
         ModelActivations *place = &m->acts;
         MODEL_ACTIVATIONS(PLACE)
@@ -351,7 +347,7 @@ static void gpt_create(GPT *m, const GPTConfig *config, AttentionVariant attenti
     m->C = (size_t)config->channels;
     m->HS = m->C / m->NH;
     m->V = (size_t)config->vocab_size;
-    m->Vp = round_up_to(m->V, VOCAB_MULTIPLE);
+    m->Vp = round_up(m->V, VOCAB_MULTIPLE);
     m->attention = attention;
     m->dropout_threshold = 256;
     m->seed = seed;
@@ -914,7 +910,7 @@ static int accumulate_gradients(Trainer *t, double *loss, Error *error) {
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         profile_start(m->profile);
         if (loader_next(t->loader, m->tokens, m->targets, error) != 0) return -1;
-        if (!o->overfit) t->state.position += o->batch;
+        t->state.position = (int64_t)loader_position(t->loader);
         profile_lap(m->profile, LAP_DATA, PASS_FORWARD);
         MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch),
                        (float)(1.0 / ((double)m->B * (double)m->T * (double)o->accumulate)),

@@ -26,13 +26,6 @@ enum {
     HEAD = ATTENTION_LARGEST_HEAD,
 };
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-static size_t round_up(size_t a, size_t multiple) {
-    return (a + multiple - 1) / multiple * multiple;
-}
-
 // ---- products ---------------------------------------------------------------------------------------------
 
 typedef void (*ProductKernel)(size_t K, const float *a, size_t a_row, size_t a_k, const float *b, size_t b_k,

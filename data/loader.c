@@ -231,7 +231,8 @@ int loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error)
 }
 
 uint64_t loader_position(const Loader *loader) {
-    return loader->config.position + loader->taken * (uint64_t)loader->config.batch;
+    return loader->config.position +
+           (loader->config.repeat ? 0 : loader->taken * (uint64_t)loader->config.batch);
 }
 
 uint64_t loader_sequences_per_epoch(const Loader *loader) {

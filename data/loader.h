@@ -38,7 +38,7 @@ Loader *loader_open(const ShardSet *set, const LoaderConfig *config, Error *erro
 // inputs and targets are (batch, T). A batch with a token outside the vocabulary, or that cannot be read, is
 // an error; the batches before it are not affected, and every call after it returns the same error.
 int loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error);
-// Sequences handed out since the start of training, config.position included.
+// Sequences handed out since the start of training, config.position included; with repeat it stays there.
 uint64_t loader_position(const Loader *loader);
 uint64_t loader_sequences_per_epoch(const Loader *loader);
 // Where sequence number `position` of the run begins: index of the shard, and token in it.

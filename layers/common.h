@@ -47,10 +47,12 @@ static inline void copy_to_device(void *device, const void *host, size_t bytes, 
     (void)stream;
     memcpy(device, host, bytes);
 }
-static inline void copy_to_host(void *host, const void *device, size_t bytes, Stream stream) {
-    (void)stream;
-    memcpy(host, device, bytes);
-}
+
+// ---- sizes ----------------------------------------------------------------------------------------------
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+static inline size_t round_up(size_t a, size_t multiple) { return divide_up(a, multiple) * multiple; }
 
 // ---- numbers ----------------------------------------------------------------------------------------------
 

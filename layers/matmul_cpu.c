@@ -30,13 +30,6 @@ enum {
 #define HAS_BF16 0
 #endif
 
-static size_t least(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-static size_t divide_up(size_t a, size_t b) {
-    return (a + b - 1) / b;
-}
-
 // ---- packing: source -> destination[k][width], `filled` of `width` columns real, the rest zero ------------
 
 // One panel. Element (i, k) of the source lies at source[i * stride + k] when k is contiguous, at source[k *
