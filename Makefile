@@ -2,7 +2,10 @@
 .DEFAULT_GOAL := all
 
 # ---- options: make NAME=value -----------------------------------------------------------------------------
+# cpu; cuda: an NVIDIA GPU; emulated: the CUDA kernels executed on the CPU, for tests
 DEVICE   ?= cpu
+# of weights and activations where DEVICE is cuda or emulated: bf16 or fp32
+PRECISION ?= bf16
 # address, undefined, thread, or a comma-separated list
 SANITIZE ?=
 # the processor to compile for; MARCH=-march=x86-64-v3 for binaries that run elsewhere
@@ -14,31 +17,42 @@ endif
 FUZZ_SECONDS ?= 60
 
 comma := ,
-ifneq ($(DEVICE),cpu)
-$(error DEVICE=$(DEVICE) is not available: this version trains on the CPU (DEVICE=cpu))
+ifeq ($(filter cpu cuda emulated,$(DEVICE)),)
+$(error DEVICE=$(DEVICE): cpu, cuda or emulated was expected)
+endif
+ifeq ($(filter bf16 fp32,$(PRECISION)),)
+$(error PRECISION=$(PRECISION): bf16 or fp32 was expected)
 endif
 ifneq ($(filter-out address undefined thread,$(subst $(comma), ,$(SANITIZE))),)
 $(error SANITIZE=$(SANITIZE): address, undefined, thread or a comma-separated list was expected)
 endif
 
 # ---- flags --------------------------------------------------------------------------------------------------
-# ThreadSanitizer knows OpenMP's barriers only with clang's runtime and its Archer tool.
+# ThreadSanitizer knows OpenMP's barriers only with clang's runtime and its Archer tool. Emulated kernels are watched
+# without OpenMP: there every CUDA thread is a thread to the sanitizer.
+OPENMP := -fopenmp
 ifneq ($(findstring thread,$(SANITIZE)),)
+ifeq ($(DEVICE),cpu)
 CC := clang
 export OMP_TOOL_LIBRARIES := $(firstword $(wildcard /usr/lib/llvm-*/lib/libarcher.so))
+endif
 # A program that ends with an error ends beside its loader's thread: that is no leak.
 export TSAN_OPTIONS := ignore_noninstrumented_modules=1 report_thread_leaks=0 allocator_may_return_null=1
 endif
 variant := $(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
-BUILD := build/$(DEVICE)$(variant)
+BUILD := build/$(DEVICE)$(if $(filter cpu,$(DEVICE)),,-$(PRECISION))$(variant)
 PACKAGES := libpcre2-8 libcjson
 # Asked for when they are needed, not before: `make deps test` may have just installed them.
 # No -ffast-math: NaN checks must work, and the order of sums is part of the result.
-CFLAGS   = -std=gnu11 $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3) -g $(MARCH) -fopenmp -fno-math-errno \
+CFLAGS   = -std=gnu11 $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3) -g $(MARCH) $(OPENMP) -fno-math-errno \
            -fno-trapping-math -Wall -Wextra -Werror -I. $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
-LDFLAGS := -fopenmp
+LDFLAGS := $(OPENMP)
 LDLIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
 ifneq ($(SANITIZE),)
+ifeq ($(DEVICE),emulated)
+OPENMP  :=
+LDFLAGS := -lgomp
+endif
 CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
 # A request for too much memory is answered with NULL, as it is without the sanitizer.
 export ASAN_OPTIONS := allocator_may_return_null=1
@@ -49,11 +63,38 @@ endif
 LDFLAGS += -fsanitize=$(SANITIZE)
 endif
 
+# How a .cu file is compiled: as C for the CPU, by nvcc, or as C++ with the emulator in place of CUDA's headers.
+ifeq ($(DEVICE),cpu)
+COMPILE_CU = $(CC) $(CFLAGS) -MMD -MP -x c
+LINK       = $(CC)
+else
+DEVICE_FLAGS := -DDEVICE_CUDA $(if $(filter fp32,$(PRECISION)),-DPRECISION_IS_FP32)
+endif
+ifeq ($(DEVICE),emulated)
+CXX_OF_CC  := $(if $(findstring clang,$(CC)),clang++,g++)
+# Kernels look at the same memory as float and as float4.
+CXXFLAGS    = -std=c++17 $(filter-out -std=%,$(CFLAGS)) -fno-strict-aliasing -Wno-psabi -Wno-unknown-pragmas \
+              -Wno-missing-field-initializers $(DEVICE_FLAGS) \
+              -Idev/cuda_on_cpu/include -include dev/cuda_on_cpu/cuda_on_cpu.h
+COMPILE_CU  = $(CXX_OF_CC) $(CXXFLAGS) -MMD -MP -x c++
+LINK        = $(CXX_OF_CC)
+endif
+ifeq ($(DEVICE),cuda)
+CUDA_HOME  ?= /usr/local/cuda
+ARCH       ?= sm_80 sm_90a
+NVCC       := $(CUDA_HOME)/bin/nvcc
+COMPILE_CU  = $(NVCC) -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS \
+              $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+              -Xcompiler -fopenmp,-fno-math-errno,-Wall,-Wno-unknown-pragmas -MMD -MP -x cu
+LINK        = g++
+LDLIBS     += -L$(CUDA_HOME)/lib64 -lcublasLt -lnccl -lcudart_static -ldl -lrt
+endif
+
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
 COMMON    := data/files.o data/options.o data/progress.o
 TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
-KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o
+KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o)
 TRAINER   := $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/safetensors.o data/checkpoint.o \
              data/metrics.o
 
@@ -68,9 +109,23 @@ TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul
 TESTS_ATTENTION := test/attention/test_attention
 TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories \
                    test/data/test_checkpoint test/data/test_options
-TESTS           := $(TESTS_LAYERS) $(TESTS_ATTENTION) $(TESTS_DATA) test/test_train_gpt
+TESTS_TRAINER   := test/test_train_gpt
+# Of the kernels, where there are some; everything else is tested in the CPU's build.
+ifneq ($(DEVICE),cpu)
+TESTS_LAYERS    := test/layers/test_kernels test/layers/test_matmul_device
+TESTS_ATTENTION := test/attention/test_attention test/attention/test_ptx
+TESTS_DATA      :=
+endif
+ifeq ($(DEVICE),emulated)
+TESTS_TRAINER   += test/test_cuda_on_cpu
+endif
+TESTS           := $(TESTS_LAYERS) $(TESTS_ATTENTION) $(TESTS_DATA) $(TESTS_TRAINER)
 PARTS_test/layers/test_layers       := data/files.o
 PARTS_test/layers/test_matmul       := $(KERNELS)
+PARTS_test/layers/test_kernels      :=
+PARTS_test/layers/test_matmul_device := $(KERNELS) data/files.o
+PARTS_test/attention/test_ptx       :=
+PARTS_test/test_cuda_on_cpu         :=
 PARTS_test/attention/test_attention := $(KERNELS) data/progress.o
 PARTS_test/data/test_shards         := $(COMMON) data/shards.o
 PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
@@ -94,7 +149,7 @@ all: programs
 	@echo 'built ./train_gpt; now: make train (two minutes, a trained GPT), make test, make help'
 
 programs: $(addprefix $(BUILD)/,$(PROGRAMS))
-	@$(if $(variant),,for p in $(PROGRAMS); do ln -sf $(CURDIR)/$(BUILD)/$$p $$p; done)
+	@$(if $(variant)$(filter-out cpu cuda,$(DEVICE))$(NO_LINKS),,for p in $(PROGRAMS); do ln -sf $(CURDIR)/$(BUILD)/$$p $$p; done)
 tests: $(addprefix $(BUILD)/,$(TESTS))
 fuzzers: CFLAGS += -fsanitize=fuzzer-no-link
 fuzzers: LDFLAGS += -fsanitize=fuzzer
@@ -103,17 +158,17 @@ fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 
 .SECONDEXPANSION:
 $(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # With `deps` among the goals, nothing is compiled before it is done, also under -j.
 AFTER_DEPS := $(filter deps,$(MAKECMDGOALS))
-# Every source is compiled as C, whatever it is called; -MMD writes the header dependencies.
+# -MMD writes the header dependencies.
 $(BUILD)/%.o: %.c Makefile | $(AFTER_DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 $(BUILD)/%.o: %.cu Makefile | $(AFTER_DEPS)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP -x c -c $< -o $@
+	$(COMPILE_CU) -c $< -o $@
 # These include the trainer whole and do not use all of it.
 $(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o: CFLAGS += -Wno-unused-function
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
@@ -123,10 +178,25 @@ clean:
 
 # ---- testing ------------------------------------------------------------------------------------------------------
 .PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program
-# Each program's line, then one line that adds them up. Without SANITIZE= the suite runs twice, the second time with
-# AddressSanitizer and UndefinedBehaviorSanitizer.
+# Each program's line, then one line that adds them up. Without SANITIZE= the CPU's suite runs twice, the second time
+# with AddressSanitizer and UndefinedBehaviorSanitizer, and then the CUDA kernels, emulated.
+ifeq ($(DEVICE),cpu)
 test: programs tests $(if $(variant),,fuzz_programs)
-	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) $(if $(variant),,test/fuzz.sh test/sanitized.sh)
+	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) \
+	    $(if $(variant),,test/fuzz.sh test/sanitized.sh)
+else
+# The kernels; without SANITIZE= also the whole trainer beside the CPU's.
+test: tests $(if $(variant),,programs cpu_programs)
+	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) \
+	    $(if $(variant),,test/test_devices.sh)
+.PHONY: cpu_programs test_seeds
+cpu_programs:
+	@$(MAKE) --no-print-directory DEVICE=cpu NO_LINKS=1 programs
+# Emulated kernels with their threads in other orders.
+test_seeds: tests
+	@for seed in 1 2 3 4 5; do CUDA_EMULATION_SEED=$$seed test/run.sh \
+	    $(addprefix $(BUILD)/,$(TESTS_LAYERS) $(TESTS_ATTENTION)) || exit 1; done
+endif
 test_layers: $(addprefix $(BUILD)/,$(TESTS_LAYERS))
 	test/run.sh $^
 test_attention: $(addprefix $(BUILD)/,$(TESTS_ATTENTION))
@@ -151,7 +221,7 @@ bench: bench_program
 
 # ---- packages -------------------------------------------------------------------------------------------------------
 # What the goals named on the command line need; clang and its runtimes are for fuzzing and for the tests built with it.
-DEBIAN := gcc libc6-dev make pkg-config libpcre2-dev libcjson-dev
+DEBIAN := gcc g++ libc6-dev make pkg-config libpcre2-dev libcjson-dev
 ifneq ($(filter test% fuzz,$(MAKECMDGOALS)),)
 DEBIAN += clang libclang-rt-dev libomp-dev curl python3
 endif

@@ -34,7 +34,6 @@
 #include "layers/profile.h"
 #include "layers/sampling.h"
 #include "layers/schedule.h"
-#include "layers/simd_cpu.h"
 #include "layers/softmax_cross_entropy.cuh"
 
 // ---- options ----------------------------------------------------------------------------------------------
@@ -43,10 +42,12 @@ typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } Mod
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *sample;
-    int model, schedule, attention, precision, resume, validate_documents, overfit, profile;
+    int model, schedule, attention, precision, matmul, recompute, stochastic_rounding, plan;
+    int resume, validate_documents, overfit, profile;
     int64_t num_layers, num_heads, channels, max_sequence_length, vocab_size;
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
-    int64_t save_every, keep, validate_every, validation_batches, sample_every, sample_tokens, top_k;
+    int64_t save_every, keep, logits_memory, validate_every, validation_batches, sample_every, sample_tokens,
+        top_k;
     double dropout, learning_rate, final_learning_rate, weight_decay, beta1, beta2, epsilon, clip;
     double validation_floor, temperature, top_p, init_embedding, init_matrices;
 } Settings;
@@ -106,8 +107,13 @@ static const Option OPTIONS[] = {
     {NULL, REAL("clip", clip, "1", 0, 1e9, "largest global gradient norm; 0: no clipping")},
     {NULL, INTEGER("max-skips", max_skips, "5", 1, 1e9, "steps with a non-finite loss or gradient skipped in a row before training stops")},
 
-    {"Speed", CHOICE("attention", attention, "flash", "naive|flash", "changes speed and memory, not results")},
-    {NULL, CHOICE("precision", precision, "fp32", "fp32|bf16", "of matmul inputs; sums and weights stay fp32")},
+    {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash", "changes speed and memory, not results")},
+    {NULL, CHOICE("precision", precision, "auto", "auto|fp32|bf16", "of matmul inputs on the CPU; on a GPU the build's; sums and master weights stay fp32")},
+    {NULL, CHOICE("matmul", matmul, "auto", "auto|cublas|own", "whose matrix products; auto: cuBLAS where the build has it")},
+    {NULL, CHOICE("recompute", recompute, "none", "none|gelu|layernorm|block", "activations that backward computes again, each including the ones before; results stay the same")},
+    {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "the most bytes for logits, which are then computed in pieces; 0: no limit")},
+    {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, right on average (bf16 builds)")},
+    {NULL, FLAG("plan", plan, "no training: print the memory this model, batch and sequence length take, on the CPU and on GPUs")},
 
     {"Samples", TEXT("sample", sample, NULL, "no training: continue this text with the run's newest checkpoint (or --init-from)")},
     {NULL, INTEGER("sample-every", sample_every, "0", 0, 1e12, "steps between samples while training; 0: only at the end")},
@@ -121,6 +127,12 @@ static const Option OPTIONS[] = {
 };
 // clang-format on
 enum { NUM_OPTIONS = sizeof(OPTIONS) / sizeof(OPTIONS[0]) };
+
+static const char *const PRECISIONS[] = {"fp32", "bf16"};
+
+static Precision precision_of(const Settings *o) {
+    return o->precision == 0 ? (Precision)DEVICE_IS_BF16 : (Precision)(o->precision - 1);
+}
 
 static const struct {
     int64_t num_layers, num_heads, channels;
@@ -148,35 +160,39 @@ static const struct {
     X(downw, "mlp.c_proj.weight", 4 * C, C, INIT_RESIDUAL, 1)                                                \
     X(downb, "mlp.c_proj.bias", 0, C, INIT_ZERO, 0)
 
-// member, floats
+// member, type, elements, what the memory is for
 #define MODEL_ACTIVATIONS(X)                                                                                 \
-    X(embedded, N *C)   /* (N, C) the residual stream before block 0 */                                      \
-    X(lnf, N *C)        /* (N, C) */                                                                         \
-    X(lnf_mean, N)      /* (N) */                                                                            \
-    X(lnf_rstd, N)      /* (N) */                                                                            \
-    X(logits, N *Vp)    /* (N, Vp), then dlogits in the same place */                                        \
-    X(losses, N)        /* (N) nats of each token */                                                         \
-    X(branch, N *C)     /* (N, C) output of a projection, before it joins the residual stream */             \
-    X(dresidual, N *C)  /* (N, C) gradient of the residual stream */                                         \
-    X(dbranch, N *C)    /* (N, C) */                                                                         \
-    X(dnormed, N *C)    /* (N, C) gradient of a layernorm's output, of attention's */                        \
-    X(dwide, N * 4 * C) /* (N, 4C) gradient of the pre-activation; (N, 3C) of qkv */                         \
-    X(layernorm_partial, layernorm_scratch(C))
+    X(tokens, int32_t, N, MEMORY_OTHER)              /* (B, T) */                                            \
+    X(targets, int32_t, training *N, MEMORY_OTHER)   /* (B, T) */                                            \
+    X(embedded, floatX, N *C, MEMORY_OTHER)          /* (N, C) the residual stream before block 0 */         \
+    X(lnf, floatX, N *C, MEMORY_OTHER)               /* (N, C) */                                            \
+    X(lnf_mean, float, N, MEMORY_OTHER)              /* (N) */                                               \
+    X(lnf_rstd, float, N, MEMORY_OTHER)              /* (N) */                                               \
+    X(logits, floatX, logit_rows *Vp, MEMORY_LOGITS) /* (logit_rows, Vp), then dlogits in the same place */  \
+    X(losses, float, N, MEMORY_OTHER)                /* (N) nats of each token */                            \
+    X(branch, floatX, N *C, MEMORY_OTHER)            /* (N, C) a projection, before it joins the stream */   \
+    X(dresidual, floatX, training *N *C, MEMORY_OTHER)  /* (N, C) gradient of the residual stream */         \
+    X(dbranch, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) */                                         \
+    X(dnormed, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) of a layernorm's output, of attention's */ \
+    X(dwide, floatX, training *N * 4 * C, MEMORY_OTHER) /* (N, 4C) of the pre-activation; (N, 3C) of qkv */  \
+    X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_OTHER)
+// member, type, elements, and when all blocks share one: because backward computes it again (--recompute), or
+// because nothing is kept but keys and values
 #define BLOCK_ACTIVATIONS(X)                                                                                 \
-    X(ln1, N *C)      /* (N, C) */                                                                           \
-    X(ln1_mean, N)    /* (N) */                                                                              \
-    X(ln1_rstd, N)    /* (N) */                                                                              \
-    X(qkv, N * 3 * C) /* (N, 3C): (B, T, 3, NH, HS) */                                                       \
-    X(attended, N *C) /* (N, C) */                                                                           \
-    X(lse, N *NH)     /* (B, NH, T) */                                                                       \
-    X(saved, attention_saved_size((AttentionVariant)attention, B, NH, T, T))                                 \
-    X(residual_middle, N *C) /* (N, C) after attention */                                                    \
-    X(ln2, N *C)             /* (N, C) */                                                                    \
-    X(ln2_mean, N)           /* (N) */                                                                       \
-    X(ln2_rstd, N)           /* (N) */                                                                       \
-    X(up, N * 4 * C)         /* (N, 4C) pre-activation */                                                    \
-    X(gelu, N * 4 * C)       /* (N, 4C) */                                                                   \
-    X(residual_out, N *C)    /* (N, C) after the MLP */
+    X(ln1, floatX, N *C, keep >= KEEP_LAYERNORM)  /* (N, C) */                                               \
+    X(ln1_mean, float, N, keep == KEEP_CACHE)     /* (N) */                                                  \
+    X(ln1_rstd, float, N, keep == KEEP_CACHE)     /* (N) */                                                  \
+    X(qkv, floatX, N * 3 * C, keep == KEEP_BLOCK) /* (N, 3C): (B, T, 3, NH, HS) */                           \
+    X(attended, floatX, N *C, keep >= KEEP_BLOCK) /* (N, C) */                                               \
+    X(lse, float, N *NH, keep >= KEEP_BLOCK)      /* (B, NH, T) */                                           \
+    X(saved, float, attention_saved_size(attention, B, NH, T, T), keep >= KEEP_BLOCK)                        \
+    X(residual_middle, floatX, N *C, keep >= KEEP_BLOCK) /* (N, C) after attention */                        \
+    X(ln2, floatX, N *C, keep >= KEEP_LAYERNORM)         /* (N, C) */                                        \
+    X(ln2_mean, float, N, keep >= KEEP_BLOCK)            /* (N) */                                           \
+    X(ln2_rstd, float, N, keep >= KEEP_BLOCK)            /* (N) */                                           \
+    X(up, floatX, N * 4 * C, keep >= KEEP_BLOCK)         /* (N, 4C) pre-activation */                        \
+    X(gelu, floatX, N * 4 * C, keep >= KEEP_GELU)        /* (N, 4C) */                                       \
+    X(residual_out, floatX, N *C, keep == KEEP_CACHE)    /* (N, C) after the MLP */
 
 typedef enum {
     INIT_ZERO,
@@ -187,22 +203,37 @@ typedef enum {
     INIT_RESIDUAL
 } Initialisation;
 
+// What a forward pass keeps: everything; all but what --recompute names, each including the ones before; or, for
+// generating text, keys and values only.
+typedef enum { KEEP_ALL, KEEP_GELU, KEEP_LAYERNORM, KEEP_BLOCK, KEEP_CACHE } Keep;
+
 typedef struct {
     const char *name;
     int layer; // -1: of the model, not of a block
     size_t rows, columns;
     Initialisation init;
     int decay;
-    size_t offset, size; // floats, in every memory that holds one number a parameter
+    size_t offset, size; // numbers, in every memory that holds one a parameter
 } Parameter;
 
-#define AS_MEMBER(member, ...) float *member;
+#define AS_WEIGHT(member, ...)   floatX *member;
+#define AS_GRADIENT(member, ...) float *member;
 typedef struct {
-    MODEL_PARAMETERS(AS_MEMBER)
+    MODEL_PARAMETERS(AS_WEIGHT)
 } ModelWeights;
 typedef struct {
-    BLOCK_PARAMETERS(AS_MEMBER)
+    BLOCK_PARAMETERS(AS_WEIGHT)
 } BlockWeights;
+typedef struct {
+    MODEL_PARAMETERS(AS_GRADIENT)
+} ModelGradients;
+typedef struct {
+    BLOCK_PARAMETERS(AS_GRADIENT)
+} BlockGradients;
+#undef AS_WEIGHT
+#undef AS_GRADIENT
+
+#define AS_MEMBER(member, type, ...) type *member;
 typedef struct {
     MODEL_ACTIVATIONS(AS_MEMBER)
 } ModelActivations;
@@ -211,11 +242,44 @@ typedef struct {
 } BlockActivations;
 #undef AS_MEMBER
 
+// The memory of a forward pass over (B, T) tokens.
 typedef struct {
-    ModelWeights model;
-    BlockWeights *block; // (L)
-    float *memory;       // all of them, num_floats
-} Weights;
+    size_t B, T, past; // past: tokens before these whose keys and values stand in qkv (KEEP_CACHE)
+    size_t logit_rows; // tokens whose logits are computed at a time
+    Keep keep;
+    ModelActivations model;
+    BlockActivations *block; // (L)
+} Activations;
+
+// What decides, beside the model, how much memory is needed.
+typedef struct {
+    size_t B, T; // B = 0: no training, only generating text
+    Keep keep;
+    size_t logits_bytes; // the most for logits; 0: no limit
+    AttentionVariant attention;
+} Shape;
+
+// What the memory is for, as --plan shows it.
+typedef enum {
+    MEMORY_WEIGHTS,
+    MEMORY_MASTER,
+    MEMORY_GRADIENTS,
+    MEMORY_MOMENTS,
+    MEMORY_BLOCKS,
+    MEMORY_LOGITS,
+    MEMORY_OTHER,
+    NUM_MEMORIES
+} Memory;
+
+// Every allocation on the device comes out of one piece, in the order it is asked for. While `base` is NULL only
+// bytes are counted.
+typedef struct {
+    char *base;
+    size_t used;
+    size_t of[NUM_MEMORIES];
+    int on_gpu;         // of the build that is planned for, this one's where base is not NULL
+    size_t floatX_size; // there
+} Arena;
 
 typedef struct {
     GPTConfig config;
@@ -224,25 +288,33 @@ typedef struct {
     size_t num_tensors;
     size_t num_parameters; // without padding
     size_t num_floats;     // with padding
-    Weights weights, gradients;
-    float *moment1, *moment2; // AdamW's m and v, laid out as the weights; NULL without training
-    double *norm_partial;
+    Shape shape;
+    AttentionVariant attention;
 
-    size_t B, T; // what the activations have room for
-    ModelActivations acts;
-    BlockActivations *block_acts; // (L)
-    float *acts_memory;
-    size_t acts_floats;
-    int32_t *tokens, *targets; // (B, T)
+    Arena arena;
+    ModelWeights weights;
+    BlockWeights *block_weights; // (L)
+    floatX *weights_memory;      // all of them, num_floats
+    float *master;               // the same in fp32; where floatX is fp32, the weights themselves
+    ModelGradients gradients;
+    BlockGradients *block_gradients; // (L)
+    float *gradients_memory;
+    float *moment1, *moment2; // AdamW's m and v
+    AdamWChunk *chunks;
+    size_t num_chunks;
+    double *norm_partial, *score; // score: sum of validation losses
+    StepOutcome *outcome;
+    Activations acts;  // of training and validation
+    Activations cache; // of generating text; in the same memory
 
     MatmulContext matmul;
-    int attention;
-    uint32_t dropout_threshold; // while training; 256 elsewhere
+    Stream stream;
+    uint32_t dropout_threshold; // while training
     uint64_t seed;
-    Profile *profile; // NULL: not measured
+    Profile profile;
 } GPT;
 
-enum { VOCAB_MULTIPLE = 128, ALIGNMENT = 16 }; // tokens; floats: every tensor begins on a cache line
+enum { VOCAB_MULTIPLE = 128, ALIGNMENT = 16 }; // tokens; numbers: every tensor begins on a cache line
 
 static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size_t columns,
                           Initialisation init, int decay) {
@@ -257,6 +329,7 @@ static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size
     p->size = (rows ? rows : 1) * columns;
     m->num_floats += round_up(p->size, ALIGNMENT);
     m->num_parameters += p->size;
+    m->num_chunks += divide_up(p->size, ADAMW_CHUNK);
 }
 
 // Fills the list of parameter tensors: the model's, then block after block.
@@ -277,69 +350,136 @@ static void list_parameters(GPT *m) {
     m->num_parameters -= (Vp - m->V) * C;
 }
 
-// Memory of one float a parameter, with a pointer to every tensor.
-static void weights_allocate(Weights *w, const GPT *m) {
-    w->memory = (float *)device_alloc(m->num_floats * sizeof(float));
-    w->block = (BlockWeights *)xcalloc(m->L, sizeof(BlockWeights));
-    if (w->memory == NULL) die("out of memory: %.1f GB for the parameters", (double)m->num_floats * 4e-9);
-    memset(w->memory, 0, m->num_floats * sizeof(float));
+// ---- memory -----------------------------------------------------------------------------------------------
+
+static void *arena_take(Arena *arena, Memory memory, size_t count, size_t size) {
+    size_t bytes = round_up(count * size, DEVICE_ALIGNMENT);
+    void *pointer = arena->base ? arena->base + arena->used : NULL;
+    arena->used += bytes;
+    arena->of[memory] += bytes;
+    return pointer;
+}
+
+static void place_weights(GPT *m, Arena *arena) {
     const Parameter *p = m->parameters;
-#define POINT(member, ...) w->model.member = w->memory + (p++)->offset;
+    m->weights_memory = (floatX *)arena_take(arena, MEMORY_WEIGHTS, m->num_floats, arena->floatX_size);
+    m->master = (float *)m->weights_memory;
+    if (arena->floatX_size != sizeof(float))
+        m->master = (float *)arena_take(arena, MEMORY_MASTER, m->num_floats, sizeof(float));
+    if (arena->base == NULL) return;
+#define POINT(member, ...) m->weights.member = m->weights_memory + (p++)->offset;
     MODEL_PARAMETERS(POINT)
 #undef POINT
-#define POINT(member, ...) w->block[l].member = w->memory + (p++)->offset;
+#define POINT(member, ...) m->block_weights[l].member = m->weights_memory + (p++)->offset;
     for (size_t l = 0; l < m->L; l++) {
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
 }
 
-static void weights_free(Weights *w) {
-    device_free(w->memory);
-    free(w->block);
+static void place_training_state(GPT *m, Arena *arena) {
+    const Parameter *p = m->parameters;
+    const size_t n = m->num_floats;
+    m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, n, sizeof(float));
+    m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, n, sizeof(float));
+    m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, n, sizeof(float));
+    m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_OTHER, m->num_chunks, sizeof(AdamWChunk));
+    m->norm_partial = (double *)arena_take(arena, MEMORY_OTHER, global_norm_scratch(n), sizeof(double));
+    m->score = (double *)arena_take(arena, MEMORY_OTHER, 1, sizeof(double));
+    m->outcome = (StepOutcome *)arena_take(arena, MEMORY_OTHER, 1, sizeof(StepOutcome));
+    if (arena->base == NULL) return;
+#define POINT(member, ...) m->gradients.member = m->gradients_memory + (p++)->offset;
+    MODEL_PARAMETERS(POINT)
+#undef POINT
+#define POINT(member, ...) m->block_gradients[l].member = m->gradients_memory + (p++)->offset;
+    for (size_t l = 0; l < m->L; l++) {
+        BLOCK_PARAMETERS(POINT)
+    }
+#undef POINT
 }
 
-// How many floats the activations of (B, T) take; with `memory`, also points every tensor into it.
-static size_t activations_layout(GPT *m, size_t B, size_t T, int attention, float *memory) {
-    const size_t N = B * T, C = m->C, NH = m->NH, Vp = m->Vp;
-    size_t offset = 0;
-#define PLACE(member, floats)                                                                                \
-    place->member = memory ? memory + offset : NULL;                                                         \
-    offset += round_up(floats, ALIGNMENT);
-    {
-        ModelActivations *place = &m->acts;
-        MODEL_ACTIVATIONS(PLACE)
-    }
+#define SIZE_floatX  arena->floatX_size
+#define SIZE_float   sizeof(float)
+#define SIZE_int32_t sizeof(int32_t)
+static void place_activations(const GPT *m, Activations *x, Arena *arena) {
+    const size_t B = x->B, T = x->T, N = B * T, C = m->C, NH = m->NH, Vp = m->Vp, logit_rows = x->logit_rows;
+    const size_t training = x->keep != KEEP_CACHE;
+    const Keep keep = x->keep;
+    const AttentionVariant attention = m->attention;
+#define PLACE(member, type, count, memory)                                                                   \
+    x->model.member = (type *)arena_take(arena, memory, count, SIZE_##type);
+    MODEL_ACTIVATIONS(PLACE)
+#undef PLACE
+#define PLACE(member, type, count, shared)                                                                   \
+    x->block[l].member = l > 0 && (shared) ? x->block[0].member                                              \
+                                           : (type *)arena_take(arena, MEMORY_BLOCKS, count, SIZE_##type);
     for (size_t l = 0; l < m->L; l++) {
-        BlockActivations *place = &m->block_acts[l];
         BLOCK_ACTIVATIONS(PLACE)
     }
 #undef PLACE
-    return offset;
 }
 
-static void activations_allocate(GPT *m, size_t B, size_t T) {
-    m->B = B;
-    m->T = T;
-    const double per_token = (double)m->L * ((double)m->C * 17 + (double)(m->NH * T)) + (double)m->Vp;
-    if ((double)(B * T) * per_token > 1e16) // sizes must not overflow
-        die("out of memory: %.3g GB for the activations", (double)(B * T) * per_token * 4e-9);
-    m->acts_floats = activations_layout(m, B, T, m->attention, NULL);
-    m->acts_memory = (float *)device_alloc(m->acts_floats * sizeof(float));
-    if (m->acts_memory == NULL)
-        die("out of memory: %.1f GB for the activations of --batch %zu --sequence-length %zu; try a smaller "
-            "batch with "
-            "--accumulate",
-            (double)m->acts_floats * 4e-9, B, T);
-    activations_layout(m, B, T, m->attention, m->acts_memory);
-    m->tokens = (int32_t *)device_alloc(B * T * sizeof(int32_t));
-    m->targets = (int32_t *)device_alloc(B * T * sizeof(int32_t));
-    if (m->tokens == NULL || m->targets == NULL) die("out of memory for a batch of tokens");
+// Gives every tensor its place. Text is generated between steps, so its memory is that of the activations.
+static void gpt_place(GPT *m, Arena *arena) {
+    size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(4 * m->C) : 0;
+    place_weights(m, arena);
+    if (m->acts.B > 0) place_training_state(m, arena);
+    void *place = arena_take(arena, MEMORY_OTHER, workspace, 1);
+    if (place != NULL) matmul_set_workspace(&m->matmul, place, workspace);
+    Arena generation = *arena;
+    if (m->acts.B > 0) place_activations(m, &m->acts, arena);
+    place_activations(m, &m->cache, &generation);
+    if (generation.used > arena->used) {
+        arena->of[MEMORY_OTHER] += generation.used - arena->used;
+        arena->used = generation.used;
+    }
 }
 
-// Weights only; activations, gradients and moments are allocated by those who need them.
-static void gpt_create(GPT *m, const GPTConfig *config, AttentionVariant attention, Precision precision,
-                       uint64_t seed) {
+// The shapes of the activations, as far as memory decides them.
+static void set_shapes(GPT *m, size_t B, size_t floatX_size) {
+    const Shape *s = &m->shape;
+    size_t rows = B * s->T, fit = s->logits_bytes / (m->Vp * floatX_size);
+    if (s->logits_bytes > 0 && fit < rows) rows = fit < 64 ? (fit > 0 ? fit : 1) : fit / 64 * 64;
+    m->acts.B = B;
+    m->acts.T = s->T;
+    m->acts.keep = s->keep;
+    m->acts.logit_rows = rows;
+    m->cache.B = 1;
+    m->cache.T = (size_t)m->config.max_sequence_length;
+    m->cache.keep = KEEP_CACHE;
+    m->cache.logit_rows = 1;
+}
+
+// Bytes that --batch B takes in a build for the CPU or a GPU; `of` (or NULL): by purpose.
+static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size, size_t of[NUM_MEMORIES]) {
+    GPT plan = *m;
+    Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
+    plan.attention = attention_choose(m->shape.attention, on_gpu);
+    set_shapes(&plan, B, floatX_size);
+    gpt_place(&plan, &arena);
+    if (of != NULL) memcpy(of, arena.of, sizeof(arena.of));
+    return arena.used;
+}
+
+// The largest B that fits into `bytes`; 0: none.
+static size_t largest_batch(const GPT *m, size_t bytes, int on_gpu, size_t floatX_size) {
+    size_t fits = 0, too_much = 1;
+    while (too_much < (1 << 20) && gpt_memory(m, too_much, on_gpu, floatX_size, NULL) <= bytes) {
+        fits = too_much;
+        too_much *= 2;
+    }
+    while (too_much - fits > 1) {
+        size_t middle = fits + (too_much - fits) / 2;
+        if (gpt_memory(m, middle, on_gpu, floatX_size, NULL) <= bytes)
+            fits = middle;
+        else
+            too_much = middle;
+    }
+    return fits;
+}
+
+// The model's tensors and shapes, without memory.
+static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
     memset(m, 0, sizeof(*m));
     m->config = *config;
     m->L = (size_t)config->num_layers;
@@ -348,36 +488,80 @@ static void gpt_create(GPT *m, const GPTConfig *config, AttentionVariant attenti
     m->HS = m->C / m->NH;
     m->V = (size_t)config->vocab_size;
     m->Vp = round_up(m->V, VOCAB_MULTIPLE);
-    m->attention = attention;
-    m->dropout_threshold = 256;
-    m->seed = seed;
-    m->block_acts = (BlockActivations *)xcalloc(m->L, sizeof(BlockActivations));
+    m->shape = *shape;
+    m->attention = attention_choose(shape->attention, DEVICE_IS_GPU);
     list_parameters(m);
-    weights_allocate(&m->weights, m);
-    matmul_context_init(&m->matmul, precision);
+    m->block_weights = (BlockWeights *)xcalloc(m->L, sizeof(BlockWeights));
+    m->block_gradients = (BlockGradients *)xcalloc(m->L, sizeof(BlockGradients));
+    m->acts.block = (BlockActivations *)xcalloc(m->L, sizeof(BlockActivations));
+    m->cache.block = (BlockActivations *)xcalloc(m->L, sizeof(BlockActivations));
+    set_shapes(m, shape->B, sizeof(floatX));
 }
 
-static void gpt_create_training_state(GPT *m) {
-    weights_allocate(&m->gradients, m);
-    m->moment1 = (float *)device_alloc(m->num_floats * sizeof(float));
-    m->moment2 = (float *)device_alloc(m->num_floats * sizeof(float));
-    m->norm_partial = (double *)xmalloc(global_norm_scratch(m->num_floats) * sizeof(double));
-    if (m->moment1 == NULL || m->moment2 == NULL) die("out of memory for the optimizer's state");
-    device_zero(m->moment1, m->num_floats * sizeof(float), 0);
-    device_zero(m->moment2, m->num_floats * sizeof(float), 0);
+static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *error) {
+    const Shape *s = &m->shape;
+    if (s->B == 0)
+        return fail(error, "generating text takes %.2f GB, there are %.2f GB", (double)asked * 1e-9,
+                    (double)available * 1e-9);
+    size_t fits = largest_batch(m, available, DEVICE_IS_GPU, sizeof(floatX));
+    if (fits == 0)
+        return fail(error,
+                    "--batch %zu --sequence-length %zu takes %.2f GB, there are %.2f GB: not even --batch 1 "
+                    "fits; try --recompute block, --logits-memory, a shorter sequence or a smaller model",
+                    s->B, s->T, (double)asked * 1e-9, (double)available * 1e-9);
+    return fail(
+        error,
+        "--batch %zu --sequence-length %zu takes %.2f GB, there are %.2f GB: the largest that fits is "
+        "--batch %zu (--accumulate makes up for it)",
+        s->B, s->T, (double)asked * 1e-9, (double)available * 1e-9, fits);
+}
+
+// AdamW's work in pieces of one tensor each, with its decay.
+static void list_chunks(GPT *m, double weight_decay) {
+    AdamWChunk *chunk = (AdamWChunk *)host_borrow(m->chunks, m->num_chunks * sizeof(AdamWChunk)),
+               *next = chunk;
+    for (size_t t = 0; t < m->num_tensors; t++) {
+        const Parameter *p = &m->parameters[t];
+        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
+            next->offset = p->offset + done;
+            next->size = (uint32_t)least(p->size - done, ADAMW_CHUNK);
+            next->decay = p->decay ? (float)weight_decay : 0.0f;
+        }
+    }
+    host_return(chunk, m->chunks, m->num_chunks * sizeof(AdamWChunk), 1);
+}
+
+// Memory for what gpt_describe described, and zeros where a run begins with them.
+static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
+    size_t available, total, asked = gpt_memory(m, m->shape.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
+    device_memory(&available, &total);
+    Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
+    if (asked <= available) arena.base = (char *)device_alloc(asked);
+    if (arena.base == NULL) return refuse_memory(m, asked, available, error);
+    m->stream = stream_create();
+    matmul_open(&m->matmul, library, precision);
+    m->arena = arena;
+    gpt_place(m, &m->arena);
+    device_zero(m->master, m->num_floats * sizeof(float), m->stream);
+    if (m->shape.B > 0) {
+        device_zero(m->gradients_memory, m->num_floats * sizeof(float), m->stream);
+        device_zero(m->moment1, m->num_floats * sizeof(float), m->stream);
+        device_zero(m->moment2, m->num_floats * sizeof(float), m->stream);
+        device_zero(m->outcome, sizeof(StepOutcome), m->stream);
+    }
+    stream_wait(m->stream);
+    return 0;
 }
 
 static void gpt_free(GPT *m) {
-    matmul_context_free(&m->matmul);
-    weights_free(&m->weights);
-    weights_free(&m->gradients);
-    device_free(m->moment1);
-    device_free(m->moment2);
-    device_free(m->acts_memory);
-    device_free(m->tokens);
-    device_free(m->targets);
-    free(m->norm_partial);
-    free(m->block_acts);
+    if (m->arena.base != NULL) {
+        stream_wait(m->stream);
+        profile_free(&m->profile);
+        matmul_close(&m->matmul);
+        stream_destroy(m->stream);
+        device_free(m->arena.base);
+    }
+    free(m->block_weights), free(m->block_gradients), free(m->acts.block), free(m->cache.block);
     free(m->parameters);
 }
 
@@ -392,8 +576,7 @@ static double random_normal(uint64_t seed, size_t element, size_t tensor) {
 // projections into the residual stream get matrices / sqrt(2 L).
 static void gpt_initialise(GPT *m, double embedding, double matrices) {
     const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->L)};
-    float *host = (float *)xmalloc(m->num_floats * sizeof(float));
-    memset(host, 0, m->num_floats * sizeof(float));
+    float *host = (float *)host_borrow(m->master, m->num_floats * sizeof(float));
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         double deviation = deviations[p->init];
@@ -404,8 +587,8 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
                                   : deviation > 0     ? (float)(deviation * random_normal(m->seed, i, t))
                                                       : 0.0f;
     }
-    copy_to_device(m->weights.memory, host, m->num_floats * sizeof(float), 0);
-    free(host);
+    host_return(host, m->master, m->num_floats * sizeof(float), 1);
+    round_weights(m->weights_memory, m->master, m->num_floats, m->stream);
 }
 
 // ---- forward and backward ---------------------------------------------------------------------------------
@@ -413,164 +596,247 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
 // Where a micro-step stands: the key of its dropout masks, how gradients are written.
 typedef struct {
     uint32_t step;
-    uint32_t first_sequence; // of the micro-step's batch, in the step's global batch
-    float loss_scale;        // 1 / number of tokens in the step
-    MatmulMode mode;         // the first micro-step overwrites weight gradients, later ones add
+    uint32_t first_sequence;    // of the micro-step's batch, in the step's global batch
+    uint32_t dropout_threshold; // 256: no dropout
+    float loss_scale;           // 1 / number of tokens in the step
+    MatmulMode mode;            // the first micro-step overwrites weight gradients, later ones add
 } MicroStep;
 
+static const MicroStep NO_TRAINING = {0, 0, 256, 0, MATMUL_OVERWRITE};
+
 static Dropout dropout_of(const GPT *m, RandomStream stream, size_t layer, const MicroStep *s) {
-    return dropout_make(m->dropout_threshold, m->seed, stream, (uint32_t)layer, s->step, s->first_sequence);
+    return dropout_make(s->dropout_threshold, m->seed, stream, (uint32_t)layer, s->step, s->first_sequence);
 }
 
-static Attention attention_of(const GPT *m, size_t layer, const MicroStep *s) {
-    return attention_packed(m->B, m->T, m->NH, m->NH, m->HS,
-                            dropout_of(m, RANDOM_ATTENTION_DROPOUT, layer, s));
+// Queries are the T newest tokens, keys those and the ones before them.
+static Attention attention_of(const GPT *m, const Activations *x, size_t layer, const MicroStep *s) {
+    Attention a = attention_packed(x->B, x->T, m->NH, m->NH, m->HS,
+                                   dropout_of(m, RANDOM_ATTENTION_DROPOUT, layer, s));
+    a.Tk = x->past + x->T;
+    return a;
+}
+
+static const floatX *residual_into(const Activations *x, size_t l) {
+    return l == 0 ? x->model.embedded : x->block[l - 1].residual_out;
 }
 
 // Adds the branch to the residual stream after block l's MLP, and normalises for what comes next: block l +
 // 1's attention, or the head.
-static void join_and_normalise(GPT *m, size_t l, const MicroStep *s) {
-    const ModelActivations *a = &m->acts;
-    BlockActivations *b = &m->block_acts[l];
+static void join_and_normalise(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const ModelActivations *a = &x->model;
+    BlockActivations *b = &x->block[l];
     Dropout dropout = dropout_of(m, RANDOM_MLP_RESIDUAL, l, s);
     int last = l + 1 == m->L;
-    BlockActivations *next = last ? NULL : &m->block_acts[l + 1];
+    BlockActivations *next = last ? NULL : &x->block[l + 1];
     layernorm_forward(b->residual_out, last ? a->lnf : next->ln1, last ? a->lnf_mean : next->ln1_mean,
                       last ? a->lnf_rstd : next->ln1_rstd, b->residual_middle, a->branch,
-                      last ? m->weights.model.lnfw : m->weights.block[l + 1].ln1w,
-                      last ? m->weights.model.lnfb : m->weights.block[l + 1].ln1b, m->B, m->T, m->C, &dropout,
-                      0);
+                      last ? m->weights.lnfw : m->block_weights[l + 1].ln1w,
+                      last ? m->weights.lnfb : m->block_weights[l + 1].ln1b, x->B, x->T, m->C, &dropout,
+                      m->stream);
 }
 
-static void block_forward(GPT *m, size_t l, const MicroStep *s) {
-    const size_t N = m->B * m->T, C = m->C;
-    const BlockWeights *w = &m->weights.block[l];
-    BlockActivations *b = &m->block_acts[l];
-    float *branch = m->acts.branch;
-    const float *residual_in = l == 0 ? m->acts.embedded : m->block_acts[l - 1].residual_out;
-    Attention attention = attention_of(m, l, s);
+// Block l from ln1 to gelu. Backward calls it again where nothing of it was kept.
+static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const size_t N = x->B * x->T, C = m->C;
+    const BlockWeights *w = &m->block_weights[l];
+    BlockActivations *b = &x->block[l];
+    floatX *branch = x->model.branch, *qkv = b->qkv + x->past * 3 * C;
+    Attention attention = attention_of(m, x, l, s);
     Dropout dropout = dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s);
 
-    matmul_forward(&m->matmul, b->qkv, b->ln1, w->qkvw, w->qkvb, N, C, 3 * C, 0);
-    profile_lap(m->profile, LAP_QKV, PASS_FORWARD);
-    attention_forward((AttentionVariant)m->attention, b->attended, b->lse, b->saved, b->qkv, b->qkv + C,
-                      b->qkv + 2 * C, &attention, 0);
-    profile_lap(m->profile, LAP_ATTENTION, PASS_FORWARD);
-    matmul_forward(&m->matmul, branch, b->attended, w->projw, w->projb, N, C, C, 0);
-    profile_lap(m->profile, LAP_PROJECTION, PASS_FORWARD);
-    layernorm_forward(b->residual_middle, b->ln2, b->ln2_mean, b->ln2_rstd, residual_in, branch, w->ln2w,
-                      w->ln2b, m->B, m->T, C, &dropout, 0);
-    profile_lap(m->profile, LAP_LAYERNORM, PASS_FORWARD);
-    matmul_gelu_forward(&m->matmul, b->gelu, b->up, b->ln2, w->upw, w->upb, N, C, 4 * C, 0);
-    profile_lap(m->profile, LAP_MLP_UP, PASS_FORWARD);
-    matmul_forward(&m->matmul, branch, b->gelu, w->downw, w->downb, N, 4 * C, C, 0);
-    profile_lap(m->profile, LAP_MLP_DOWN, PASS_FORWARD);
-    join_and_normalise(m, l, s);
-    profile_lap(m->profile, LAP_LAYERNORM, PASS_FORWARD);
+    profile_enter(&m->profile, LAP_QKV, PASS_FORWARD, m->stream);
+    matmul_forward(&m->matmul, qkv, b->ln1, w->qkvw, w->qkvb, N, C, 3 * C, m->stream);
+    profile_enter(&m->profile, LAP_ATTENTION, PASS_FORWARD, m->stream);
+    attention_forward(m->attention, b->attended, b->lse, b->saved, qkv, b->qkv + C, b->qkv + 2 * C,
+                      &attention, m->stream);
+    profile_enter(&m->profile, LAP_PROJECTION, PASS_FORWARD, m->stream);
+    matmul_forward(&m->matmul, branch, b->attended, w->projw, w->projb, N, C, C, m->stream);
+    profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
+    layernorm_forward(b->residual_middle, b->ln2, b->ln2_mean, b->ln2_rstd, residual_into(x, l), branch,
+                      w->ln2w, w->ln2b, x->B, x->T, C, &dropout, m->stream);
+    profile_enter(&m->profile, LAP_MLP_UP, PASS_FORWARD, m->stream);
+    matmul_gelu_forward(&m->matmul, b->gelu, b->up, b->ln2, w->upw, w->upb, N, C, 4 * C, m->stream);
 }
 
-// From m->tokens to m->acts.logits.
-static void gpt_forward(GPT *m, const MicroStep *s) {
-    const ModelWeights *w = &m->weights.model;
-    const ModelActivations *a = &m->acts;
-    BlockActivations *first = &m->block_acts[0];
+static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const BlockWeights *w = &m->block_weights[l];
+    range_begin("block forward");
+    block_forward_to_gelu(m, x, l, s);
+    profile_enter(&m->profile, LAP_MLP_DOWN, PASS_FORWARD, m->stream);
+    matmul_forward(&m->matmul, x->model.branch, x->block[l].gelu, w->downw, w->downb, x->B * x->T, 4 * m->C,
+                   m->C, m->stream);
+    profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
+    join_and_normalise(m, x, l, s);
+    profile_leave(&m->profile, m->stream);
+    range_end();
+}
+
+// From x->model.tokens, which stand at positions past .. past + T - 1, to x->model.lnf.
+static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
+    const ModelActivations *a = &x->model;
+    BlockActivations *first = &x->block[0];
     Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
 
-    profile_start(m->profile);
-    embedding_forward(a->embedded, m->tokens, w->wte, w->wpe, m->B, m->T, m->C, &dropout, 0);
-    profile_lap(m->profile, LAP_EMBEDDING, PASS_FORWARD);
+    range_begin("forward");
+    profile_enter(&m->profile, LAP_EMBEDDING, PASS_FORWARD, m->stream);
+    embedding_forward(a->embedded, a->tokens, m->weights.wte, m->weights.wpe + x->past * m->C, x->B, x->T,
+                      m->C, &dropout, m->stream);
+    profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
     layernorm_forward(NULL, first->ln1, first->ln1_mean, first->ln1_rstd, a->embedded, NULL,
-                      m->weights.block[0].ln1w, m->weights.block[0].ln1b, m->B, m->T, m->C, &dropout, 0);
-    profile_lap(m->profile, LAP_LAYERNORM, PASS_FORWARD);
-    for (size_t l = 0; l < m->L; l++) block_forward(m, l, s);
-    matmul_head_forward(&m->matmul, a->logits, a->lnf, w->wte, m->B * m->T, m->C, m->Vp, 0);
-    profile_lap(m->profile, LAP_HEAD, PASS_FORWARD);
+                      m->block_weights[0].ln1w, m->block_weights[0].ln1b, x->B, x->T, m->C, &dropout,
+                      m->stream);
+    profile_leave(&m->profile, m->stream);
+    for (size_t l = 0; l < m->L; l++) block_forward(m, x, l, s);
+    range_end();
+}
+
+// Logits of `count` tokens from `first` on; x->model.logits holds logit_rows.
+static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
+    profile_enter(&m->profile, LAP_HEAD, PASS_FORWARD, m->stream);
+    matmul_head_forward(&m->matmul, x->model.logits, x->model.lnf + first * m->C, m->weights.wte, count, m->C,
+                        m->Vp, m->stream);
+    profile_leave(&m->profile, m->stream);
+}
+
+// After gpt_forward: x->model.losses.
+static void gpt_losses(GPT *m, Activations *x) {
+    const size_t N = x->B * x->T;
+    for (size_t first = 0; first < N; first += x->logit_rows) {
+        size_t count = least(x->logit_rows, N - first);
+        gpt_logits(m, x, first, count);
+        cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count, m->V,
+                              m->Vp, m->stream);
+    }
+}
+
+// Head and loss, forward and backward, as many tokens at a time as logits have room for: losses, dwte and, in
+// dnormed, the gradient of lnf.
+static void head_backward(GPT *m, const MicroStep *s) {
+    const ModelActivations *a = &m->acts.model;
+    const size_t N = m->acts.B * m->acts.T, C = m->C;
+    for (size_t first = 0; first < N; first += m->acts.logit_rows) {
+        size_t count = least(m->acts.logit_rows, N - first);
+        gpt_logits(m, &m->acts, first, count);
+        profile_enter(&m->profile, LAP_LOSS, PASS_BACKWARD, m->stream);
+        cross_entropy_backward(a->losses + first, a->logits, a->targets + first, s->loss_scale, count, m->V,
+                               m->Vp, m->stream);
+        profile_enter(&m->profile, LAP_HEAD, PASS_BACKWARD, m->stream);
+        matmul_head_backward(&m->matmul, a->dnormed + first * C, m->gradients.wte, a->logits,
+                             a->lnf + first * C, m->weights.wte, count, C, m->Vp,
+                             first == 0 ? s->mode : MATMUL_ACCUMULATE, m->stream);
+        profile_leave(&m->profile, m->stream);
+    }
+}
+
+// Computes again, by the same calls on the same bits, what forward did not keep of block l.
+static void block_recompute(GPT *m, size_t l, const MicroStep *s) {
+    Activations *x = &m->acts;
+    const size_t N = x->B * x->T, C = m->C;
+    const BlockWeights *w = &m->block_weights[l];
+    BlockActivations *b = &x->block[l];
+    if (x->keep >= KEEP_LAYERNORM) {
+        profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
+        layernorm_normalise(b->ln1, residual_into(x, l), b->ln1_mean, b->ln1_rstd, w->ln1w, w->ln1b, N, C,
+                            m->stream);
+    }
+    if (x->keep == KEEP_BLOCK) {
+        block_forward_to_gelu(m, x, l, s);
+        return;
+    }
+    if (x->keep >= KEEP_LAYERNORM)
+        layernorm_normalise(b->ln2, b->residual_middle, b->ln2_mean, b->ln2_rstd, w->ln2w, w->ln2b, N, C,
+                            m->stream);
+    if (x->keep >= KEEP_GELU) {
+        profile_enter(&m->profile, LAP_MLP_UP, PASS_BACKWARD, m->stream);
+        gelu_forward(b->gelu, b->up, N * 4 * C, m->stream);
+    }
 }
 
 // On entry acts.dbranch is the gradient of the block's MLP branch, acts.dresidual that of its output; on exit
 // the same of the block before.
 static void block_backward(GPT *m, size_t l, const MicroStep *s) {
-    const size_t N = m->B * m->T, C = m->C;
-    const BlockWeights *w = &m->weights.block[l], *g = &m->gradients.block[l];
-    const BlockActivations *b = &m->block_acts[l];
-    const ModelActivations *a = &m->acts;
-    const float *residual_in = l == 0 ? a->embedded : m->block_acts[l - 1].residual_out;
-    Attention attention = attention_of(m, l, s);
+    const Activations *x = &m->acts;
+    const size_t N = x->B * x->T, C = m->C;
+    const BlockWeights *w = &m->block_weights[l];
+    const BlockGradients *g = &m->block_gradients[l];
+    const BlockActivations *b = &x->block[l];
+    const ModelActivations *a = &x->model;
+    Attention attention = attention_of(m, x, l, s);
     Dropout dropout_attention = dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s);
     Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, l == 0 ? 0 : l - 1, s); // of the block before
 
+    range_begin("block backward");
+    block_recompute(m, l, s);
+    profile_enter(&m->profile, LAP_MLP_DOWN, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dwide, g->downw, g->downb, a->dbranch, b->gelu, w->downw, b->up, N, 4 * C,
-                    C, s->mode, 0);
-    profile_lap(m->profile, LAP_MLP_DOWN, PASS_BACKWARD);
+                    C, s->mode, m->stream);
+    profile_enter(&m->profile, LAP_MLP_UP, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dnormed, g->upw, g->upb, a->dwide, b->ln2, w->upw, NULL, N, C, 4 * C,
-                    s->mode, 0);
-    profile_lap(m->profile, LAP_MLP_UP, PASS_BACKWARD);
+                    s->mode, m->stream);
+    profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
     layernorm_backward(a->dresidual, a->dbranch, g->ln2w, g->ln2b, a->layernorm_partial, a->dnormed,
-                       b->residual_middle, b->ln2_mean, b->ln2_rstd, w->ln2w, m->B, m->T, C,
-                       &dropout_attention, 0);
-    profile_lap(m->profile, LAP_LAYERNORM, PASS_BACKWARD);
+                       b->residual_middle, b->ln2_mean, b->ln2_rstd, w->ln2w, x->B, x->T, C,
+                       &dropout_attention, m->stream);
+    profile_enter(&m->profile, LAP_PROJECTION, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dnormed, g->projw, g->projb, a->dbranch, b->attended, w->projw, NULL, N, C,
-                    C, s->mode, 0);
-    profile_lap(m->profile, LAP_PROJECTION, PASS_BACKWARD);
-    attention_backward((AttentionVariant)m->attention, a->dwide, a->dwide + C, a->dwide + 2 * C, a->dnormed,
-                       b->qkv, b->qkv + C, b->qkv + 2 * C, b->attended, b->lse, b->saved, &attention, 0);
-    profile_lap(m->profile, LAP_ATTENTION, PASS_BACKWARD);
+                    C, s->mode, m->stream);
+    profile_enter(&m->profile, LAP_ATTENTION, PASS_BACKWARD, m->stream);
+    attention_backward(m->attention, a->dwide, a->dwide + C, a->dwide + 2 * C, a->dnormed, b->qkv, b->qkv + C,
+                       b->qkv + 2 * C, b->attended, b->lse, b->saved, &attention, m->stream);
+    profile_enter(&m->profile, LAP_QKV, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dnormed, g->qkvw, g->qkvb, a->dwide, b->ln1, w->qkvw, NULL, N, C, 3 * C,
-                    s->mode, 0);
-    profile_lap(m->profile, LAP_QKV, PASS_BACKWARD);
+                    s->mode, m->stream);
+    profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
     layernorm_backward(a->dresidual, l == 0 ? NULL : a->dbranch, g->ln1w, g->ln1b, a->layernorm_partial,
-                       a->dnormed, residual_in, b->ln1_mean, b->ln1_rstd, w->ln1w, m->B, m->T, C,
-                       &dropout_mlp, 0);
-    profile_lap(m->profile, LAP_LAYERNORM, PASS_BACKWARD);
+                       a->dnormed, residual_into(x, l), b->ln1_mean, b->ln1_rstd, w->ln1w, x->B, x->T, C,
+                       &dropout_mlp, m->stream);
+    profile_leave(&m->profile, m->stream);
+    range_end();
 }
 
-// From the logits that gpt_forward left to all gradients; losses go to acts.losses.
+// After gpt_forward(m, &m->acts, s): all gradients; losses go to acts.model.losses.
 static void gpt_backward(GPT *m, const MicroStep *s) {
-    const size_t N = m->B * m->T;
-    const ModelActivations *a = &m->acts;
-    const ModelWeights *w = &m->weights.model, *g = &m->gradients.model;
+    const Activations *x = &m->acts;
+    const size_t N = x->B * x->T;
+    const ModelActivations *a = &x->model;
+    const ModelGradients *g = &m->gradients;
     Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, m->L - 1, s);
     Dropout dropout_embedding = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
 
-    cross_entropy_backward(a->losses, a->logits, m->targets, s->loss_scale, N, m->V, m->Vp, 0);
-    profile_lap(m->profile, LAP_LOSS, PASS_BACKWARD);
-    matmul_head_backward(&m->matmul, a->dnormed, g->wte, a->logits, a->lnf, w->wte, N, m->C, m->Vp, s->mode,
-                         0);
-    profile_lap(m->profile, LAP_HEAD, PASS_BACKWARD);
-    device_zero(a->dresidual, N * m->C * sizeof(float), 0);
+    range_begin("backward");
+    head_backward(m, s);
+    profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
+    device_zero(a->dresidual, N * m->C * sizeof(floatX), m->stream);
     layernorm_backward(a->dresidual, a->dbranch, g->lnfw, g->lnfb, a->layernorm_partial, a->dnormed,
-                       m->block_acts[m->L - 1].residual_out, a->lnf_mean, a->lnf_rstd, w->lnfw, m->B, m->T,
-                       m->C, &dropout_mlp, 0);
-    profile_lap(m->profile, LAP_LAYERNORM, PASS_BACKWARD);
+                       x->block[m->L - 1].residual_out, a->lnf_mean, a->lnf_rstd, m->weights.lnfw, x->B, x->T,
+                       m->C, &dropout_mlp, m->stream);
+    profile_leave(&m->profile, m->stream);
     for (size_t l = m->L; l-- > 0;) block_backward(m, l, s);
-    embedding_backward(g->wte, g->wpe, a->dresidual, m->tokens, m->B, m->T, m->C, &dropout_embedding, 0);
-    profile_lap(m->profile, LAP_EMBEDDING, PASS_BACKWARD);
+    profile_enter(&m->profile, LAP_EMBEDDING, PASS_BACKWARD, m->stream);
+    embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, m->C, m->V, &dropout_embedding,
+                       m->stream);
+    profile_leave(&m->profile, m->stream);
+    range_end();
 }
 
 // Zeroes the gradients that every micro-step adds to: all but the matrices of matmul.
 static void gpt_start_gradients(GPT *m) {
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
-        int is_matmul = p->rows > 0 && m->gradients.memory + p->offset != m->gradients.model.wpe;
-        if (!is_matmul) device_zero(m->gradients.memory + p->offset, p->size * sizeof(float), 0);
+        int is_matmul = p->rows > 0 && m->gradients_memory + p->offset != m->gradients.wpe;
+        if (!is_matmul) device_zero(m->gradients_memory + p->offset, p->size * sizeof(float), m->stream);
     }
 }
 
-// AdamW on every tensor, with the decay of the parameter table.
-static void gpt_update(GPT *m, const Settings *o, double learning_rate, double clip_factor, int64_t update) {
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *p = &m->parameters[t];
-        AdamW adamw = adamw_make(learning_rate, o->beta1, o->beta2, o->epsilon,
-                                 p->decay ? o->weight_decay : 0.0, clip_factor, update);
-        adamw_update(m->weights.memory + p->offset, m->moment1 + p->offset, m->moment2 + p->offset,
-                     m->gradients.memory + p->offset, p->size, adamw, 0);
-    }
-}
-
-static double sum_of(const float *x, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)x[i];
-    return sum;
+// Norm, clipping, AdamW; m->outcome says what came of it.
+static void gpt_update(GPT *m, const AdamW *adamw) {
+    range_begin("optimizer");
+    profile_enter(&m->profile, LAP_OPTIMIZER, PASS_BACKWARD, m->stream);
+    global_norm(m->outcome, m->gradients_memory, m->num_floats, m->norm_partial, adamw, m->stream);
+    adamw_update(m->weights_memory, m->master, m->moment1, m->moment2, m->gradients_memory, m->chunks,
+                 m->num_chunks, adamw, m->outcome, m->stream);
+    profile_leave(&m->profile, m->stream);
+    range_end();
 }
 
 // Of one step: multiply-adds count two, causal attention half.
@@ -598,79 +864,42 @@ static void handle_signals(void) {
 
 // ---- generating text --------------------------------------------------------------------------------------
 
-// Keys and values of the tokens seen so far, and activations for a few new tokens.
+// What the host needs to generate text; what the device needs is the model's cache.
 typedef struct {
-    size_t capacity;    // tokens
-    float *keys_values; // (L, capacity, 2, C)
-    float *residual, *normed, *qkv, *attended, *wide, *gelu, *logits, *statistics;
-} Cache;
+    int32_t *tokens; // (capacity)
+    floatX *logits;  // (V), as they come from the device
+    float *numbers;  // (V)
+} Generator;
 
-static void cache_create(Cache *cache, const GPT *m) {
-    const size_t T = (size_t)m->config.max_sequence_length, C = m->C;
-    cache->capacity = T;
-    cache->keys_values = (float *)device_alloc(m->L * T * 2 * C * sizeof(float));
-    cache->residual = (float *)device_alloc(T * C * sizeof(float));
-    cache->normed = (float *)device_alloc(T * C * sizeof(float));
-    cache->qkv = (float *)device_alloc(T * 3 * C * sizeof(float));
-    cache->attended = (float *)device_alloc(T * C * sizeof(float));
-    cache->wide = (float *)device_alloc(T * 4 * C * sizeof(float));
-    cache->gelu = (float *)device_alloc(T * 4 * C * sizeof(float));
-    cache->logits = (float *)device_alloc(m->Vp * sizeof(float));
-    cache->statistics = (float *)device_alloc((2 + m->NH) * T * sizeof(float)); // mean, rstd, lse
-    if (cache->keys_values == NULL || cache->residual == NULL || cache->normed == NULL ||
-        cache->qkv == NULL || cache->attended == NULL || cache->wide == NULL || cache->gelu == NULL ||
-        cache->logits == NULL || cache->statistics == NULL)
-        die("out of memory for generating text");
+static void generator_open(Generator *g, const GPT *m) {
+    g->tokens = (int32_t *)host_alloc((size_t)m->config.max_sequence_length * sizeof(int32_t));
+    g->logits = (floatX *)host_alloc(m->V * sizeof(floatX));
+    g->numbers = (float *)xmalloc(m->V * sizeof(float));
 }
 
-static void cache_free(Cache *cache) {
-    float *all[] = {cache->keys_values, cache->residual, cache->normed, cache->qkv,       cache->attended,
-                    cache->wide,        cache->gelu,     cache->logits, cache->statistics};
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) device_free(all[i]);
-}
-
-// Block l on `count` new tokens after `past` cached ones.
-static void block_generate(GPT *m, Cache *c, size_t l, size_t count, size_t past) {
-    const size_t C = m->C;
-    const BlockWeights *w = &m->weights.block[l];
-    float *mean = c->statistics, *rstd = mean + c->capacity, *lse = rstd + c->capacity;
-    float *keys_values = c->keys_values + l * c->capacity * 2 * C;
-    MicroStep none = {0, 0, 0, MATMUL_OVERWRITE};
-    Dropout off = dropout_of(m, RANDOM_ATTENTION_DROPOUT, l, &none);
-
-    layernorm_forward(NULL, c->normed, mean, rstd, c->residual, NULL, w->ln1w, w->ln1b, 1, count, C, &off, 0);
-    matmul_forward(&m->matmul, c->qkv, c->normed, w->qkvw, w->qkvb, count, C, 3 * C, 0);
-    for (size_t t = 0; t < count; t++)
-        memcpy(keys_values + (past + t) * 2 * C, c->qkv + t * 3 * C + C, 2 * C * sizeof(float));
-    Attention a = attention_packed(1, count, m->NH, m->NH, m->HS, off);
-    a.Tk = past + count;
-    a.kv_token = 2 * C;
-    a.kv_sequence = c->capacity * 2 * C;
-    attention_flash_forward_cpu(c->attended, lse, c->qkv, keys_values, keys_values + C, &a);
-    matmul_forward(&m->matmul, c->qkv, c->attended, w->projw, w->projb, count, C, C, 0);
-    layernorm_forward(c->residual, c->normed, mean, rstd, c->residual, c->qkv, w->ln2w, w->ln2b, 1, count, C,
-                      &off, 0);
-    matmul_gelu_forward(&m->matmul, c->gelu, c->wide, c->normed, w->upw, w->upb, count, C, 4 * C, 0);
-    matmul_forward(&m->matmul, c->qkv, c->gelu, w->downw, w->downb, count, 4 * C, C, 0);
-    for (size_t i = 0; i < count * C; i++) c->residual[i] += c->qkv[i];
+static void generator_close(Generator *g) {
+    host_free(g->tokens), host_free(g->logits), free(g->numbers);
 }
 
 // Logits (V) of the token after `count` new tokens that stand at position `past`.
-static const float *gpt_generate(GPT *m, Cache *c, const int32_t *tokens, size_t count, size_t past) {
-    const size_t C = m->C;
-    MicroStep none = {0, 0, 0, MATMUL_OVERWRITE};
-    Dropout off = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, &none);
-    uint32_t threshold = m->dropout_threshold;
-    float *last = c->residual + (count - 1) * C;
-    m->dropout_threshold = off.threshold = 256;
-    embedding_forward(c->residual, tokens, m->weights.model.wte, m->weights.model.wpe + past * C, 1, count, C,
-                      &off, 0);
-    for (size_t l = 0; l < m->L; l++) block_generate(m, c, l, count, past);
-    layernorm_forward(NULL, c->normed, c->statistics, c->statistics + 1, last, NULL, m->weights.model.lnfw,
-                      m->weights.model.lnfb, 1, 1, C, &off, 0);
-    matmul_head_forward(&m->matmul, c->logits, c->normed, m->weights.model.wte, 1, C, m->Vp, 0);
-    m->dropout_threshold = threshold;
-    return c->logits;
+static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, size_t count, size_t past) {
+    Activations *x = &m->cache;
+    x->T = count;
+    x->past = past;
+    memcpy(g->tokens, tokens, count * sizeof(int32_t));
+    copy_to_device(x->model.tokens, g->tokens, count * sizeof(int32_t), m->stream);
+    gpt_forward(m, x, &NO_TRAINING);
+    gpt_logits(m, x, count - 1, 1);
+    copy_to_host(g->logits, x->model.logits, m->V * sizeof(floatX), m->stream);
+    stream_wait(m->stream);
+    for (size_t v = 0; v < m->V; v++) g->numbers[v] = (float)g->logits[v];
+    return g->numbers;
+}
+
+static int all_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
 }
 
 // The prompt's tokens, after an end-of-text where the tokenizer has one: documents begin with it. A text is
@@ -688,22 +917,23 @@ static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *pro
 // samples of one seed. When the positions are used up, the second half of the text is kept as context.
 static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, const char *prompt,
                             uint32_t sample) {
-    Cache cache;
+    Generator generator;
+    const size_t capacity = (size_t)m->config.max_sequence_length;
     TokenList text = {NULL, 0, 0};
     encode_prompt(&text, tokenizer, prompt);
-    cache_create(&cache, m);
-    size_t start = text.count > cache.capacity ? text.count - cache.capacity : 0, past = 0;
+    generator_open(&generator, m);
+    size_t start = text.count > capacity ? text.count - capacity : 0, past = 0;
     int64_t generated = 0;
     fputs(prompt, stdout);
     while (generated < o->sample_tokens && !stop_signal) {
-        if (text.count - start > cache.capacity) {
-            start = text.count - cache.capacity / 2 - 1;
+        if (text.count - start > capacity) {
+            start = text.count - capacity / 2 - 1;
             past = 0;
         }
-        const float *logits = gpt_generate(m, &cache, text.ids + start + past, text.count - start - past,
+        const float *logits = gpt_generate(m, &generator, text.ids + start + past, text.count - start - past,
                                            past);
         past = text.count - start;
-        if (!isfinite(sum_of(logits, m->V))) {
+        if (!all_finite(logits, m->V)) {
             printf("\n");
             die("the model's logits are not finite: its weights have diverged");
         }
@@ -723,11 +953,24 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
     }
     printf("\n");
     free(text.ids);
-    cache_free(&cache);
+    generator_close(&generator);
     return generated;
 }
 
 // ---- validation -------------------------------------------------------------------------------------------
+
+// A batch on its way to the device.
+typedef struct {
+    int32_t *tokens, *targets; // (B, T)
+    Event copied;
+} Batch;
+
+// A step that the device has been given, and what will come of it.
+typedef struct {
+    StepMetrics metrics;
+    StepOutcome *outcome;
+    Event started, done;
+} PendingStep;
 
 // Everything a run holds on to.
 typedef struct {
@@ -739,12 +982,31 @@ typedef struct {
     Metrics metrics;
     TrainingState state;
     int64_t saved_step; // of the newest checkpoint; -1: none yet
+    Batch batches[2];   // one may still be on its way to the device while the next is filled
+    size_t num_batches;
+    PendingStep pending[2]; // one may still be computed while the next is queued
+    size_t num_steps, num_finished;
+    char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
 } Trainer;
 
 typedef struct {
-    double nats, bytes;
-    int64_t tokens, cut;
+    double bytes;
+    int64_t tokens, cut, batches;
 } Score;
+
+// The next batch to fill: its last copy to the device is done.
+static Batch *next_batch(Trainer *t) {
+    Batch *batch = &t->batches[t->num_batches++ % 2];
+    event_wait(batch->copied);
+    return batch;
+}
+
+static void send_batch(GPT *m, Batch *batch) {
+    const size_t bytes = m->acts.B * m->acts.T * sizeof(int32_t);
+    copy_to_device(m->acts.model.tokens, batch->tokens, bytes, m->stream);
+    copy_to_device(m->acts.model.targets, batch->targets, bytes, m->stream);
+    event_record(&batch->copied, m->stream);
+}
 
 // Bytes of text that a batch's targets stand for; end of text stands for none.
 static double bytes_of(const Tokenizer *tokenizer, const int32_t *targets, size_t count) {
@@ -757,38 +1019,38 @@ static double bytes_of(const Tokenizer *tokenizer, const int32_t *targets, size_
     return bytes;
 }
 
-// Adds the batch that stands in m->tokens and m->targets.
-static void score_batch(Trainer *t, Score *score) {
+static void score_batch(Trainer *t, Batch *batch, Score *score) {
     GPT *m = &t->model;
-    const size_t N = m->B * m->T;
-    MicroStep none = {0, 0, 0, MATMUL_OVERWRITE};
-    uint32_t threshold = m->dropout_threshold;
-    Profile *profile = m->profile;
-    m->dropout_threshold = 256;
-    m->profile = NULL;
-    gpt_forward(m, &none);
-    cross_entropy_forward(m->acts.losses, m->acts.logits, m->targets, N, m->V, m->Vp, 0);
-    m->dropout_threshold = threshold;
-    m->profile = profile;
-    score->nats += sum_of(m->acts.losses, N);
-    score->bytes += bytes_of(t->tokenizer, m->targets, N);
-    for (size_t i = 0; i < N; i++) score->tokens += m->targets[i] != IGNORE_TARGET;
+    const size_t N = m->acts.B * m->acts.T;
+    int timing = m->profile.timing;
+    m->profile.timing = 0;
+    send_batch(m, batch);
+    gpt_forward(m, &m->acts, &NO_TRAINING);
+    gpt_losses(m, &m->acts);
+    loss_add(m->score, m->acts.model.losses, N, 1.0, score->batches > 0, m->stream);
+    m->profile.timing = timing;
+    score->bytes += bytes_of(t->tokenizer, batch->targets, N);
+    for (size_t i = 0; i < N; i++) score->tokens += batch->targets[i] != IGNORE_TARGET;
+    score->batches++;
 }
 
 // The first validation batches in the order of the shards.
 static int score_windows(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
-    LoaderConfig config = {(int64_t)m->B, (int64_t)m->T, (int32_t)m->V, 0, 0, 0, 0};
+    const size_t T = m->acts.T;
+    const int64_t B = (int64_t)m->acts.B;
+    LoaderConfig config = {B, (int64_t)T, (int32_t)m->V, 0, 0, 0, 0};
     Loader *loader = loader_open(&t->validation, &config, error);
     if (loader == NULL) return -1;
-    const int64_t B = (int64_t)m->B, sequences = (int64_t)loader_sequences_per_epoch(loader);
+    const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader);
     int result = 0;
     for (int64_t i = 0; i < t->options.validation_batches && i * B < sequences && result == 0 && !stop_signal;
          i++) {
-        result = loader_next(loader, m->tokens, m->targets, error);
+        Batch *batch = next_batch(t);
+        result = loader_next(loader, batch->tokens, batch->targets, error);
         for (int64_t row = sequences - i * B; row < B; row++) // of the next epoch
-            for (size_t c = 0; c < m->T; c++) m->targets[(size_t)row * m->T + c] = IGNORE_TARGET;
-        if (result == 0) score_batch(t, score);
+            for (size_t c = 0; c < T; c++) batch->targets[(size_t)row * T + c] = IGNORE_TARGET;
+        if (result == 0) score_batch(t, batch, score);
     }
     loader_close(loader);
     return result;
@@ -800,27 +1062,33 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
     DocumentReader reader;
     int rows = 1;
     documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
-    for (int64_t batch = 0; rows > 0 && batch < t->options.validation_batches && !stop_signal; batch++) {
-        rows = documents_batch(&reader, (int32_t)m->V, m->B, m->T, m->tokens, m->targets, &score->cut, error);
-        if (rows > 0) score_batch(t, score);
+    while (rows > 0 && score->batches < t->options.validation_batches && !stop_signal) {
+        Batch *batch = next_batch(t);
+        rows = documents_batch(&reader, (int32_t)m->V, m->acts.B, m->acts.T, batch->tokens, batch->targets,
+                               &score->cut, error);
+        if (rows > 0) score_batch(t, batch, score);
     }
     documents_close(&reader);
     return rows < 0 ? -1 : 0;
 }
 
 static int validate(Trainer *t, Error *error) {
-    double started = seconds_now();
+    GPT *m = &t->model;
+    double started = seconds_now(), *nats;
     Score score = {0, 0, 0, 0};
     if ((t->options.validate_documents ? score_documents : score_windows)(t, &score, error) != 0) return -1;
     if (stop_signal) return 0; // half a score is none
     if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
+    stream_wait(m->stream);
+    nats = (double *)host_borrow(m->score, sizeof(double));
     ValidationMetrics v = {t->state.step,
-                           score.nats / (double)score.tokens,
-                           score.bytes > 0 ? score.nats / log(2.0) / score.bytes : -1,
+                           *nats / (double)score.tokens,
+                           score.bytes > 0 ? *nats / log(2.0) / score.bytes : -1,
                            t->options.validation_floor,
                            score.tokens,
                            score.cut,
                            seconds_now() - started};
+    host_return(nats, m->score, sizeof(double), 0);
     return metrics_validation(&t->metrics, &v, error);
 }
 
@@ -844,14 +1112,34 @@ static NamedTensor *name_tensors(const GPT *m, const char *prefix, float *memory
 }
 
 // The optimizer's moments as one list of tensors. Caller frees.
-static NamedTensor *name_moments(const GPT *m) {
+static NamedTensor *name_moments(const GPT *m, float *moment1, float *moment2) {
     const size_t n = m->num_tensors;
-    NamedTensor *first = name_tensors(m, "moment1.", m->moment1),
-                *second = name_tensors(m, "moment2.", m->moment2);
+    NamedTensor *first = name_tensors(m, "moment1.", moment1), *second = name_tensors(m, "moment2.", moment2);
     first = (NamedTensor *)xrealloc(first, 2 * n * sizeof(NamedTensor));
     memcpy(first + n, second, n * sizeof(NamedTensor));
     free(second);
     return first;
+}
+
+static int save_weights(GPT *m, CheckpointWriter *writer, Error *error) {
+    const size_t bytes = m->num_floats * sizeof(float);
+    float *host = (float *)host_borrow(m->master, bytes);
+    NamedTensor *weights = name_tensors(m, "", host);
+    int result = checkpoint_tensors(writer, "model.safetensors", weights, m->num_tensors, error);
+    free(weights);
+    host_return(host, m->master, bytes, 0);
+    return result;
+}
+
+static int save_moments(GPT *m, CheckpointWriter *writer, Error *error) {
+    const size_t bytes = m->num_floats * sizeof(float);
+    float *first = (float *)host_borrow(m->moment1, bytes), *second = (float *)host_borrow(m->moment2, bytes);
+    NamedTensor *moments = name_moments(m, first, second);
+    int result = checkpoint_tensors(writer, "optimizer.safetensors", moments, 2 * m->num_tensors, error);
+    free(moments);
+    host_return(first, m->moment1, bytes, 0);
+    host_return(second, m->moment2, bytes, 0);
+    return result;
 }
 
 static int save_checkpoint(Trainer *t, Error *error) {
@@ -859,12 +1147,11 @@ static int save_checkpoint(Trainer *t, Error *error) {
     CheckpointWriter writer;
     if (t->saved_step == t->state.step) return 0;
     if (checkpoint_begin(&writer, t->options.run, t->state.step, error) != 0) return -1;
-    NamedTensor *weights = name_tensors(m, "", m->weights.memory), *moments = name_moments(m);
     char *config = gpt_config_text(&m->config), *state = training_state_text(&t->state);
     char *tokenizer = checkpoint_path(&writer, "tokenizer.json");
-    int result = checkpoint_tensors(&writer, "model.safetensors", weights, m->num_tensors, error);
-    if (result == 0)
-        result = checkpoint_tensors(&writer, "optimizer.safetensors", moments, 2 * m->num_tensors, error);
+    int result = matmul_save_algorithms(&m->matmul, t->algorithms, error);
+    if (result == 0) result = save_weights(m, &writer, error);
+    if (result == 0) result = save_moments(m, &writer, error);
     if (result == 0) result = checkpoint_text(&writer, "config.json", config, error);
     if (result == 0) result = checkpoint_text(&writer, "training_state.json", state, error);
     if (result == 0 && t->tokenizer != NULL) result = tokenizer_save(t->tokenizer, tokenizer, error);
@@ -873,77 +1160,110 @@ static int save_checkpoint(Trainer *t, Error *error) {
     else
         checkpoint_abandon(&writer);
     if (result == 0) t->saved_step = t->state.step;
-    free(weights), free(moments), free(config), free(state), free(tokenizer);
+    free(config), free(state), free(tokenizer);
     return result;
 }
 
 static int load_weights(GPT *m, const char *folder, Error *error) {
+    const size_t bytes = m->num_floats * sizeof(float);
     char *path = format_text("%s/model.safetensors", folder);
-    NamedTensor *weights = name_tensors(m, "", m->weights.memory);
+    float *host = (float *)host_borrow(m->master, bytes);
+    NamedTensor *weights = name_tensors(m, "", host);
     int result = safetensors_read(path, weights, m->num_tensors, error);
-    free(weights);
-    free(path);
+    free(weights), free(path);
+    host_return(host, m->master, bytes, 1);
+    round_weights(m->weights_memory, m->master, m->num_floats, m->stream);
     return result;
 }
 
 static int load_training_state(Trainer *t, const char *folder, Error *error) {
     GPT *m = &t->model;
+    const size_t bytes = m->num_floats * sizeof(float);
     char *path = format_text("%s/optimizer.safetensors", folder);
-    NamedTensor *moments = name_moments(m);
+    float *first = (float *)host_borrow(m->moment1, bytes), *second = (float *)host_borrow(m->moment2, bytes);
+    NamedTensor *moments = name_moments(m, first, second);
     int result = safetensors_read(path, moments, 2 * m->num_tensors, error);
     if (result == 0) result = training_state_read(folder, &t->state, error);
+    free(moments), free(path);
+    host_return(first, m->moment1, bytes, 1);
+    host_return(second, m->moment2, bytes, 1);
     t->saved_step = t->state.step;
     t->state.skipped_in_row = 0; // a new start, perhaps with other options
-    free(moments);
-    free(path);
+    StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
+    outcome->updates = t->state.step - t->state.skipped;
+    host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
     return result;
 }
 
 // ---- the loop ---------------------------------------------------------------------------------------------
 
-// Forward and backward of all micro-steps; the mean loss in nats.
-static int accumulate_gradients(Trainer *t, double *loss, Error *error) {
+// Forward and backward of all micro-steps; the mean loss goes to the device's outcome.
+static int accumulate_gradients(Trainer *t, Error *error) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
-    *loss = 0;
+    const size_t N = m->acts.B * m->acts.T;
+    const double tokens = (double)N * (double)o->accumulate;
     gpt_start_gradients(m);
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
-        profile_start(m->profile);
-        if (loader_next(t->loader, m->tokens, m->targets, error) != 0) return -1;
+        profile_enter(&m->profile, LAP_DATA, PASS_FORWARD, m->stream);
+        Batch *batch = next_batch(t);
+        if (loader_next(t->loader, batch->tokens, batch->targets, error) != 0) return -1;
         t->state.position = (int64_t)loader_position(t->loader);
-        profile_lap(m->profile, LAP_DATA, PASS_FORWARD);
-        MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch),
-                       (float)(1.0 / ((double)m->B * (double)m->T * (double)o->accumulate)),
-                       micro == 0 ? MATMUL_OVERWRITE : MATMUL_ACCUMULATE};
-        gpt_forward(m, &s);
+        send_batch(m, batch);
+        profile_leave(&m->profile, m->stream);
+        MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch), m->dropout_threshold,
+                       (float)(1.0 / tokens), micro == 0 ? MATMUL_OVERWRITE : MATMUL_ACCUMULATE};
+        gpt_forward(m, &m->acts, &s);
         gpt_backward(m, &s);
-        *loss += sum_of(m->acts.losses, m->B * m->T) / ((double)m->B * (double)m->T * (double)o->accumulate);
+        loss_add(&m->outcome->loss, m->acts.model.losses, N, tokens, micro > 0, m->stream);
     }
     return 0;
 }
 
+// Waits for the oldest step the device was given, and records it.
+static int finish_step(Trainer *t, Error *error) {
+    PendingStep *p = &t->pending[t->num_finished++ % 2];
+    StepMetrics *s = &p->metrics;
+    event_wait(p->done);
+    s->loss = p->outcome->loss;
+    s->gradient_norm = p->outcome->norm;
+    s->skipped = p->outcome->skipped;
+    s->seconds = event_seconds(p->started, p->done);
+    t->state.skipped += s->skipped;
+    t->state.skipped_in_row = s->skipped ? t->state.skipped_in_row + 1 : 0;
+    return metrics_step(&t->metrics, s, error);
+}
+
+static int finish_steps(Trainer *t, Error *error) {
+    while (t->num_finished < t->num_steps)
+        if (finish_step(t, error) != 0) return -1;
+    return 0;
+}
+
+// Queues one step on the device, then records an earlier one: the device always has work.
 static int train_step(Trainer *t, Error *error) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
-    StepMetrics s = {t->state.step + 1, o->batch * o->sequence_length * o->accumulate, 0, 0, 0, 0, 0};
-    double started = seconds_now();
-    if (accumulate_gradients(t, &s.loss, error) != 0) return -1;
-    profile_start(m->profile);
-    s.gradient_norm = global_norm(m->gradients.memory, m->num_floats, m->norm_partial, 0);
+    PendingStep *p = &t->pending[t->num_steps % 2];
+    StepMetrics metrics = {t->state.step + 1, o->batch * o->sequence_length * o->accumulate, 0, 0, 0, 0, 0};
     LearningRate schedule = {
         (Schedule)o->schedule, o->learning_rate, o->final_learning_rate, o->steps, o->warmup, o->cooldown};
-    s.learning_rate = learning_rate_at(&schedule, s.step);
-    s.skipped = !isfinite(s.loss) || !isfinite(s.gradient_norm);
-    if (!s.skipped) {
-        double clip = o->clip > 0 && s.gradient_norm > o->clip ? o->clip / s.gradient_norm : 1;
-        gpt_update(m, o, s.learning_rate, clip, s.step - t->state.skipped);
-    }
-    profile_lap(m->profile, LAP_OPTIMIZER, PASS_BACKWARD);
-    s.seconds = seconds_now() - started;
+    metrics.learning_rate = learning_rate_at(&schedule, metrics.step);
+    AdamW adamw = {
+        metrics.learning_rate,  o->beta1, o->beta2, o->epsilon, o->clip, o->stochastic_rounding, m->seed,
+        (uint32_t)t->state.step};
+    p->metrics = metrics;
+    range_begin("step");
+    event_record(&p->started, m->stream);
+    if (accumulate_gradients(t, error) != 0) return -1;
+    gpt_update(m, &adamw);
+    copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
+    event_record(&p->done, m->stream);
+    range_end();
     t->state.step++;
-    t->state.skipped += s.skipped;
-    t->state.skipped_in_row = s.skipped ? t->state.skipped_in_row + 1 : 0;
-    return metrics_step(&t->metrics, &s, error);
+    t->num_steps++;
+    if (m->profile.timing) profile_collect(&m->profile);
+    return t->num_steps - t->num_finished > DEVICE_QUEUES ? finish_step(t, error) : 0;
 }
 
 static void show_samples(Trainer *t) {
@@ -959,6 +1279,14 @@ static int is_due(const Trainer *t, int64_t every) {
     return every > 0 && t->state.step % every == 0;
 }
 
+static int refuse_to_go_on(Trainer *t, Error *error) {
+    if (t->saved_step < 0 && save_checkpoint(t, error) != 0) return -1;
+    return fail(error,
+                "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
+                ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
+                t->state.skipped_in_row, t->state.step, t->saved_step);
+}
+
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
@@ -967,23 +1295,19 @@ static int train(Trainer *t, Error *error) {
     }
     while (t->state.step < o->steps && !stop_signal) {
         if (train_step(t, error) != 0) return -1;
-        if (stop_signal) break;
-        if (t->state.skipped_in_row >= o->max_skips) {
-            if (t->saved_step < 0 && save_checkpoint(t, error) != 0) return -1;
-            return fail(
-                error,
-                "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
-                ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
-                t->state.skipped_in_row, t->state.step, t->saved_step);
-        }
+        profile_steady_steps(t->state.step - started_at);
         int last = t->state.step == o->steps;
-        if (t->validation.count > 0 && (last || is_due(t, o->validate_every)) && validate(t, error) != 0)
-            return -1;
-        if (!last && is_due(t, o->sample_every)) show_samples(t);
+        int validates = t->validation.count > 0 && (last || is_due(t, o->validate_every));
+        int samples = !last && is_due(t, o->sample_every), saves = last || is_due(t, o->save_every);
+        if ((validates || samples || saves) && finish_steps(t, error) != 0) return -1;
+        if (stop_signal) break;
+        if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
+        if (validates && validate(t, error) != 0) return -1;
+        if (samples) show_samples(t);
         // While steps are skipped, the checkpoints that are kept must not give way to ones that may be no better.
-        int save_now = last || (is_due(t, o->save_every) && t->state.skipped_in_row == 0);
-        if (save_now && save_checkpoint(t, error) != 0) return -1;
+        if (saves && (last || t->state.skipped_in_row == 0) && save_checkpoint(t, error) != 0) return -1;
     }
+    if (finish_steps(t, error) != 0) return -1;
     metrics_end_line(&t->metrics);
     if (t->state.step < o->steps || t->saved_step != t->state.step) {
         if (save_checkpoint(t, error) != 0) return -1;
@@ -993,8 +1317,8 @@ static int train(Trainer *t, Error *error) {
         return 0;
     }
     show_samples(t);
-    if (t->model.profile != NULL && t->state.step > started_at)
-        profile_print(t->model.profile, (int)(t->state.step - started_at), t->metrics.peak);
+    if (t->model.profile.timing && t->state.step > started_at)
+        profile_print(&t->model.profile, (int)(t->state.step - started_at), t->metrics.peak);
     return 0;
 }
 
@@ -1003,20 +1327,25 @@ static int train(Trainer *t, Error *error) {
 static void print_banner(const Trainer *t, double peak) {
     const GPT *m = &t->model;
     const Settings *o = &t->options;
-    double weights = (double)m->num_floats * 4e-6, acts = (double)m->acts_floats * 4e-6;
+    const size_t *of = m->arena.of;
+    char device[320];
+    device_describe(device, sizeof(device));
     int64_t per_step = o->batch * o->sequence_length * o->accumulate;
     printf("model       %zu layers, %zu heads, %zu channels, %" PRId64
            " positions, vocabulary %zu: %.2f M parameters\n",
            m->L, m->NH, m->C, m->config.max_sequence_length, m->V, (double)m->num_parameters * 1e-6);
-    printf("memory      weights %.1f MB, gradients %.1f MB, optimizer %.1f MB, activations %.1f MB (%.1f kB "
-           "a token)\n",
-           weights, weights, 2 * weights, acts, acts * 1e3 / (double)(m->B * m->T));
+    printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB a "
+           "token)\n",
+           (double)m->arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
+           (double)of[MEMORY_GRADIENTS] * 1e-6, (double)of[MEMORY_MOMENTS] * 1e-6,
+           (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-6,
+           (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-3 /
+               (double)(m->acts.B * m->acts.T));
     printf("data        %.3f M tokens in %zu shards, %" PRId64 " tokens a step, this run sees %.2f epochs\n",
            (double)t->train.num_tokens * 1e-6, t->train.count, per_step,
            (double)(o->steps * o->batch * o->accumulate) / (double)loader_sequences_per_epoch(t->loader));
-    printf("machine     %d threads, %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n",
-           omp_get_max_threads(), SIMD_NAME, option_choice_name(OPTIONS, NUM_OPTIONS, o, "precision"), peak,
-           m->attention == ATTENTION_FLASH ? "flash" : "naive");
+    printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
+           PRECISIONS[precision_of(o)], peak, m->attention == ATTENTION_FLASH ? "flash" : "naive");
     if (m->dropout_threshold < 256)
         printf("dropout     %.4f (asked for %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
     fflush(stdout);
@@ -1054,9 +1383,18 @@ static int check_options(const Settings *o, Error *error) {
     if (dropout_threshold(o->dropout) == 0)
         return fail(error, "--dropout %g rounds to dropping nothing or everything; it has steps of 1/256",
                     o->dropout);
-    if (o->precision == PRECISION_BF16 && !matmul_bf16_available())
+    if (!matmul_precision_available(precision_of(o)))
         return fail(error,
-                    "--precision bf16 needs a processor with AVX512-BF16, and a build for it; use fp32");
+                    "this build, here, does not compute in %s: on a GPU build with make PRECISION=%s, on a "
+                    "processor bf16 needs AVX512-BF16",
+                    PRECISIONS[precision_of(o)], PRECISIONS[precision_of(o)]);
+    if (!matmul_library_available((MatmulLibrary)o->matmul))
+        return fail(error, "this build has no cuBLAS: use --matmul own");
+    if (o->attention && !attention_available((AttentionVariant)o->attention, DEVICE_IS_GPU))
+        return fail(error, "this build has no --attention %s for its device",
+                    option_choice_name(OPTIONS, NUM_OPTIONS, o, "attention"));
+    if (o->stochastic_rounding && sizeof(floatX) == sizeof(float))
+        return fail(error, "--stochastic-rounding is for weights in bf16; this build has them in fp32");
     if (o->init_from != NULL && o->resume)
         return fail(error, "--init-from and --resume contradict each other");
     if (o->model && !o->resume &&
@@ -1068,7 +1406,7 @@ static int check_options(const Settings *o, Error *error) {
             "--model sets the shape; give --num-layers, --num-heads and --channels only with --model free");
     if (o->validate_documents && o->tokenizer == NULL)
         return fail(error, "--validate-documents needs --tokenizer, to know the end of a document");
-    if (o->sample == NULL && o->train == NULL)
+    if (o->sample == NULL && o->train == NULL && !o->plan)
         return fail(error, "nothing to train on: give --train SHARDS; see --help");
     if (o->sample == NULL && o->schedule == SCHEDULE_WSD && o->warmup + o->cooldown > o->steps)
         return fail(error, "--warmup %" PRId64 " and --cooldown %" PRId64 " do not fit into --steps %" PRId64,
@@ -1102,8 +1440,8 @@ static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
     return result;
 }
 
-// Tokenizer and model. `folder`: where weights come from, or NULL for fresh ones.
-static int set_up_model(Trainer *t, const char *folder, Error *error) {
+// Tokenizer and the model's shape. `folder`: where weights come from, or NULL for fresh ones.
+static int describe_model(Trainer *t, const char *folder, Error *error) {
     Settings *o = &t->options;
     GPTConfig config;
     if (folder != NULL && checkpoint_verify(folder, o->init_from == NULL, error) != 0) return -1;
@@ -1112,16 +1450,72 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     if (o->sample == NULL && o->sequence_length > config.max_sequence_length)
         return fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions",
                     o->sequence_length, config.max_sequence_length);
+    if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
+        return fail(error, "on a GPU a model has %d channels at most", LARGEST_LAYERNORM);
+    const double per_token = (double)config.num_layers * ((double)config.channels * 17 +
+                                                          (double)(config.num_heads * o->sequence_length)) +
+                             (double)config.vocab_size;
+    if ((double)o->batch * (double)o->sequence_length * per_token > 1e16) // sizes must not overflow
+        return fail(error, "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB", o->batch,
+                    o->sequence_length, (double)o->batch * (double)o->sequence_length * per_token * 4e-9);
     o->num_layers = config.num_layers; // as they are saved with the run
     o->num_heads = config.num_heads;
     o->channels = config.channels;
     o->max_sequence_length = config.max_sequence_length;
     o->vocab_size = config.vocab_size;
-    gpt_create(&t->model, &config, (AttentionVariant)o->attention, (Precision)o->precision,
-               (uint64_t)o->seed);
-    if (folder != NULL) return load_weights(&t->model, folder, error);
-    gpt_initialise(&t->model, o->init_embedding, o->init_matrices);
+    Shape shape = {o->sample ? 0 : (size_t)o->batch, (size_t)o->sequence_length, (Keep)o->recompute,
+                   (size_t)o->logits_memory, (AttentionVariant)o->attention};
+    gpt_describe(&t->model, &config, &shape);
+    t->model.seed = (uint64_t)o->seed;
     return 0;
+}
+
+// Memory, and the weights in it.
+static int set_up_model(Trainer *t, const char *folder, Error *error) {
+    const Settings *o = &t->options;
+    GPT *m = &t->model;
+    if (gpt_allocate(m, (MatmulLibrary)o->matmul, precision_of(o), error) != 0) return -1;
+    if (folder != NULL) return load_weights(m, folder, error);
+    gpt_initialise(m, o->init_embedding, o->init_matrices);
+    return 0;
+}
+
+typedef struct {
+    const char *name;
+    int on_gpu;
+    size_t floatX_size;
+} PlannedBuild;
+
+// --plan: what the model would take, here and elsewhere.
+static void print_plan(const Trainer *t) {
+    static const char *const purposes[] = {"weights",           "master weights", "gradients",
+                                           "optimizer moments", "activations",    "logits",
+                                           "everything else"};
+    static const PlannedBuild builds[] = {{"CPU", 0, 4}, {"GPU bf16", 1, 2}, {"GPU fp32", 1, 4}};
+    enum { NUM_BUILDS = sizeof(builds) / sizeof(builds[0]) };
+    static const double gigabytes[] = {16, 24, 40, 80, 141};
+    const GPT *m = &t->model;
+    size_t of[NUM_BUILDS][NUM_MEMORIES], total[NUM_BUILDS];
+    printf("%.2f M parameters, --batch %zu --sequence-length %zu --recompute %s; MB\n%-28s",
+           (double)m->num_parameters * 1e-6, m->shape.B, m->shape.T,
+           option_choice_name(OPTIONS, NUM_OPTIONS, &t->options, "recompute"), "");
+    for (int b = 0; b < NUM_BUILDS; b++) {
+        total[b] = gpt_memory(m, m->shape.B, builds[b].on_gpu, builds[b].floatX_size, of[b]);
+        printf(" %12s", builds[b].name);
+    }
+    for (int memory = 0; memory < NUM_MEMORIES; memory++) {
+        printf("\n%-28s", purposes[memory]);
+        for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);
+    }
+    printf("\n%-28s", "in all");
+    for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)total[b] * 1e-6);
+    for (size_t i = 0; i < sizeof(gigabytes) / sizeof(gigabytes[0]); i++) {
+        printf("\nlargest --batch in %3.0f GB    ", gigabytes[i]);
+        for (int b = 0; b < NUM_BUILDS; b++)
+            printf(" %12zu",
+                   largest_batch(m, (size_t)(gigabytes[i] * 1e9), builds[b].on_gpu, builds[b].floatX_size));
+    }
+    printf("\n");
 }
 
 // What would otherwise be found out at the first validation: shards too short, no documents.
@@ -1188,28 +1582,52 @@ static int open_run(Trainer *t, Error *error) {
     return result;
 }
 
+static void open_queues(Trainer *t) {
+    const size_t bytes = t->model.acts.B * t->model.acts.T * sizeof(int32_t);
+    for (int i = 0; i < 2; i++) {
+        t->batches[i].tokens = (int32_t *)host_alloc(bytes);
+        t->batches[i].targets = (int32_t *)host_alloc(bytes);
+        t->batches[i].copied = event_create();
+        t->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
+        t->pending[i].started = event_create();
+        t->pending[i].done = event_create();
+    }
+}
+
+static void close_queues(Trainer *t) {
+    if (t->batches[0].tokens == NULL) return; // never opened
+    for (int i = 0; i < 2; i++) {
+        host_free(t->batches[i].tokens), host_free(t->batches[i].targets);
+        host_free(t->pending[i].outcome);
+        event_destroy(t->batches[i].copied);
+        event_destroy(t->pending[i].started), event_destroy(t->pending[i].done);
+    }
+}
+
 // All that training needs beside the model. `resume_from`: a checkpoint, or NULL.
 static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
     m->dropout_threshold = dropout_threshold(o->dropout);
-    gpt_create_training_state(m);
-    activations_allocate(m, (size_t)o->batch, (size_t)o->sequence_length);
+    list_chunks(m, o->weight_decay);
+    open_queues(t);
     if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
     if (open_data(t, error) != 0 || open_run(t, error) != 0) return -1;
-    double peak = matmul_measure_peak((Precision)o->precision);
-    if (o->profile) {
-        m->profile = (Profile *)xcalloc(1, sizeof(Profile));
-        profile_set_work(m->profile, m->L, m->B * m->T * (size_t)o->accumulate, m->T, m->C, m->Vp,
-                         m->num_floats);
-    }
+    t->algorithms = format_text("%s/matmul.txt", o->run);
+    if (resume_from != NULL && matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0) return -1;
+    double peak = matmul_peak(&m->matmul);
+    m->profile.timing = o->profile;
+    profile_set_work(&m->profile, m->L, m->acts.B * m->acts.T * (size_t)o->accumulate, m->acts.T, m->C, m->Vp,
+                     m->num_floats, sizeof(floatX));
     print_banner(t, peak);
-    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->T), peak, error);
+    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T), peak,
+                        error);
 }
 
 // Ends with the error's sentence, but not without the steps that were done.
 static void die_saving(Trainer *t, const Error *error) {
     Error second;
+    finish_steps(t, &second);
     metrics_end_line(&t->metrics);
     if (t->state.step > 0 && t->state.skipped_in_row == 0 && save_checkpoint(t, &second) == 0)
         printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
@@ -1221,7 +1639,8 @@ static void close_down(Trainer *t) {
     if (t->loader != NULL) loader_close(t->loader);
     shards_close(&t->train);
     shards_close(&t->validation);
-    free(t->model.profile);
+    close_queues(t);
+    free(t->algorithms);
     gpt_free(&t->model);
     if (t->tokenizer != NULL) tokenizer_free(t->tokenizer);
 }
@@ -1271,20 +1690,10 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     return result;
 }
 
-// While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on
-// the machine that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit
-// before main, so the program starts once more with it.
-static void limit_spinning(char **argv) {
-    if (getenv("GOMP_SPINCOUNT") != NULL || getenv("OMP_WAIT_POLICY") != NULL) return;
-    setenv("GOMP_SPINCOUNT", "1000", 1);
-    execv("/proc/self/exe", argv); // where that cannot be had, things go on as they are
-}
-
 int main(int argc, char **argv) {
     static Trainer trainer;
     Trainer *t = &trainer;
     Error error;
-    limit_spinning(argv);
     int parsed = parse_options(&t->options, argc, argv, &error);
     if (parsed < 0) die("%s", error.text);
     if (parsed > 0) {
@@ -1298,14 +1707,19 @@ int main(int argc, char **argv) {
     }
     Settings *o = &t->options;
     if (check_options(o, &error) != 0) die("%s", error.text);
+    const char *refusal = o->plan ? NULL : device_open(argv);
+    if (refusal != NULL) die("%s", refusal);
     if (o->threads > 0) omp_set_num_threads((int)o->threads);
     t->saved_step = -1;
 
     int from_run = o->resume || (o->sample != NULL && o->init_from == NULL);
     char *folder = from_run ? checkpoint_newest(o->run, &error) : o->init_from ? xstrdup(o->init_from) : NULL;
     if (from_run && folder == NULL) die("%s", error.text);
-    if (set_up_model(t, folder, &error) != 0) die("%s", error.text);
-    if (o->sample != NULL) {
+    if (describe_model(t, folder, &error) != 0) die("%s", error.text);
+    if (!o->plan && set_up_model(t, folder, &error) != 0) die("%s", error.text);
+    if (o->plan) {
+        print_plan(t);
+    } else if (o->sample != NULL) {
         run_sample(t);
     } else {
         handle_signals();

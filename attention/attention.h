@@ -53,7 +53,7 @@ static inline Attention attention_packed(size_t B, size_t T, size_t NH, size_t N
 }
 
 // How many of the keys 0 .. Tk - 1 query i sees; they are the first ones.
-static inline size_t attention_visible_keys(const Attention *a, size_t query) {
+static inline HOST_DEVICE size_t attention_visible_keys(const Attention *a, size_t query) {
     if (a->mask == MASK_NONE) return a->Tk;
     ptrdiff_t last = (ptrdiff_t)query + (ptrdiff_t)a->Tk - (ptrdiff_t)a->Tq;
     return last < 0 ? 0 : (size_t)last + 1 < a->Tk ? (size_t)last + 1 : a->Tk;
@@ -73,8 +73,8 @@ static inline size_t attention_visible_keys(const Attention *a, size_t query) {
 enum { DROPOUT_BLOCK_QUERIES = 16, DROPOUT_BLOCK_KEYS = 32 };
 
 // 1 where element (query, key) is kept: the definition, one element at a time.
-static inline int attention_dropout_keeps(const Attention *a, size_t sequence, size_t head, size_t query,
-                                          size_t key) {
+static inline HOST_DEVICE int attention_dropout_keeps(const Attention *a, size_t sequence, size_t head,
+                                                      size_t query, size_t key) {
     uint32_t q = (uint32_t)(query % DROPOUT_BLOCK_QUERIES), k = (uint32_t)(key % DROPOUT_BLOCK_KEYS);
     uint32_t lane = q % 8 * 4 + k % 8 / 2, byte = 8 * (q / 8) + 2 * (k / 8) + k % 2;
     Philox random = philox(

@@ -1,10 +1,11 @@
 // Attention as its definition reads (attention.h), one query at a time, with the (Tq, Tk) probabilities
 // stored.
 //
-//     forward     out, lse and the probabilities (B, NH, Tq, Tk), undropped: saved for backward
+//     forward     out, lse and the probabilities (B, NH, Tq, Tk) fp32, undropped: saved for backward
 //     backward    dq, dk, dv, overwritten, from dout, q, k, v, out and the probabilities
 //
-// Threads share (sequence, head) going forward, (sequence, key-value head) going backward.
+// CPU: threads share (sequence, head) going forward, (sequence, key-value head) going backward. GPU: a warp a row,
+// without tensor cores; the definition, not the fast way.
 #ifndef ATTENTION_NAIVE_CUH
 #define ATTENTION_NAIVE_CUH
 
@@ -102,5 +103,159 @@ static inline void attention_naive_backward_cpu(float *dq, float *dk, float *dv,
                 }
         }
 }
+
+#ifdef DEVICE_CUDA
+#include "layers/kernel.cuh"
+
+// On a GPU the sign of a stored probability says whether dropout drops it.
+__device__ __forceinline__ float dropped_or_kept(float p, bool keep) {
+    return __uint_as_float(__float_as_uint(p) | (keep ? 0u : 0x80000000u));
+}
+__device__ __forceinline__ bool is_kept(float p) {
+    return __float_as_uint(p) >> 31 == 0;
+}
+
+__device__ __forceinline__ float dot_in_lane(const floatX *a, const floatX *b, size_t n) {
+    float sum = 0;
+    for (size_t c = 0; c < n; c += 8) {
+        Float8 x = load8(a + c), y = load8(b + c);
+#pragma unroll
+        for (int k = 0; k < 8; k++) sum += x.v[k] * y.v[k];
+    }
+    return sum;
+}
+
+__device__ __forceinline__ void add_scaled8(Float8 &sum, const Float8 &x, float factor) {
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum.v[k] += factor * x.v[k];
+}
+
+// Offsets of (sequence b, head, query) in q and in out, of (b, its kv head) in k and v.
+struct AttentionRow {
+    size_t query, output, kv, row; // row: of lse and of the probabilities
+};
+__device__ __forceinline__ AttentionRow attention_row(const Attention &a, size_t b, size_t head, size_t i) {
+    return {b * a.q_sequence + i * a.q_token + head * a.HS,
+            b * a.out_sequence + i * a.out_token + head * a.HS,
+            b * a.kv_sequence + head / (a.NH / a.NKV) * a.HS, (b * a.NH + head) * a.Tq + i};
+}
+
+enum { NAIVE_WARPS = 4 };
+
+// A warp a query: a lane a key for the scores, then eight channels a lane for the output.
+static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
+    attention_naive_forward_kernel(floatX *out, float *lse, float *probabilities, const floatX *q,
+                                   const floatX *k, const floatX *v, Attention a) {
+    size_t index = (size_t)blockIdx.x * NAIVE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (index >= a.B * a.NH * a.Tq) return;
+    size_t i = index % a.Tq, head = index / a.Tq % a.NH, b = index / (a.Tq * a.NH);
+    AttentionRow at = attention_row(a, b, head, i);
+    size_t visible = attention_visible_keys(&a, i);
+    float *p = probabilities + at.row * a.Tk, maximum = -INFINITY, sum = 0;
+    for (size_t j = lane; j < visible; j += WARP) {
+        p[j] = a.scale * dot_in_lane(q + at.query, k + at.kv + j * a.kv_token, a.HS);
+        maximum = fmaxf(maximum, p[j]);
+    }
+    maximum = warp_max(maximum);
+    for (size_t j = lane; j < visible; j += WARP) sum += __expf(p[j] - maximum);
+    sum = warp_sum(sum);
+    for (size_t j = lane; j < a.Tk; j += WARP) {
+        float probability = j < visible ? __expf(p[j] - maximum) / sum : 0.0f;
+        bool keep = a.dropout.threshold == 256 || j >= visible || attention_dropout_keeps(&a, b, head, i, j);
+        p[j] = dropped_or_kept(probability, keep);
+    }
+    if (lane == 0) lse[at.row] = visible == 0 ? INFINITY : maximum + logf(sum);
+    __syncwarp(); // the row's probabilities stand
+    if (lane * 8 >= a.HS) return;
+    Float8 o = {};
+    for (size_t j = 0; j < visible; j++)
+        if (is_kept(p[j]))
+            add_scaled8(o, load8(v + at.kv + j * a.kv_token + lane * 8), p[j] * dropout_scale(&a.dropout));
+    store8(out + at.output + lane * 8, o);
+}
+
+// dS_ij of a pair of which i sees j, without the factor scale.
+__device__ __forceinline__ float naive_dscore(float p, const floatX *dout, const floatX *v, float D,
+                                              const Attention &a) {
+    float dp = is_kept(p) ? dropout_scale(&a.dropout) * dot_in_lane(dout, v, a.HS) : 0.0f;
+    return fabsf(p) * (dp - D);
+}
+
+// dq: a warp a query; dS of 32 keys at a time, a lane each, then eight channels a lane.
+static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
+    attention_naive_dq_kernel(floatX *dq, const floatX *dout, const floatX *k, const floatX *v,
+                              const floatX *out, const float *probabilities, Attention a) {
+    size_t index = (size_t)blockIdx.x * NAIVE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (index >= a.B * a.NH * a.Tq) return;
+    size_t i = index % a.Tq, head = index / a.Tq % a.NH, b = index / (a.Tq * a.NH);
+    AttentionRow at = attention_row(a, b, head, i);
+    size_t visible = attention_visible_keys(&a, i);
+    float D = dot_in_lane(dout + at.output, out + at.output, a.HS);
+    Float8 sum = {};
+    for (size_t first = 0; first < visible; first += WARP) {
+        size_t j = first + lane;
+        float ds = j < visible ? naive_dscore(probabilities[at.row * a.Tk + j], dout + at.output,
+                                              v + at.kv + j * a.kv_token, D, a)
+                               : 0.0f;
+        for (int other = 0; other < WARP && first + other < visible; other++) {
+            float factor = a.scale * __shfl_sync((unsigned)FULL_WARP, ds, other);
+            if (lane * 8 < a.HS)
+                add_scaled8(sum, load8(k + at.kv + (first + other) * a.kv_token + lane * 8), factor);
+        }
+    }
+    if (lane * 8 < a.HS) store8(dq + at.query + lane * 8, sum);
+}
+
+// dk and dv: a warp a key; the queries of the key's heads 32 at a time, a lane each, then eight channels a lane.
+static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
+    attention_naive_dkv_kernel(floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *v,
+                               const floatX *out, const float *probabilities, Attention a) {
+    size_t index = (size_t)blockIdx.x * NAIVE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (index >= a.B * a.NKV * a.Tk) return;
+    size_t j = index % a.Tk, kv_head = index / a.Tk % a.NKV, b = index / (a.Tk * a.NKV);
+    size_t group = a.NH / a.NKV, kv = b * a.kv_sequence + j * a.kv_token + kv_head * a.HS;
+    Float8 dk_sum = {}, dv_sum = {};
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
+        for (size_t first = 0; first < a.Tq; first += WARP) {
+            size_t i = first + lane;
+            float ds = 0, factor = 0;
+            if (i < a.Tq && j < attention_visible_keys(&a, i)) {
+                AttentionRow at = attention_row(a, b, head, i);
+                float p = probabilities[at.row * a.Tk + j];
+                float D = dot_in_lane(dout + at.output, out + at.output, a.HS);
+                ds = a.scale * naive_dscore(p, dout + at.output, v + kv, D, a);
+                factor = is_kept(p) ? p * dropout_scale(&a.dropout) : 0.0f;
+            }
+            for (int other = 0; other < WARP && first + other < a.Tq; other++) {
+                float ds_other = __shfl_sync((unsigned)FULL_WARP, ds, other);
+                float factor_other = __shfl_sync((unsigned)FULL_WARP, factor, other);
+                bool visible = j < attention_visible_keys(&a, first + other); // a masked NaN stays out
+                if (lane * 8 >= a.HS || !visible) continue;
+                AttentionRow at = attention_row(a, b, head, first + other);
+                add_scaled8(dk_sum, load8(q + at.query + lane * 8), ds_other);
+                add_scaled8(dv_sum, load8(dout + at.output + lane * 8), factor_other);
+            }
+        }
+    if (lane * 8 >= a.HS) return;
+    store8(dk + kv + lane * 8, dk_sum);
+    store8(dv + kv + lane * 8, dv_sum);
+}
+
+static inline void attention_naive_forward(floatX *out, float *lse, float *probabilities, const floatX *q,
+                                           const floatX *k, const floatX *v, const Attention *a,
+                                           Stream stream) {
+    launch(attention_naive_forward_kernel, blocks_for(a->B * a->NH * a->Tq, NAIVE_WARPS), NAIVE_WARPS * WARP,
+           0, stream, out, lse, probabilities, q, k, v, *a);
+}
+static inline void attention_naive_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout,
+                                            const floatX *q, const floatX *k, const floatX *v,
+                                            const floatX *out, const float *probabilities, const Attention *a,
+                                            Stream stream) {
+    launch(attention_naive_dq_kernel, blocks_for(a->B * a->NH * a->Tq, NAIVE_WARPS), NAIVE_WARPS * WARP, 0,
+           stream, dq, dout, k, v, out, probabilities, *a);
+    launch(attention_naive_dkv_kernel, blocks_for(a->B * a->NKV * a->Tk, NAIVE_WARPS), NAIVE_WARPS * WARP, 0,
+           stream, dk, dv, dout, q, v, out, probabilities, *a);
+}
+#endif
 
 #endif

@@ -33,7 +33,7 @@ static float *random_memory(size_t n) {
 
 // ---- matmul -----------------------------------------------------------------------------------------------
 
-static void bench_product(const MatmulContext *contexts, int precisions, double *peak, MatmulLayout layout,
+static void bench_product(const MatmulCpu *contexts, int precisions, double *peak, MatmulLayout layout,
                           size_t M, size_t N, size_t K, double *worst) {
     static const char *names[] = {"NT", "NN", "TN"};
     float *A = random_memory(M * K), *B = random_memory(N * K), *C = random_memory(M * N);
@@ -61,7 +61,7 @@ static void bench_product(const MatmulContext *contexts, int precisions, double 
 }
 
 // The products of one layer of weights (C, OC) on N tokens: forward, input gradient, weight gradient.
-static void bench_layer(const MatmulContext *contexts, int precisions, double *peak, size_t N, size_t C,
+static void bench_layer(const MatmulCpu *contexts, int precisions, double *peak, size_t N, size_t C,
                         size_t OC, double *worst) {
     bench_product(contexts, precisions, peak, MATMUL_NN, N, OC, C, worst);
     bench_product(contexts, precisions, peak, MATMUL_NT, N, C, OC, worst);
@@ -70,11 +70,11 @@ static void bench_layer(const MatmulContext *contexts, int precisions, double *p
 
 static void bench_matmul(void) {
     static const size_t models[][2] = {{1024, 384}, {256, 768}}; // tokens, channels
-    MatmulContext contexts[2];
+    MatmulCpu contexts[2];
     int precisions = 1 + matmul_bf16_available();
     double peak[2];
     for (int p = 0; p < precisions; p++) {
-        matmul_context_init(&contexts[p], (Precision)p);
+        matmul_cpu_open(&contexts[p], (Precision)p);
         peak[p] = matmul_measure_peak((Precision)p);
     }
     for (int model = 0; model < 2; model++) {
@@ -91,7 +91,7 @@ static void bench_matmul(void) {
         if (precisions > 1) printf(", bf16 %.1f %%", worst[1]);
         printf("\n\n");
     }
-    for (int p = 0; p < precisions; p++) matmul_context_free(&contexts[p]);
+    for (int p = 0; p < precisions; p++) matmul_cpu_close(&contexts[p]);
 }
 
 // ---- attention --------------------------------------------------------------------------------------------
@@ -110,10 +110,11 @@ static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, doubl
     for (int round = 0; round < rounds; round++)
         for (int v = 0; v < 2; v++) {
             double started = seconds_now();
-            attention_forward((AttentionVariant)v, out, lse, saved, qkv, qkv + C, qkv + 2 * C, &a, 0);
+            attention_forward((AttentionVariant)(ATTENTION_NAIVE + v), out, lse, saved, qkv, qkv + C,
+                              qkv + 2 * C, &a, 0);
             double middle = seconds_now();
-            attention_backward((AttentionVariant)v, dqkv, dqkv + C, dqkv + 2 * C, dout, qkv, qkv + C,
-                               qkv + 2 * C, out, lse, saved, &a, 0);
+            attention_backward((AttentionVariant)(ATTENTION_NAIVE + v), dqkv, dqkv + C, dqkv + 2 * C, dout,
+                               qkv, qkv + C, qkv + 2 * C, out, lse, saved, &a, 0);
             seconds[v][0][round] = middle - started;
             seconds[v][1][round] = seconds_now() - middle;
         }
@@ -150,41 +151,47 @@ typedef struct {
     const char *name;
     int64_t num_layers, num_heads, channels;
     size_t T, B, V;
-} Shape;
+} StepShape;
 
-static void create_model(GPT *m, const Shape *s, Precision precision, AttentionVariant attention) {
+static void create_model(GPT *m, const StepShape *s, Precision precision, AttentionVariant attention) {
+    Error error;
     GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1};
-    gpt_create(m, &config, attention, precision, 1);
+    Shape shape = {s->B, s->T, KEEP_ALL, 0, attention};
+    const size_t N = s->B * s->T;
+    gpt_describe(m, &config, &shape);
+    m->seed = 1;
+    if (gpt_allocate(m, MATMUL_AUTO, precision, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);
-    gpt_create_training_state(m);
-    activations_allocate(m, s->B, s->T);
-    for (size_t i = 0; i < s->B * s->T; i++) {
-        m->tokens[i] = (int32_t)(i * 7919 % s->V);
-        m->targets[i] = (int32_t)((i + 1) * 7919 % s->V);
-    }
+    list_chunks(m, 0.1);
+    int32_t *tokens = (int32_t *)xmalloc(2 * N * sizeof(int32_t));
+    for (size_t i = 0; i < 2 * N; i++) tokens[i] = (int32_t)((i % N + i / N) * 7919 % s->V);
+    copy_to_device(m->acts.model.tokens, tokens, N * sizeof(int32_t), m->stream);
+    copy_to_device(m->acts.model.targets, tokens + N, N * sizeof(int32_t), m->stream);
+    stream_wait(m->stream);
+    free(tokens);
 }
 
 // One optimizer step; returns its seconds.
-static double step_once(GPT *m, const Settings *o, int64_t step) {
+static double step_once(GPT *m, int64_t step) {
     double started = seconds_now();
-    MicroStep s = {(uint32_t)step, 0, (float)(1.0 / (double)(m->B * m->T)), MATMUL_OVERWRITE};
+    const size_t N = m->acts.B * m->acts.T;
+    AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->seed, (uint32_t)step};
+    MicroStep s = {(uint32_t)step, 0, 256, (float)(1.0 / (double)N), MATMUL_OVERWRITE};
     gpt_start_gradients(m);
-    gpt_forward(m, &s);
+    gpt_forward(m, &m->acts, &s);
     gpt_backward(m, &s);
-    profile_start(m->profile);
-    double norm = global_norm(m->gradients.memory, m->num_floats, m->norm_partial, 0);
-    gpt_update(m, o, 1e-4, norm > 1 ? 1 / norm : 1, step);
-    profile_lap(m->profile, LAP_OPTIMIZER, PASS_BACKWARD);
+    loss_add(&m->outcome->loss, m->acts.model.losses, N, (double)N, 0, m->stream);
+    gpt_update(m, &adamw);
+    stream_wait(m->stream);
+    if (m->profile.timing) profile_collect(&m->profile);
     return seconds_now() - started;
 }
 
 static void bench_step(void) {
-    static const Shape shapes[] = {{"L4 NH4 C128 T64 B12", 4, 4, 128, 64, 12, 65},
-                                   {"L6 NH6 C384 T256 B4", 6, 6, 384, 256, 4, 65},
-                                   {"gpt2-124M T64 B4", 12, 12, 768, 64, 4, 50257}};
+    static const StepShape shapes[] = {{"L4 NH4 C128 T64 B12", 4, 4, 128, 64, 12, 65},
+                                       {"L6 NH6 C384 T256 B4", 6, 6, 384, 256, 4, 65},
+                                       {"gpt2-124M T64 B4", 12, 12, 768, 64, 4, 50257}};
     static const int rounds[] = {60, 12, 7};
-    Settings o;
-    options_defaults(OPTIONS, NUM_OPTIONS, &o);
     int precisions = 1 + matmul_bf16_available();
     for (int i = 0; i < 3; i++) {
         GPT m[2];
@@ -192,21 +199,21 @@ static void bench_step(void) {
         for (int p = 0; p < precisions; p++) {
             peak[p] = matmul_measure_peak((Precision)p);
             create_model(&m[p], &shapes[i], (Precision)p, ATTENTION_FLASH);
-            step_once(&m[p], &o, 1);
-            m[p].profile = (Profile *)xcalloc(1, sizeof(Profile));
-            profile_set_work(m[p].profile, m[p].L, m[p].B * m[p].T, m[p].T, m[p].C, m[p].Vp, m[p].num_floats);
+            step_once(&m[p], 1);
+            m[p].profile.timing = 1;
+            profile_set_work(&m[p].profile, m[p].L, shapes[i].B * shapes[i].T, shapes[i].T, m[p].C, m[p].Vp,
+                             m[p].num_floats, sizeof(floatX));
         }
         for (int round = 0; round < rounds[i]; round++)
-            for (int p = 0; p < precisions; p++) seconds[p][round] = step_once(&m[p], &o, round + 2);
+            for (int p = 0; p < precisions; p++) seconds[p][round] = step_once(&m[p], round + 2);
         for (int p = 0; p < precisions; p++) {
             typical[p] = median(seconds[p], rounds[i]);
-            double tokens = (double)(m[p].B * m[p].T),
-                   rate = tokens * flop_per_token(&m[p], m[p].T) / typical[p] / 1e9;
+            double tokens = (double)(shapes[i].B * shapes[i].T),
+                   rate = tokens * flop_per_token(&m[p], shapes[i].T) / typical[p] / 1e9;
             printf("%s %s: %.1f ms a step, %.0f tokens/s, %.0f GFLOP/s, %.1f %% of the measured peak\n",
                    shapes[i].name, p ? "bf16" : "fp32", typical[p] * 1e3, tokens / typical[p], rate,
                    100 * rate / peak[p]);
-            profile_print(m[p].profile, rounds[i], peak[p]);
-            free(m[p].profile);
+            profile_print(&m[p].profile, rounds[i], peak[p]);
             gpt_free(&m[p]);
         }
         if (precisions > 1) printf("bf16 inputs are %.2f x as fast as fp32\n", typical[0] / typical[1]);
@@ -215,21 +222,19 @@ static void bench_step(void) {
 }
 
 static void serve(char **words) {
-    Shape shape = {"served",
-                   atoll(words[0]),
-                   atoll(words[1]),
-                   atoll(words[2]),
-                   (size_t)atoll(words[3]),
-                   (size_t)atoll(words[4]),
-                   (size_t)atoll(words[5])};
+    StepShape shape = {"served",
+                       atoll(words[0]),
+                       atoll(words[1]),
+                       atoll(words[2]),
+                       (size_t)atoll(words[3]),
+                       (size_t)atoll(words[4]),
+                       (size_t)atoll(words[5])};
     GPT m;
-    Settings o;
     char line[16];
-    options_defaults(OPTIONS, NUM_OPTIONS, &o);
     create_model(&m, &shape, strcmp(words[6], "bf16") == 0 ? PRECISION_BF16 : PRECISION_FP32,
                  strcmp(words[7], "naive") == 0 ? ATTENTION_NAIVE : ATTENTION_FLASH);
     for (int64_t step = 1; fgets(line, sizeof(line), stdin) != NULL; step++) {
-        printf("%.4f\n", step_once(&m, &o, step) * 1e3);
+        printf("%.4f\n", step_once(&m, step) * 1e3);
         fflush(stdout);
     }
     gpt_free(&m);
@@ -237,7 +242,7 @@ static void serve(char **words) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "all";
-    limit_spinning(argv);
+    if (device_open(argv) != NULL) return 1;
     if (strcmp(what, "serve") == 0 && argc == 10) {
         serve(argv + 2);
         return 0;

@@ -1,7 +1,6 @@
-// What every layer stands on: the number types, device memory, streams, error checks, and a few numeric
-// helpers that give the same bits in vector bodies and in tails, whatever the number of threads.
-//
-// This is the CPU's implementation of the device contract: memory is the host's, a stream is nothing.
+// What every layer stands on: sizes, error checks, and a few numeric helpers that give the same bits in vector
+// bodies and in tails, whatever the number of threads. Device memory and streams are in device.h, what kernels
+// share in kernel.cuh.
 #ifndef LAYERS_COMMON_H
 #define LAYERS_COMMON_H
 
@@ -15,44 +14,51 @@
 #ifdef __cplusplus
 #define restrict __restrict
 #endif
+// Functions that kernels call too.
+#ifdef DEVICE_CUDA
+#include <cuda_runtime.h>
+#define HOST_DEVICE __host__ __device__
+#else
+#define HOST_DEVICE
+#endif
 
-typedef float floatX; // the type of weights and activations on the device
-typedef int Stream;   // work on the CPU is done when the call returns
+// ---- errors -----------------------------------------------------------------------------------------------
 
-// A programming error: prints the place and the statement, and ends the program.
+static inline void check_failed(const char *file, int line, const char *statement, const char *message) {
+    fprintf(stderr, "%s:%d: check failed: %s%s%s\n", file, line, statement, *message ? ": " : "", message);
+    abort();
+}
+
+// A programming error, or a call of the CUDA runtime that failed: prints the place, the statement and the
+// library's message, and ends the program.
+#ifdef DEVICE_CUDA
+static inline void check(bool holds, const char *file, int line, const char *statement) {
+    if (!holds) check_failed(file, line, statement, "");
+}
+static inline void check(cudaError_t error, const char *file, int line, const char *statement) {
+    if (error != cudaSuccess) check_failed(file, line, statement, cudaGetErrorString(error));
+}
+#define CHECK(condition) check((condition), __FILE__, __LINE__, #condition)
+#else
 #define CHECK(condition)                                                                                     \
     do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition);                    \
-            abort();                                                                                         \
-        }                                                                                                    \
+        if (!(condition)) check_failed(__FILE__, __LINE__, #condition, "");                                  \
     } while (0)
+#endif
 
-// ---- memory -----------------------------------------------------------------------------------------------
-
-enum { DEVICE_ALIGNMENT = 4096 };
-
-// NULL when there is not that much memory. Aligned to pages; the content is not defined.
-static inline void *device_alloc(size_t bytes) {
-    return aligned_alloc(DEVICE_ALIGNMENT, (bytes + DEVICE_ALIGNMENT) / DEVICE_ALIGNMENT * DEVICE_ALIGNMENT);
-}
-static inline void device_free(void *pointer) {
-    free(pointer);
-}
-static inline void device_zero(void *pointer, size_t bytes, Stream stream) {
-    (void)stream;
-    memset(pointer, 0, bytes);
-}
-static inline void copy_to_device(void *device, const void *host, size_t bytes, Stream stream) {
-    (void)stream;
-    memcpy(device, host, bytes);
-}
+#include "device.h"
 
 // ---- sizes ----------------------------------------------------------------------------------------------
 
-static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
-static inline size_t round_up(size_t a, size_t multiple) { return divide_up(a, multiple) * multiple; }
+static inline HOST_DEVICE size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+static inline HOST_DEVICE size_t divide_up(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+static inline HOST_DEVICE size_t round_up(size_t a, size_t multiple) {
+    return divide_up(a, multiple) * multiple;
+}
 
 // ---- numbers ----------------------------------------------------------------------------------------------
 
@@ -82,12 +88,12 @@ static inline float sum_lanes(const float lane[LANES]) {
         (result) = sum_lanes(lane_);                                                                         \
     } while (0)
 
-static inline float float_from_bits(uint32_t bits) {
+static inline HOST_DEVICE float float_from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof(value));
     return value;
 }
-static inline uint32_t bits_from_float(float value) {
+static inline HOST_DEVICE uint32_t bits_from_float(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof(bits));
     return bits;

@@ -36,7 +36,7 @@ static inline Dropout dropout_make(uint32_t threshold, uint64_t seed, RandomStre
     return dropout;
 }
 
-static inline float dropout_scale(const Dropout *dropout) {
+static inline HOST_DEVICE float dropout_scale(const Dropout *dropout) {
     return 256.0f / (float)dropout->threshold;
 }
 

@@ -6,7 +6,8 @@
 //     forward     out = gelu(in)              saves in, the pre-activation
 //     backward    din = dout * gelu'(in)      overwrites din; din and dout may be the same memory
 //
-// In training both run inside matmul's epilogue (matmul.cuh), which calls gelu_value and gelu_derivative.
+// On the CPU, training runs both inside matmul's epilogue (matmul.cuh), which calls gelu_value and
+// gelu_derivative; on a GPU they are kernels, over eight elements a thread.
 #ifndef LAYERS_GELU_CUH
 #define LAYERS_GELU_CUH
 
@@ -37,4 +38,70 @@ static inline void gelu_backward_cpu(float *din, const float *dout, const float 
     for (size_t i = 0; i < n; i++) din[i] = dout[i] * gelu_derivative(in[i]);
 }
 
+// ---- on a GPU ---------------------------------------------------------------------------------------------
+#ifdef DEVICE_CUDA
+#include "kernel.cuh"
+
+enum { GELU_THREADS = 256 };
+
+// e^-y overflows to infinity where y < -88: x / infinity is the 0 that is wanted.
+__device__ __forceinline__ float gelu_value_device(float x) {
+    float y = x * (GELU_LINEAR + GELU_CUBIC * x * x);
+    return __fdividef(x, 1.0f + __expf(-y));
+}
+
+// Below y = -80 the derivative is less than 1e-30; there e s must not become infinity times 0.
+__device__ __forceinline__ float gelu_derivative_device(float x) {
+    float y = x * (GELU_LINEAR + GELU_CUBIC * x * x);
+    float e = __expf(-fmaxf(y, -80.0f)), s = __fdividef(1.0f, 1.0f + e);
+    return s + x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x);
+}
+
+static __global__ void __launch_bounds__(GELU_THREADS)
+    gelu_forward_kernel(floatX *out, const floatX *in, size_t n) {
+    size_t i = ((size_t)blockIdx.x * GELU_THREADS + threadIdx.x) * 8;
+    if (i + 8 <= n) {
+        Float8 x = load8(in + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) x.v[j] = gelu_value_device(x.v[j]);
+        store8(out + i, x);
+    } else {
+        for (; i < n; i++) out[i] = from_float<floatX>(gelu_value_device(to_float(in[i])));
+    }
+}
+
+static __global__ void __launch_bounds__(GELU_THREADS)
+    gelu_backward_kernel(floatX *din, const floatX *dout, const floatX *in, size_t n) {
+    size_t i = ((size_t)blockIdx.x * GELU_THREADS + threadIdx.x) * 8;
+    if (i + 8 <= n) {
+        Float8 gradient = load8(dout + i), x = load8(in + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) gradient.v[j] *= gelu_derivative_device(x.v[j]);
+        store8(din + i, gradient);
+    } else {
+        for (; i < n; i++)
+            din[i] = from_float<floatX>(to_float(dout[i]) * gelu_derivative_device(to_float(in[i])));
+    }
+}
+
+// The arrays start at multiples of 16 bytes; n is any.
+static inline void gelu_forward(floatX *out, const floatX *in, size_t n, Stream stream) {
+    launch(gelu_forward_kernel, blocks_for(n, 8 * GELU_THREADS), GELU_THREADS, 0, stream, out, in, n);
+}
+static inline void gelu_backward(floatX *din, const floatX *dout, const floatX *in, size_t n, Stream stream) {
+    launch(gelu_backward_kernel, blocks_for(n, 8 * GELU_THREADS), GELU_THREADS, 0, stream, din, dout, in, n);
+}
+
+#else
+
+static inline void gelu_forward(float *out, const float *in, size_t n, Stream stream) {
+    (void)stream;
+    gelu_forward_cpu(out, in, n);
+}
+static inline void gelu_backward(float *din, const float *dout, const float *in, size_t n, Stream stream) {
+    (void)stream;
+    gelu_backward_cpu(din, dout, in, n);
+}
+
+#endif
 #endif

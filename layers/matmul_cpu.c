@@ -219,7 +219,7 @@ static const TileKernel *tile_kernels(Precision precision) {
 // ---- one product ------------------------------------------------------------------------------------------
 
 typedef struct {
-    const MatmulContext *context;
+    const MatmulCpu *context;
     MatmulLayout layout;
     size_t M, N, K;
     const float *A, *B;
@@ -386,8 +386,8 @@ static void without_terms(const Product *p, MatmulMode mode) {
     if (p->epilogue != NULL) apply_epilogue(p, 0, p->M, 0, p->N);
 }
 
-void matmul_cpu(const MatmulContext *context, MatmulLayout layout, size_t M, size_t N, size_t K,
-                const float *A, size_t lda, const float *B, size_t ldb, float *C, size_t ldc, MatmulMode mode,
+void matmul_cpu(const MatmulCpu *context, MatmulLayout layout, size_t M, size_t N, size_t K, const float *A,
+                size_t lda, const float *B, size_t ldb, float *C, size_t ldc, MatmulMode mode,
                 const MatmulEpilogue *epilogue) {
     Product product = {context, layout, M, N, K, A, B, lda, ldb, C, ldc, epilogue};
     if (M == 0 || N == 0) return;
@@ -427,7 +427,7 @@ int matmul_bf16_available(void) {
     return HAS_BF16;
 }
 
-void matmul_context_init(MatmulContext *context, Precision precision) {
+void matmul_cpu_open(MatmulCpu *context, Precision precision) {
     CHECK(precision == PRECISION_FP32 || HAS_BF16);
     context->precision = precision;
     context->packed_a = (float *)device_alloc((size_t)BLOCK_M * BLOCK_K * sizeof(float));
@@ -435,7 +435,7 @@ void matmul_context_init(MatmulContext *context, Precision precision) {
     CHECK(context->packed_a != NULL && context->packed_b != NULL);
 }
 
-void matmul_context_free(MatmulContext *context) {
+void matmul_cpu_close(MatmulCpu *context) {
     device_free(context->packed_a);
     device_free(context->packed_b);
     context->packed_a = context->packed_b = NULL;

@@ -33,15 +33,15 @@ typedef struct {
 typedef struct {
     Precision precision;
     float *packed_a, *packed_b;
-} MatmulContext;
+} MatmulCpu;
 
 // Does this build, on this machine, round inputs to bf16 in hardware?
 int matmul_bf16_available(void);
-void matmul_context_init(MatmulContext *context, Precision precision);
-void matmul_context_free(MatmulContext *context);
+void matmul_cpu_open(MatmulCpu *context, Precision precision);
+void matmul_cpu_close(MatmulCpu *context);
 
-void matmul_cpu(const MatmulContext *context, MatmulLayout layout, size_t M, size_t N, size_t K,
-                const float *A, size_t lda, const float *B, size_t ldb, float *C, size_t ldc, MatmulMode mode,
+void matmul_cpu(const MatmulCpu *context, MatmulLayout layout, size_t M, size_t N, size_t K, const float *A,
+                size_t lda, const float *B, size_t ldb, float *C, size_t ldc, MatmulMode mode,
                 const MatmulEpilogue *epilogue);
 
 // GFLOP/s of register tiles that never leave the first-level cache, all threads: the peak to compare with.

@@ -9,7 +9,7 @@
 #ifndef LAYERS_PHILOX_H
 #define LAYERS_PHILOX_H
 
-#include <stdint.h>
+#include "common.h"
 
 typedef enum {
     RANDOM_INITIALISATION = 1,     // counter (element low, element high, parameter, 0)
@@ -18,6 +18,7 @@ typedef enum {
     RANDOM_ATTENTION_RESIDUAL = 4, // layers/dropout.h
     RANDOM_MLP_RESIDUAL = 5,       // layers/dropout.h
     RANDOM_SAMPLING = 6,           // counter (position, sample, 0, 0)
+    RANDOM_ROUNDING = 7,           // layers/adamw.cuh
 } RandomStream;
 
 typedef struct {
@@ -28,14 +29,14 @@ typedef struct {
     uint32_t low, high;
 } PhiloxKey;
 
-static inline PhiloxKey philox_key(uint64_t seed, RandomStream stream, uint32_t layer) {
+static inline HOST_DEVICE PhiloxKey philox_key(uint64_t seed, RandomStream stream, uint32_t layer) {
     PhiloxKey key;
     key.low = (uint32_t)seed;
     key.high = (uint32_t)(seed >> 32) ^ ((uint32_t)stream << 16 | layer);
     return key;
 }
 
-static inline Philox philox(PhiloxKey key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+static inline HOST_DEVICE Philox philox(PhiloxKey key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     for (int round = 0; round < 10; round++) {
         uint64_t product0 = (uint64_t)0xD2511F53u * c0, product1 = (uint64_t)0xCD9E8D57u * c2;
         c0 = (uint32_t)(product1 >> 32) ^ c1 ^ key.low;
@@ -68,7 +69,7 @@ static inline void philox_lanes(PhiloxKey key, uint32_t c0[PHILOX_LANES], uint32
 }
 
 // Byte 0..15 of the 128 bits, least significant first.
-static inline uint32_t philox_byte(const Philox *random, int byte) {
+static inline HOST_DEVICE uint32_t philox_byte(const Philox *random, int byte) {
     return random->v[byte / 4] >> (8 * (byte % 4)) & 255u;
 }
 

@@ -1,9 +1,41 @@
-// Where the time of a step goes. The trainer calls profile_lap(profile, LAP) after each piece of work: the
-// time since the last call is that piece's. With a NULL profile nothing is measured.
+// Where the time of a step goes. The trainer calls profile_enter before each piece of work and profile_leave
+// after the last one; the device's time from one call to the next is that piece's. While `timing` is 0 nothing is
+// measured. profile_collect, once the device has done the work, adds up what was marked since the last call.
+//
+// Where NVTX is at hand the same pieces, and those between range_begin and range_end, are ranges that a profiler
+// (nsys) shows; without a profiler they cost nothing to speak of.
 #ifndef LAYERS_PROFILE_H
 #define LAYERS_PROFILE_H
 
-#include "data/progress.h"
+#include "common.h"
+#ifdef DEVICE_CUDA
+#include <cuda_profiler_api.h>
+#endif
+
+#ifdef HAVE_NVTX
+#include <nvtx3/nvToolsExt.h>
+static inline void range_begin(const char *name) {
+    nvtxRangePushA(name);
+}
+static inline void range_end(void) {
+    nvtxRangePop();
+}
+#else
+static inline void range_begin(const char *name) {
+    (void)name;
+}
+static inline void range_end(void) {}
+#endif
+
+// Profilers that were told to (nsys --capture-range=cudaProfilerApi) record steps 10 .. 19 of a process.
+static inline void profile_steady_steps(int64_t done) {
+#ifdef DEVICE_CUDA
+    if (done == 10) CHECK(cudaProfilerStart());
+    if (done == 20) CHECK(cudaProfilerStop());
+#else
+    (void)done;
+#endif
+}
 
 #define PROFILE_LAPS(X)                                                                                      \
     X(LAP_EMBEDDING, "embedding")                                                                            \
@@ -27,39 +59,83 @@ typedef enum {
 
 typedef enum { PASS_FORWARD, PASS_BACKWARD, NUM_PASSES } Pass;
 
+// When a piece began; NUM_LAPS: when the last one ended.
 typedef struct {
-    double last;
+    Event event;
+    int lap, pass;
+} ProfileMark;
+
+typedef struct {
+    int timing;
+    int inside; // a piece was entered and not left
+    ProfileMark *marks;
+    size_t num_marks, capacity; // events are made once and used again
     double seconds[NUM_LAPS][NUM_PASSES];
     double flop[NUM_LAPS][NUM_PASSES], bytes[NUM_LAPS][NUM_PASSES]; // of one step
 } Profile;
 
-static inline void profile_start(Profile *profile) {
-    if (profile != NULL) profile->last = seconds_now();
+static const char *const LAP_NAMES[] = {
+#define AS_NAME(id, name) name,
+    PROFILE_LAPS(AS_NAME)
+#undef AS_NAME
+};
+
+static inline void profile_mark(Profile *p, int lap, int pass, Stream stream) {
+    if (p->num_marks == p->capacity) {
+        size_t capacity = p->capacity > 0 ? 2 * p->capacity : 256;
+        p->marks = (ProfileMark *)realloc(p->marks, capacity * sizeof(ProfileMark));
+        CHECK(p->marks != NULL);
+        for (; p->capacity < capacity; p->capacity++) p->marks[p->capacity].event = event_create();
+    }
+    ProfileMark *mark = &p->marks[p->num_marks++];
+    mark->lap = lap;
+    mark->pass = pass;
+    event_record(&mark->event, stream);
 }
 
-static inline void profile_lap(Profile *profile, Lap lap, Pass pass) {
-    if (profile == NULL) return;
-    double now = seconds_now();
-    profile->seconds[lap][pass] += now - profile->last;
-    profile->last = now;
+static inline void profile_leave(Profile *p, Stream stream) {
+    if (p->inside) range_end();
+    p->inside = 0;
+    if (p->timing) profile_mark(p, NUM_LAPS, PASS_FORWARD, stream);
+}
+
+static inline void profile_enter(Profile *p, Lap lap, Pass pass, Stream stream) {
+    if (p->inside) range_end();
+    p->inside = 1;
+    range_begin(LAP_NAMES[lap]);
+    if (p->timing) profile_mark(p, lap, pass, stream);
+}
+
+static inline void profile_collect(Profile *p) {
+    if (p->num_marks > 0) event_wait(p->marks[p->num_marks - 1].event);
+    for (size_t i = 0; i + 1 < p->num_marks; i++)
+        if (p->marks[i].lap != NUM_LAPS)
+            p->seconds[p->marks[i].lap][p->marks[i].pass] += event_seconds(p->marks[i].event,
+                                                                           p->marks[i + 1].event);
+    p->num_marks = 0;
+}
+
+static inline void profile_free(Profile *p) {
+    for (size_t i = 0; i < p->capacity; i++) event_destroy(p->marks[i].event);
+    free(p->marks);
 }
 
 // Work of one step of a GPT on `tokens` in sequences of `length`: flop of the matmuls and of causal
-// attention, and the bytes of the tensors that are read and written.
+// attention, and the bytes of the tensors that are read and written, `element` bytes a number.
 static inline void profile_set_work(Profile *p, size_t layers, size_t tokens, size_t length, size_t channels,
-                                    size_t vocabulary, size_t parameters) {
+                                    size_t vocabulary, size_t parameters, size_t element) {
     const double L = (double)layers, N = (double)tokens, T = (double)length, C = (double)channels,
-                 V = (double)vocabulary;
+                 V = (double)vocabulary, X = (double)element;
     const struct {
         Lap lap;
         double flop, bytes; // forward
     } work[] = {
-        {LAP_QKV, 2 * L * N * C * 3 * C, 4 * L * (4 * N * C + 3 * C * C)},
-        {LAP_PROJECTION, 2 * L * N * C * C, 4 * L * (2 * N * C + C * C)},
-        {LAP_MLP_UP, 2 * L * N * C * 4 * C, 4 * L * (9 * N * C + 4 * C * C)},
-        {LAP_MLP_DOWN, 2 * L * N * C * 4 * C, 4 * L * (5 * N * C + 4 * C * C)},
-        {LAP_HEAD, 2 * N * C * V, 4 * (N * C + N * V + C * V)},
-        {LAP_ATTENTION, 2 * L * N * T * C, 4 * L * 4 * N * C},
+        {LAP_QKV, 2 * L * N * C * 3 * C, X * L * (4 * N * C + 3 * C * C)},
+        {LAP_PROJECTION, 2 * L * N * C * C, X * L * (2 * N * C + C * C)},
+        {LAP_MLP_UP, 2 * L * N * C * 4 * C, X * L * (9 * N * C + 4 * C * C)},
+        {LAP_MLP_DOWN, 2 * L * N * C * 4 * C, X * L * (5 * N * C + 4 * C * C)},
+        {LAP_HEAD, 2 * N * C * V, X * (N * C + N * V + C * V)},
+        {LAP_ATTENTION, 2 * L * N * T * C, X * L * 4 * N * C},
     };
     for (size_t i = 0; i < sizeof(work) / sizeof(work[0]); i++) {
         p->flop[work[i].lap][PASS_FORWARD] = work[i].flop;
@@ -67,21 +143,16 @@ static inline void profile_set_work(Profile *p, size_t layers, size_t tokens, si
         p->bytes[work[i].lap][PASS_FORWARD] = work[i].bytes;
         p->bytes[work[i].lap][PASS_BACKWARD] = 2 * work[i].bytes;
     }
-    p->bytes[LAP_EMBEDDING][PASS_FORWARD] = 4 * 2 * N * C;
-    p->bytes[LAP_EMBEDDING][PASS_BACKWARD] = 4 * 5 * N * C;
-    p->bytes[LAP_LAYERNORM][PASS_FORWARD] = 4 * (2 * L + 1) * 4 * N * C;
-    p->bytes[LAP_LAYERNORM][PASS_BACKWARD] = 4 * (2 * L + 1) * 5 * N * C;
-    p->bytes[LAP_LOSS][PASS_BACKWARD] = 4 * 2 * N * V;
+    p->bytes[LAP_EMBEDDING][PASS_FORWARD] = X * 2 * N * C;
+    p->bytes[LAP_EMBEDDING][PASS_BACKWARD] = X * 5 * N * C;
+    p->bytes[LAP_LAYERNORM][PASS_FORWARD] = X * (2 * L + 1) * 4 * N * C;
+    p->bytes[LAP_LAYERNORM][PASS_BACKWARD] = X * (2 * L + 1) * 5 * N * C;
+    p->bytes[LAP_LOSS][PASS_BACKWARD] = X * 2 * N * V;
     p->bytes[LAP_OPTIMIZER][PASS_BACKWARD] = 4 * 8 * (double)parameters;
 }
 
 // A table of `steps` steps; peak in GFLOP/s.
 static inline void profile_print(const Profile *profile, int steps, double peak) {
-    static const char *names[] = {
-#define AS_NAME(id, name) name,
-        PROFILE_LAPS(AS_NAME)
-#undef AS_NAME
-    };
     double total = 0;
     for (int lap = 0; lap < NUM_LAPS; lap++) total += profile->seconds[lap][0] + profile->seconds[lap][1];
     printf("%-32s %9s %9s %9s %7s %7s\n", "layer", "ms/step", "share", "GFLOP/s", "% peak", "GB/s");
@@ -90,7 +161,7 @@ static inline void profile_print(const Profile *profile, int steps, double peak)
             double seconds = profile->seconds[lap][pass] / steps;
             if (seconds == 0) continue;
             double rate = profile->flop[lap][pass] / seconds / 1e9;
-            printf("%-32s %9.3f %8.1f%% ", names[lap], seconds * 1e3, 100 * seconds * steps / total);
+            printf("%-32s %9.3f %8.1f%% ", LAP_NAMES[lap], seconds * 1e3, 100 * seconds * steps / total);
             if (rate > 0)
                 printf("%9.1f %6.1f%% ", rate, 100 * rate / peak);
             else

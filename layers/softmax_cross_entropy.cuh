@@ -7,6 +7,8 @@
 //
 // Only the logits are needed; the gradient takes their place, so that there is never a second tensor of this
 // size. exp is taken of logits minus the row's maximum. Sums over a row are in a fixed order.
+//
+//     loss_add    *loss = or += sum over i of losses_i / tokens     (mode), in double
 #ifndef LAYERS_SOFTMAX_CROSS_ENTROPY_CUH
 #define LAYERS_SOFTMAX_CROSS_ENTROPY_CUH
 
@@ -62,6 +64,91 @@ static inline void cross_entropy_backward_cpu(float *losses, float *logits, cons
     }
 }
 
+static inline void loss_add_cpu(double *loss, const float *losses, size_t N, double tokens, int accumulate) {
+    double sum = 0;
+    for (size_t i = 0; i < N; i++) sum += (double)losses[i];
+    *loss = (accumulate ? *loss : 0) + sum / tokens;
+}
+
+#ifdef DEVICE_CUDA
+#include "kernel.cuh"
+
+enum { CROSS_ENTROPY_THREADS = 512 };
+enum CrossEntropyMode { LOSS_ONLY, LOSS_AND_GRADIENT };
+
+// The running maximum and the sum of exp(x - maximum), with eight more columns, those from `valid` on left out.
+__device__ __forceinline__ void softmax_add8(float &maximum, float &sum, const Float8 &x, int valid) {
+    float higher = maximum;
+#pragma unroll
+    for (int k = 0; k < 8; k++) higher = k < valid ? fmaxf(higher, x.v[k]) : higher;
+    sum *= __expf(maximum - higher);
+#pragma unroll
+    for (int k = 0; k < 8; k++) sum += k < valid ? __expf(x.v[k] - higher) : 0.0f;
+    maximum = higher;
+}
+
+// A block a row: one pass for maximum and sum together, one (out of the L2 cache) for the gradient.
+template <CrossEntropyMode MODE>
+static __global__ void __launch_bounds__(CROSS_ENTROPY_THREADS)
+    cross_entropy_kernel(float *losses, floatX *logits, const int32_t *targets, float scale, int V, int Vp) {
+    __shared__ float maxima[WARP], sums[WARP];
+    const int target = targets[blockIdx.x], first = (int)threadIdx.x * 8, stride = (int)blockDim.x * 8;
+    floatX *row = logits + (size_t)blockIdx.x * Vp;
+    if (target == IGNORE_TARGET) { // the same for the whole block
+        if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
+        if (MODE == LOSS_AND_GRADIENT)
+            for (int v = first; v < Vp; v += stride) store8(row + v, Float8{});
+        return;
+    }
+    const float target_logit = to_float(row[target]);
+    float maximum = -INFINITY, sum = 0.0f;
+    for (int v = first; v < V; v += stride) softmax_add8(maximum, sum, load8(row + v), V - v);
+    float row_maximum = block_max(maximum, maxima);
+    // A thread without columns has nothing to add, whatever the row's maximum is.
+    sum = block_sum(first < V ? sum * __expf(maximum - row_maximum) : 0.0f, sums);
+    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) - (target_logit - row_maximum);
+    if (MODE == LOSS_ONLY) return;
+    const float factor = scale / sum;
+    for (int v = first; v < Vp; v += stride) {
+        Float8 x = load8(row + v);
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            float p = __expf(x.v[k] - row_maximum) * factor;
+            x.v[k] = v + k >= V ? 0.0f : v + k == target ? p - scale : p;
+        }
+        store8(row + v, x);
+    }
+}
+
+// One block: N is small beside everything else.
+static __global__ void __launch_bounds__(1024)
+    loss_add_kernel(double *loss, const float *losses, size_t N, double tokens, int accumulate) {
+    __shared__ double sums[WARP];
+    double sum = 0;
+    for (size_t i = threadIdx.x; i < N; i += blockDim.x) sum += (double)losses[i];
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) *loss = (accumulate ? *loss : 0) + sum / tokens;
+}
+
+static inline void loss_add(double *loss, const float *losses, size_t N, double tokens, int accumulate,
+                            Stream stream) {
+    launch(loss_add_kernel, 1, 1024, 0, stream, loss, losses, N, tokens, accumulate);
+}
+
+// Vp a multiple of 8. Every target is IGNORE_TARGET or in 0 .. V - 1.
+static inline void cross_entropy_forward(float *losses, floatX *logits, const int32_t *targets, size_t N,
+                                         size_t V, size_t Vp, Stream stream) {
+    CHECK(Vp % 8 == 0 && Vp < 0x40000000);
+    launch(cross_entropy_kernel<LOSS_ONLY>, blocks_for(N, 1), CROSS_ENTROPY_THREADS, 0, stream, losses,
+           logits, targets, 0.0f, (int)V, (int)Vp);
+}
+static inline void cross_entropy_backward(float *losses, floatX *logits, const int32_t *targets, float scale,
+                                          size_t N, size_t V, size_t Vp, Stream stream) {
+    CHECK(Vp % 8 == 0 && Vp < 0x40000000);
+    launch(cross_entropy_kernel<LOSS_AND_GRADIENT>, blocks_for(N, 1), CROSS_ENTROPY_THREADS, 0, stream,
+           losses, logits, targets, scale, (int)V, (int)Vp);
+}
+#else
 static inline void cross_entropy_forward(float *losses, floatX *logits, const int32_t *targets, size_t N,
                                          size_t V, size_t Vp, Stream stream) {
     (void)stream;
@@ -72,5 +159,11 @@ static inline void cross_entropy_backward(float *losses, floatX *logits, const i
     (void)stream;
     cross_entropy_backward_cpu(losses, logits, targets, scale, N, V, Vp);
 }
+static inline void loss_add(double *loss, const float *losses, size_t N, double tokens, int accumulate,
+                            Stream stream) {
+    (void)stream;
+    loss_add_cpu(loss, losses, N, tokens, accumulate);
+}
+#endif
 
 #endif

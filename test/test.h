@@ -34,6 +34,11 @@ test_expect(int holds, const char *file, int line, const char *condition, const 
     return 0;
 }
 
+// Where everything is slow (emulated kernels under ThreadSanitizer) TEST_SMALL is set, and only small shapes are tried.
+static inline int test_is_small(void) {
+    return getenv("TEST_SMALL") != NULL;
+}
+
 static inline int test_finish(void) {
     printf("%d passed, %d failed\n", test_passed, test_failed);
     return test_failed == 0 && test_passed > 0 ? 0 : 1;

@@ -40,6 +40,15 @@ refuse() {
     if [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then fail "not one error line from: ${*:2}"; fi
 }
 
+# Of a run's metrics: losses, rates, norms of every step, all but the times; the losses alone; whether the losses of two
+# runs are equal up to a relative difference (1e-5).
+curve() { sed 's/, "seconds": [0-9.]*//' "$1/metrics.jsonl"; }
+losses() { sed -n 's/.*"loss": \([0-9.]*\), .*/\1/p' "$1/metrics.jsonl"; }
+near() {
+    paste <(losses "$1") <(losses "$2") | awk -v bound="${3:-1e-5}" '
+        { d = ($1 - $2) / $2; if (NF != 2 || d < -bound || d > bound) bad = 1 } END { exit bad || NR == 0 }'
+}
+
 finish() {
     echo "$passed passed, $failed failed"
     [ "$failed" -eq 0 ]

@@ -4,8 +4,6 @@
 #     BUILD=build/cpu test/test_command_line.sh
 . "$(dirname "$0")/test.sh"
 
-# Losses, rates, norms of every step: all of metrics.jsonl but the times.
-curve() { sed 's/, "seconds": [0-9.]*//' "$1/metrics.jsonl"; }
 
 train=$build/train_gpt
 tokenize=$build/data/tokenize
@@ -46,6 +44,16 @@ expect 0 "has done its 8 steps" "$train" --run cut --resume --num-layers 2
 "$tokenize" train --input stories/validation.txt --vocab 300 --out other.json >/dev/null 2>&1
 refuse "other.json' is not the tokenizer of the run" "$train" --run cut --resume --tokenizer other.json
 expect 0 "step 10/10" "$train" --run cut --resume --steps 10
+# What is computed again, or in pieces, changes nothing (beyond rounding, for pieces); --plan allocates nothing.
+for what in gelu layernorm block; do
+    expect 0 "step 8/8" "$train" --run "again_$what" $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --recompute "$what"
+    same <(curve whole) <(curve "again_$what")
+done
+expect 0 "step 8/8" "$train" --run pieces $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --logits-memory 100k
+near pieces whole && pass || fail "logits in pieces change the losses"
+expect 0 "^in all +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
+refuse "no cuBLAS" "$train" $small "${data[@]}" --matmul cublas
+refuse "weights in bf16" "$train" $small "${data[@]}" --stochastic-rounding
 # Variants: the same curve up to rounding. Documents, floor, schedules, overfitting, a profile.
 expect 0 "floor 0.5000" "$train" --run documents $small "${data[@]}" --steps 4 --validate-documents --validation-floor 0.5
 expect 0 "attention +[0-9.]+" "$train" --run profile $small "${data[@]}" --steps 4 --schedule wsd --profile --attention naive
@@ -59,8 +67,6 @@ expect 0 "1 layers" "$train" $small "${data[@]}" @options.txt
 [ -d "from file" ] && pass || fail "a quoted value in an option file"
 
 # Splits of a batch, what validation and sampling must not touch, what must differ.
-losses() { sed -n 's/.*"loss": \([0-9.]*\), .*/\1/p' "$1/metrics.jsonl"; }
-near() { paste <(losses "$1") <(losses "$2") | awk '{ d = $1 - $2; if (d < -1e-5 || d > 1e-5) bad = 1 } END { exit bad || NR == 0 }'; }
 run() { "$train" --run "$1" $small "${data[@]}" "${@:2}" >out.txt 2>&1 </dev/null || fail "$(tail -n 1 out.txt) of: $*"; }
 run batch4 --steps 6 --dropout 0.2
 run batch2 --steps 6 --dropout 0.2 --batch 2 --accumulate 2
@@ -122,7 +128,7 @@ refuse "between" "$train" --steps 0
 refuse "between" "$train" --batch -1
 refuse "a number, not 'nan'" "$train" --learning-rate nan
 refuse "between" "$train" --dropout 1.5
-refuse "one of naive\|flash" "$train" --attention slow
+refuse "one of auto\|naive\|flash" "$train" --attention slow
 refuse "not an option" "$train" stray
 refuse "there is no --no-steps" "$train" --no-steps
 refuse "cannot open 'nofile'" "$train" @nofile
@@ -140,7 +146,9 @@ refuse "leaves nothing" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
 refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"
 same <(curve whole) <(curve again)
-refuse "out of memory" "$train" --run huge $small "${data[@]}" --batch 1000000 --channels 65536 --num-heads 512 --num-layers 1000
+refuse "the largest that fits is --batch [0-9]+" "$train" --run huge $small "${data[@]}" --batch 1000000
+refuse "not even --batch 1 fits" "$train" --run huge $small "${data[@]}" --channels 16384 --num-heads 128 --num-layers 500
+refuse "would take .* GB" "$train" --run huge $small "${data[@]}" --batch 1000000 --channels 65536 --num-heads 512 --num-layers 1000
 
 # ---- losses that are not finite ---------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 // The trainer as a whole: every gradient of a small GPT against central differences of the same model in
 // double precision, dropout included; variants and splits of the batch against each other; overfitting; the
-// same bits twice; resuming; skipping of non-finite steps; generation against the full forward pass.
+// same bits twice; recomputation and pieces of logits; resuming; skipping of non-finite steps; generation against
+// the full forward pass. The same on every device; where weights and activations are bf16, with its bounds.
 #define main train_gpt_main
 #include "../train_gpt.cu"
 #undef main
@@ -55,7 +56,7 @@ static void linear(const double *x, const double *w, const double *bias, int in,
 
 static void attend(const Double *d, size_t layer, const double *qkv, double *out) {
     enum { HS = C / NH };
-    Attention a = attention_of(d->m, layer, d->step);
+    Attention a = attention_of(d->m, &d->m->acts, layer, d->step);
     for (int b = 0; b < B; b++)
         for (int h = 0; h < NH; h++)
             for (int i = 0; i < T; i++) {
@@ -120,140 +121,257 @@ static double double_loss(void *context) {
 
 // ---- fixtures ---------------------------------------------------------------------------------------------
 
-static void small_model(GPT *m, AttentionVariant attention, double dropout) {
-    GPTConfig config = {T + 3, V, L, NH, C, -1};
-    gpt_create(m, &config, attention, PRECISION_FP32, 5);
-    gpt_initialise(m, 0.02, 0.02);
-    gpt_create_training_state(m);
-    activations_allocate(m, B, T);
-    m->dropout_threshold = dropout_threshold(dropout);
-    // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
-    for (size_t t = 0; t < m->num_tensors; t++)
-        for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
-            m->weights.memory[m->parameters[t].offset + i] += (float)(0.3 * test_random());
-    for (int i = 0; i < B * T; i++) {
-        m->tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
-        m->targets[i] = (int32_t)((test_random() + 1) / 2 * V);
-    }
+// How far results may be off: by fp32's rounding, or by a few of bf16's.
+static const double tolerance = DEVICE_IS_BF16 ? 400 : 1;
+
+// A copy of what stands on the device. Caller frees.
+static void *copy_of(const void *device, size_t bytes) {
+    void *host = host_borrow(device, bytes), *copy = malloc(bytes);
+    memcpy(copy, host, bytes);
+    host_return(host, (void *)(uintptr_t)device, bytes, 0);
+    return copy;
+}
+static float *copy_of_gradients(const GPT *m) {
+    return (float *)copy_of(m->gradients_memory, m->num_floats * sizeof(float));
 }
 
-static const MicroStep whole_batch = {4, 0, 1.0f / (B * T), MATMUL_OVERWRITE};
+// The weights that forward and backward see.
+static double *seen_weights(const GPT *m) {
+    floatX *weights = (floatX *)copy_of(m->weights_memory, m->num_floats * sizeof(floatX));
+    double *x = (double *)malloc(m->num_floats * sizeof(double));
+    for (size_t i = 0; i < m->num_floats; i++) x[i] = (double)(float)weights[i];
+    free(weights);
+    return x;
+}
+
+static int32_t tokens[B * T], targets[B * T];
+
+static void send_tokens(GPT *m, size_t first, size_t count) {
+    copy_to_device(m->acts.model.tokens, tokens + first, count * sizeof(int32_t), m->stream);
+    copy_to_device(m->acts.model.targets, targets + first, count * sizeof(int32_t), m->stream);
+    stream_wait(m->stream);
+}
+
+static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size_t logits_bytes) {
+    Error error;
+    GPTConfig config = {T + 3, V, L, NH, C, -1};
+    Shape shape = {B, T, keep, logits_bytes, attention};
+    gpt_describe(m, &config, &shape);
+    m->seed = 5;
+    if (gpt_allocate(m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
+    gpt_initialise(m, 0.02, 0.02);
+    list_chunks(m, 0.1);
+    // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
+    float *master = (float *)host_borrow(m->master, m->num_floats * sizeof(float));
+    for (size_t t = 0; t < m->num_tensors; t++)
+        for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
+            master[m->parameters[t].offset + i] += (float)(0.3 * test_random());
+    host_return(master, m->master, m->num_floats * sizeof(float), 1);
+    round_weights(m->weights_memory, m->master, m->num_floats, m->stream);
+    for (int i = 0; i < B * T; i++) {
+        tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
+        targets[i] = (int32_t)((test_random() + 1) / 2 * V);
+    }
+    send_tokens(m, 0, B * T);
+}
+
+static void small_model(GPT *m, AttentionVariant attention) {
+    small_model_with(m, attention, KEEP_ALL, 0);
+}
+
+// Step 4, the whole batch at once, with dropout of 1 - threshold / 256.
+static MicroStep whole_batch(uint32_t threshold) {
+    MicroStep s = {4, 0, threshold, 1.0f / (B * T), MATMUL_OVERWRITE};
+    return s;
+}
+enum { NO_DROPOUT = 256, SOME_DROPOUT = 212 };
+
+static double mean_loss(const GPT *m) {
+    const size_t n = m->acts.B * T;
+    float *losses = (float *)copy_of(m->acts.model.losses, n * sizeof(float));
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)losses[i];
+    free(losses);
+    return sum / (double)n;
+}
 
 static double compute_gradients(GPT *m, const MicroStep *s) {
     gpt_start_gradients(m);
-    gpt_forward(m, s);
+    gpt_forward(m, &m->acts, s);
     gpt_backward(m, s);
-    return sum_of(m->acts.losses, B * T) / (B * T);
+    return mean_loss(m);
 }
 
 // ---- tests ------------------------------------------------------------------------------------------------
 
-static void test_gradients(AttentionVariant attention, double dropout) {
+static void test_gradients(AttentionVariant attention, uint32_t threshold) {
     GPT m;
-    small_model(&m, attention, dropout);
-    double loss = compute_gradients(&m, &whole_batch);
-    Double d = {&m, as_doubles(m.weights.memory, m.num_floats), m.tokens, m.targets, &whole_batch};
+    const MicroStep s = whole_batch(threshold);
+    small_model(&m, attention);
+    double loss = compute_gradients(&m, &s);
+    Double d = {&m, seen_weights(&m), tokens, targets, &s};
     double wanted_loss = double_loss(&d);
-    EXPECT(fabs(loss - wanted_loss) < 1e-6 * wanted_loss, "loss %.9g, in double %.9g", loss, wanted_loss);
+    EXPECT(fabs(loss - wanted_loss) < 1e-6 * tolerance * 10 * wanted_loss, "loss %.9g, in double %.9g", loss,
+           wanted_loss);
+    float *gradients = copy_of_gradients(&m);
     for (size_t t = 0; t < m.num_tensors; t++) {
         const Parameter *p = &m.parameters[t];
         size_t used = t == 0 ? (size_t)V * C : p->size;
         double *wanted = central_differences(double_loss, &d, d.weights + p->offset, used);
-        double error = relative_error(m.gradients.memory + p->offset, wanted, used, 1e-4);
-        EXPECT(error < 1e-4, "dropout %g, %s, layer %d: relative error %.3g of the gradient", dropout,
-               p->name, p->layer, error);
+        double error = relative_error(gradients + p->offset, wanted, used, 1e-4 * tolerance);
+        EXPECT(error < 1e-4 * tolerance,
+               "dropout threshold %u, %s, layer %d: relative error %.3g of the gradient", threshold, p->name,
+               p->layer, error);
         for (size_t i = used; i < p->size; i++)
-            if (m.gradients.memory[p->offset + i] != 0) EXPECT(0, "padding of %s has a gradient", p->name);
+            if (gradients[p->offset + i] != 0) EXPECT(0, "padding of %s has a gradient", p->name);
         free(wanted);
     }
-    free(d.weights);
+    free(d.weights), free(gradients);
     gpt_free(&m);
 }
 
 // Two micro-steps of one sequence give the gradients of one step of two, dropout included.
 static void test_accumulation(void) {
     GPT whole, split;
+    const MicroStep s = whole_batch(SOME_DROPOUT);
     test_random_state = 7;
-    small_model(&whole, ATTENTION_FLASH, 0.17);
+    small_model(&whole, ATTENTION_AUTO);
     test_random_state = 7;
-    small_model(&split, ATTENTION_FLASH, 0.17);
-    compute_gradients(&whole, &whole_batch);
-    int32_t tokens[B * T], targets[B * T];
-    memcpy(tokens, split.tokens, sizeof(tokens));
-    memcpy(targets, split.targets, sizeof(targets));
-    split.B = 1;
+    small_model(&split, ATTENTION_AUTO);
+    compute_gradients(&whole, &s);
+    split.acts.B = 1;
     gpt_start_gradients(&split);
     for (int micro = 0; micro < B; micro++) {
-        MicroStep s = {4, (uint32_t)micro, 1.0f / (B * T), micro ? MATMUL_ACCUMULATE : MATMUL_OVERWRITE};
-        memcpy(split.tokens, tokens + micro * T, T * sizeof(int32_t));
-        memcpy(split.targets, targets + micro * T, T * sizeof(int32_t));
-        gpt_forward(&split, &s);
-        gpt_backward(&split, &s);
+        MicroStep half = s;
+        half.first_sequence = (uint32_t)micro;
+        half.mode = micro ? MATMUL_ACCUMULATE : MATMUL_OVERWRITE;
+        send_tokens(&split, (size_t)micro * T, T);
+        gpt_forward(&split, &split.acts, &half);
+        gpt_backward(&split, &half);
     }
-    double *wanted = as_doubles(whole.gradients.memory, whole.num_floats);
-    double error = relative_error(split.gradients.memory, wanted, whole.num_floats, 1e-4);
+    float *got = copy_of_gradients(&split), *of_whole = copy_of_gradients(&whole);
+    double *wanted = as_doubles(of_whole, whole.num_floats);
+    double error = relative_error(got, wanted, whole.num_floats, 1e-4);
     EXPECT(error < 1e-5, "gradients of a split batch are off by %g", error);
-    free(wanted);
+    free(wanted), free(got), free(of_whole);
     gpt_free(&whole), gpt_free(&split);
 }
 
-// naive and flash, and 1 and 3 threads.
+// naive and flash where there are both, and 1 and 3 threads.
 static void test_variants(void) {
-    GPT m[3];
+    float *gradients[3];
+    size_t n = 0;
     for (int i = 0; i < 3; i++) {
+        GPT m;
+        const MicroStep s = whole_batch(SOME_DROPOUT);
         test_random_state = 11;
-        small_model(&m[i], i == 1 ? ATTENTION_NAIVE : ATTENTION_FLASH, 0.1);
+        small_model(&m, i == 1 ? ATTENTION_NAIVE : ATTENTION_AUTO);
         omp_set_num_threads(i == 2 ? 3 : 1);
-        compute_gradients(&m[i], &whole_batch);
+        compute_gradients(&m, &s);
+        gradients[i] = copy_of_gradients(&m);
+        n = m.num_floats;
+        gpt_free(&m);
     }
     omp_set_num_threads(omp_get_num_procs());
-    double *wanted = as_doubles(m[0].gradients.memory, m[0].num_floats);
-    double error = relative_error(m[1].gradients.memory, wanted, m[0].num_floats, 1e-4);
+    double *wanted = as_doubles(gradients[0], n);
+    double error = relative_error(gradients[1], wanted, n, 1e-4);
     EXPECT(error < 1e-5, "naive and flash differ by %g", error);
-    EXPECT(memcmp(m[0].gradients.memory, m[2].gradients.memory, m[0].num_floats * sizeof(float)) == 0,
+    EXPECT(memcmp(gradients[0], gradients[2], n * sizeof(float)) == 0,
            "gradients have other bits with 3 threads");
     free(wanted);
-    for (int i = 0; i < 3; i++) gpt_free(&m[i]);
+    for (int i = 0; i < 3; i++) free(gradients[i]);
+}
+
+// Whatever is computed again gives the same losses and gradients, bit for bit; logits in pieces the same up
+// to rounding.
+static void test_recompute(void) {
+    GPT m[6];
+    float *gradients[6], *losses[6];
+    const MicroStep s = whole_batch(SOME_DROPOUT);
+    for (int i = 0; i < 6; i++) {
+        test_random_state = 13;
+        // The last two: pieces of 3 rows, and as few as possible.
+        small_model_with(&m[i], ATTENTION_AUTO, i < 4 ? (Keep)i : KEEP_BLOCK,
+                         i < 4    ? 0
+                         : i == 4 ? 3 * 128 * sizeof(floatX)
+                                  : 1);
+        compute_gradients(&m[i], &s);
+        gradients[i] = copy_of_gradients(&m[i]);
+        losses[i] = (float *)copy_of(m[i].acts.model.losses, B * T * sizeof(float));
+    }
+    const size_t n = m[0].num_floats;
+    for (int i = 1; i < 6; i++) {
+        EXPECT(m[i].arena.used < m[i - 1].arena.used + (i == 5 ? 1 : 0) || i == 4,
+               "keeping less (%d) takes %zu bytes after %zu", i, m[i].arena.used, m[i - 1].arena.used);
+        if (i < 4) {
+            EXPECT(memcmp(losses[0], losses[i], B * T * sizeof(float)) == 0,
+                   "losses change with what is kept (%d)", i);
+            EXPECT(memcmp(gradients[0], gradients[i], n * sizeof(float)) == 0,
+                   "gradients change with what is kept (%d)", i);
+            continue;
+        }
+        double *wanted = as_doubles(gradients[0], n), error = relative_error(gradients[i], wanted, n, 1e-4);
+        EXPECT(error < 1e-5, "logits in pieces: gradients are off by %g", error);
+        free(wanted);
+        wanted = as_doubles(losses[0], B * T);
+        EXPECT(relative_error(losses[i], wanted, B * T, 1) < 1e-6, "logits in pieces change losses");
+        free(wanted);
+    }
+    EXPECT(m[4].acts.logit_rows == 3 && m[5].acts.logit_rows == 1, "pieces of logits have %zu and %zu rows",
+           m[4].acts.logit_rows, m[5].acts.logit_rows);
+    for (int i = 0; i < 6; i++) {
+        free(gradients[i]), free(losses[i]);
+        gpt_free(&m[i]);
+    }
 }
 
 // One batch learnt by heart.
 static void test_overfit(void) {
     GPT m;
-    Settings o;
-    small_model(&m, ATTENTION_FLASH, 0);
-    options_defaults(OPTIONS, NUM_OPTIONS, &o);
+    small_model(&m, ATTENTION_AUTO);
     gpt_initialise(&m, 0.02, 0.02);
-    double loss = 0;
-    for (int step = 1; step <= 300; step++) {
-        MicroStep s = whole_batch;
-        s.step = (uint32_t)step;
-        loss = compute_gradients(&m, &s);
-        gpt_update(&m, &o, 1e-2, 1, step);
+    MicroStep s = whole_batch(NO_DROPOUT);
+    const uint32_t steps = DEVICE_IS_GPU ? 60 : 300; // a GPU's kernels may be emulated
+    for (uint32_t step = 1; step <= steps; step++) {
+        AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 1, 0, 5, step};
+        s.step = step;
+        gpt_start_gradients(&m);
+        gpt_forward(&m, &m.acts, &s);
+        gpt_backward(&m, &s);
+        loss_add(&m.outcome->loss, m.acts.model.losses, B * T, B * T, 0, m.stream);
+        gpt_update(&m, &adamw);
     }
-    EXPECT(loss < 0.05, "after 300 steps on one batch the loss is still %g", loss);
+    double loss = mean_loss(&m);
+    EXPECT(loss < (DEVICE_IS_GPU ? 0.5 : 0.05), "after %u steps on one batch the loss is still %g", steps,
+           loss);
     gpt_free(&m);
 }
 
 // Logits from the cache, token by token and in pieces, are those of the full forward pass.
 static void test_generation(void) {
     GPT m;
-    small_model(&m, ATTENTION_NAIVE, 0);
-    gpt_forward(&m, &whole_batch);
+    const MicroStep s = whole_batch(NO_DROPOUT);
+    small_model(&m, ATTENTION_NAIVE);
+    gpt_forward(&m, &m.acts, &s);
+    gpt_logits(&m, &m.acts, 0, B * T);
+    stream_wait(m.stream);
+    floatX *all = (floatX *)copy_of(m.acts.model.logits, B * T * m.Vp * sizeof(floatX));
     static const size_t pieces[][T] = {{1, 1, 1, 1, 1, 1, 1}, {T}, {3, 1, 2, 1}};
+    Generator generator;
+    generator_open(&generator, &m);
     for (int way = 0; way < 3; way++) {
-        Cache cache;
-        cache_create(&cache, &m);
         size_t past = 0;
         for (int i = 0; i < T && past < T; i++) {
-            const float *logits = gpt_generate(&m, &cache, m.tokens + past, pieces[way][i], past);
+            const float *logits = gpt_generate(&m, &generator, tokens + past, pieces[way][i], past);
+            double wanted[V];
             past += pieces[way][i];
-            double *wanted = as_doubles(m.acts.logits + (past - 1) * m.Vp, V);
+            for (size_t v = 0; v < V; v++) wanted[v] = (double)(float)all[(past - 1) * m.Vp + v];
             double error = relative_error(logits, wanted, V, 1e-3);
             EXPECT(error < 1e-5, "way %d, %zu tokens: logits from the cache are off by %g", way, past, error);
-            free(wanted);
         }
-        cache_free(&cache);
     }
+    free(all);
+    generator_close(&generator);
     gpt_free(&m);
 }
 
@@ -300,15 +418,20 @@ static void test_tables(void) {
 
 static void test_initialisation(void) {
     GPT m;
+    Error error;
     GPTConfig config = {64, 500, 4, 4, 64, -1};
-    gpt_create(&m, &config, ATTENTION_FLASH, PRECISION_FP32, 1);
+    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO};
+    gpt_describe(&m, &config, &shape);
+    m.seed = 1;
+    if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(&m, 0.05, 0.03);
+    float *master = (float *)copy_of(m.master, m.num_floats * sizeof(float));
     for (size_t t = 0; t < m.num_tensors; t++) {
         const Parameter *p = &m.parameters[t];
         size_t n = t == 0 ? m.V * m.C : p->size;
         double sum = 0, squares = 0;
         for (size_t i = 0; i < n; i++) {
-            double x = (double)m.weights.memory[p->offset + i];
+            double x = (double)master[p->offset + i];
             sum += x;
             squares += x * x;
         }
@@ -326,22 +449,23 @@ static void test_initialisation(void) {
                p->name, found);
     }
     for (size_t i = m.V * m.C; i < m.Vp * m.C; i++)
-        if (m.weights.memory[i] != 0) EXPECT(0, "padding of the embedding is not zero");
+        if (master[i] != 0) EXPECT(0, "padding of the embedding is not zero");
+    free(master);
     gpt_free(&m);
 }
 
 // Every use of dropout has its own stream, layer, step and seed.
 static void test_dropout_keys(void) {
     GPT m;
-    small_model(&m, ATTENTION_FLASH, 0.17);
-    MicroStep s = {4, 6, 1, MATMUL_OVERWRITE};
+    small_model(&m, ATTENTION_AUTO);
+    MicroStep s = {4, 6, SOME_DROPOUT, 1, MATMUL_OVERWRITE};
     static const RandomStream streams[] = {RANDOM_EMBEDDING_DROPOUT, RANDOM_ATTENTION_DROPOUT,
                                            RANDOM_ATTENTION_RESIDUAL, RANDOM_MLP_RESIDUAL};
     for (int i = 0; i < 4; i++) {
         Dropout got = dropout_of(&m, streams[i], 3, &s), wanted = dropout_make(212, 5, streams[i], 3, 4, 6);
         EXPECT(memcmp(&got, &wanted, sizeof(got)) == 0, "the key of stream %d", streams[i]);
     }
-    Attention a = attention_of(&m, 1, &s);
+    Attention a = attention_of(&m, &m.acts, 1, &s);
     Dropout wanted = dropout_make(212, 5, RANDOM_ATTENTION_DROPOUT, 1, 4, 6);
     EXPECT(memcmp(&a.dropout, &wanted, sizeof(wanted)) == 0, "the key of attention's dropout");
     gpt_free(&m);
@@ -351,23 +475,50 @@ static void test_dropout_keys(void) {
 static void small_trainer(Trainer *t, const char *folder) {
     Error error;
     ShardWriter writer;
-    int32_t tokens[40 * T];
+    int32_t text[40 * T];
     char *prefix = format_text("%s/shard", folder), *pattern = format_text("%s/shard_000000.bin", folder);
-    for (int i = 0; i < 40 * T; i++) tokens[i] = i * i % V;
+    for (int i = 0; i < 40 * T; i++) text[i] = i * i % V;
     memset(t, 0, sizeof(*t));
     options_defaults(OPTIONS, NUM_OPTIONS, &t->options);
     t->options.batch = B, t->options.sequence_length = T, t->options.steps = 10, t->options.warmup = 4;
     t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
-    small_model(&t->model, ATTENTION_FLASH, 0);
+    small_model(&t->model, ATTENTION_AUTO);
+    t->model.dropout_threshold = NO_DROPOUT;
+    open_queues(t);
     LoaderConfig config = {B, T, V, 1, 0, 1, 0};
     EXPECT(shard_writer_open(&writer, prefix, 1000, 2, &error) == 0 &&
-               shard_writer_document(&writer, tokens, 40 * T, &error) == 0 &&
+               shard_writer_document(&writer, text, 40 * T, &error) == 0 &&
                shard_writer_close(&writer, &error) == 0 && shards_open(&t->train, pattern, &error) == 0 &&
                (t->loader = loader_open(&t->train, &config, &error)) != NULL &&
                metrics_open(&t->metrics, folder, 0, 10, 1, 1, &error) == 0,
            "%s", error.text);
     t->saved_step = -1;
     free(prefix), free(pattern);
+}
+
+// One step of AdamW in double, by the book.
+static void adamw_in_double(const GPT *model, double *w, double *m, double *v, const float *gradients,
+                            int step, int updates) {
+    double norm = 0, rate = 1e-2 * (step <= 4 ? step / 4.0 : 0.1 + 0.45 * (1 + cos(M_PI * (step - 4) / 6.0)));
+    for (size_t i = 0; i < model->num_floats; i++) norm += (double)gradients[i] * (double)gradients[i];
+    double clip = sqrt(norm) > 0.05 ? 0.05 / sqrt(norm) : 1;
+    for (size_t p = 0; p < model->num_tensors; p++)
+        for (size_t i = model->parameters[p].offset;
+             i < model->parameters[p].offset + model->parameters[p].size; i++) {
+            double gradient = clip * (double)gradients[i];
+            m[i] = 0.9 * m[i] + 0.1 * gradient;
+            v[i] = 0.95 * v[i] + 0.05 * gradient * gradient;
+            double change = m[i] / (1 - pow(0.9, updates)) / (sqrt(v[i] / (1 - pow(0.95, updates))) + 1e-3);
+            w[i] -= rate * (change + (model->parameters[p].rows > 0 ? 0.1 : 0) * w[i]);
+        }
+}
+
+// Sets the bias of the last layernorm that forward sees, and returns what it was.
+static floatX poke_bias(GPT *m, floatX value) {
+    floatX *bias = (floatX *)host_borrow(m->weights.lnfb, m->C * sizeof(floatX)), kept = bias[3];
+    bias[3] = value;
+    host_return(bias, m->weights.lnfb, m->C * sizeof(floatX), 1);
+    return kept;
 }
 
 // train_step against AdamW in double: learning rate, clipping, decay, both moments, corrections; a step with a NaN is
@@ -379,53 +530,47 @@ static void test_train_steps(void) {
     EXPECT(mkdtemp(folder) != NULL, "no temporary folder");
     small_trainer(&t, folder);
     const size_t n = t.model.num_floats;
-    double *w = as_doubles(t.model.weights.memory, n), *m = (double *)calloc(n, sizeof(double)),
+    float *start = (float *)copy_of(t.model.master, n * sizeof(float));
+    double *w = as_doubles(start, n), *m = (double *)calloc(n, sizeof(double)),
            *v = (double *)calloc(n, sizeof(double));
     int updates = 0;
     for (int step = 1; step <= 6; step++) {
-        float kept = t.model.weights.model.lnfb[3];
-        if (step == 3) t.model.weights.model.lnfb[3] = NAN;
-        EXPECT(train_step(&t, &error) == 0, "%s", error.text);
+        floatX kept = step == 3 ? poke_bias(&t.model, (floatX)NAN) : (floatX)0.0f;
+        EXPECT(train_step(&t, &error) == 0 && finish_steps(&t, &error) == 0, "%s", error.text);
         if (step == 3) {
-            t.model.weights.model.lnfb[3] = kept;
+            poke_bias(&t.model, kept);
             EXPECT(t.state.skipped == 1 && t.state.skipped_in_row == 1, "a NaN is not counted as skipped");
         } else {
-            const float *g = t.model.gradients.memory;
-            double norm = 0,
-                   rate = 1e-2 * (step <= 4 ? step / 4.0 : 0.1 + 0.45 * (1 + cos(M_PI * (step - 4) / 6.0)));
-            for (size_t i = 0; i < n; i++) norm += (double)g[i] * (double)g[i];
-            double clip = sqrt(norm) > 0.05 ? 0.05 / sqrt(norm) : 1;
-            updates++;
-            for (size_t p = 0; p < t.model.num_tensors; p++)
-                for (size_t i = t.model.parameters[p].offset;
-                     i < t.model.parameters[p].offset + t.model.parameters[p].size; i++) {
-                    double gradient = clip * (double)g[i];
-                    m[i] = 0.9 * m[i] + 0.1 * gradient;
-                    v[i] = 0.95 * v[i] + 0.05 * gradient * gradient;
-                    double change = m[i] / (1 - pow(0.9, updates)) /
-                                    (sqrt(v[i] / (1 - pow(0.95, updates))) + 1e-3);
-                    w[i] -= rate * (change + (t.model.parameters[p].rows > 0 ? 0.1 : 0) * w[i]);
-                }
+            float *gradients = copy_of_gradients(&t.model);
+            adamw_in_double(&t.model, w, m, v, gradients, step, ++updates);
+            free(gradients);
             EXPECT(t.state.skipped_in_row == 0, "a good step is counted as skipped");
         }
-        double error_w = relative_error(t.model.weights.memory, w, n, 1e-3);
+        float *master = (float *)copy_of(t.model.master, n * sizeof(float));
+        double error_w = relative_error(master, w, n, 1e-3);
         EXPECT(error_w < 2e-6, "after step %d the weights are off by %g", step, error_w);
+        free(master);
     }
     EXPECT(t.state.step == 6 && t.state.position == 6 * B && t.state.skipped == 1, "the state after 6 steps");
-    free(w), free(m), free(v);
+    free(start), free(w), free(m), free(v);
     close_down(&t);
     char *command = format_text("rm -r %s", folder);
     EXPECT(system(command) == 0, "cannot remove %s", folder);
     free(command);
 }
 
-int main(void) {
-    for (int attention = 0; attention < 2; attention++) {
-        test_gradients((AttentionVariant)attention, 0);
-        test_gradients((AttentionVariant)attention, 0.17);
+int main(int argc, char **argv) {
+    (void)argc;
+    const char *refusal = device_open(argv);
+    if (refusal != NULL) die("%s", refusal);
+    for (int attention = ATTENTION_NAIVE; attention <= ATTENTION_FLASH; attention++) {
+        if (!attention_available((AttentionVariant)attention, DEVICE_IS_GPU)) continue;
+        test_gradients((AttentionVariant)attention, NO_DROPOUT);
+        test_gradients((AttentionVariant)attention, SOME_DROPOUT);
     }
     test_accumulation();
     test_variants();
+    test_recompute();
     test_overfit();
     test_generation();
     test_schedules();

@@ -334,19 +334,31 @@ static void test_adamw(void) {
     enum { N = 1003, STEPS = 5 };
     float *w = random_floats(N, 1), m[N] = {0}, v[N] = {0};
     double *wanted = as_doubles(w, N), md[N] = {0}, vd[N] = {0};
+    const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0, 0};
+    const AdamWChunk chunks[] = {{0, 512, 0.1f}, {512, N - 512, 0.0f}};
+    StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0};
     for (int step = 1; step <= STEPS; step++) {
         float *g = random_floats(N, 0.1);
-        adamw_update_cpu(w, m, v, g, N, adamw_make(1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, step));
+        outcome_decide(&outcome, 6, adamw.max_norm, adamw.beta1, adamw.beta2); // clips by 3 / 6
+        adamw_update_cpu(w, m, v, g, chunks, 2, &adamw, &outcome);
         for (int i = 0; i < N; i++) {
             double gradient = 0.5 * (double)g[i];
             md[i] = 0.9 * md[i] + 0.1 * gradient;
             vd[i] = 0.95 * vd[i] + 0.05 * gradient * gradient;
             double mhat = md[i] / (1 - pow(0.9, step)), vhat = vd[i] / (1 - pow(0.95, step));
-            wanted[i] -= 1e-2 * (mhat / (sqrt(vhat) + 1e-8) + 0.1 * wanted[i]);
+            wanted[i] -= 1e-2 * (mhat / (sqrt(vhat) + 1e-8) + (i < 512 ? 0.1 : 0) * wanted[i]);
         }
         free(g);
     }
     expect_close("adamw", w, wanted, N, 1e-5);
+    float kept = w[3];
+    outcome_decide(&outcome, NAN, 3, 0.9, 0.95);
+    adamw_update_cpu(w, m, v, w, chunks, 2, &adamw, &outcome);
+    EXPECT(outcome.skipped && outcome.updates == STEPS && w[3] == kept,
+           "a norm of NaN does not skip the step");
+    outcome.loss = INFINITY;
+    outcome_decide(&outcome, 1, 3, 0.9, 0.95);
+    EXPECT(outcome.skipped, "an infinite loss does not skip the step");
     free(w), free(wanted);
 }
 

@@ -34,8 +34,8 @@ static double term(const float *A, const float *B, MatmulLayout layout, size_t i
 // Leading dimensions are larger than the rows by `gap`; what lies in the gap of C must stay.
 static void test_product(Precision precision, MatmulLayout layout, size_t M, size_t N, size_t K,
                          MatmulMode mode, size_t gap) {
-    MatmulContext context;
-    matmul_context_init(&context, precision);
+    MatmulCpu context;
+    matmul_cpu_open(&context, precision);
     size_t lda = (layout == MATMUL_TN ? M : K) + gap, ldb = (layout == MATMUL_NT ? K : N) + gap,
            ldc = N + gap;
     float *A = random_floats((layout == MATMUL_TN ? K : M) * lda, 1),
@@ -57,7 +57,7 @@ static void test_product(Precision precision, MatmulLayout layout, size_t M, siz
     expect_close(what, C, wanted, M * ldc, 1e-7 * (4 + sqrt((double)K)));
     EXPECT(guards_hold(C, M * ldc), "%s writes outside its output", what);
     free(A), free(B), free_poisoned(C), free(wanted);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 static void test_products(void) {
@@ -75,8 +75,8 @@ static void test_products(void) {
 
 // Bias and GELU apply once, although the sum over K comes in several blocks.
 static void test_epilogue_once(Precision precision, size_t N, size_t C, size_t OC) {
-    MatmulContext context;
-    matmul_context_init(&context, precision);
+    MatmulCpu context;
+    matmul_cpu_open(&context, precision);
     float *in = random_floats(N * C, 0.2), *weight = random_floats(C * OC, 0.2), *bias = random_floats(OC, 1);
     float *out = poisoned_floats(N * OC), *gelu = poisoned_floats(N * OC);
     double *wanted = (double *)malloc(N * OC * sizeof(double));
@@ -91,20 +91,20 @@ static void test_epilogue_once(Precision precision, size_t N, size_t C, size_t O
     for (size_t i = 0; i < N * OC; i++) wanted[i] = gelu_in_double(wanted[i]);
     expect_close("gelu over several blocks of K", gelu, wanted, N * OC, 1e-5);
     free(in), free(weight), free(bias), free_poisoned(out), free_poisoned(gelu), free(wanted);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 // A sum without terms is zero, or what was there; the epilogue still applies.
 static void test_empty_sum(void) {
-    MatmulContext context;
-    matmul_context_init(&context, PRECISION_FP32);
+    MatmulCpu context;
+    matmul_cpu_open(&context, PRECISION_FP32);
     float C[6] = {1, 2, 3, 4, 5, 6}, bias[3] = {10, 20, 30};
     MatmulEpilogue epilogue = {bias, NULL, NULL};
     matmul_cpu(&context, MATMUL_NN, 2, 3, 0, NULL, 1, NULL, 3, C, 3, MATMUL_ACCUMULATE, &epilogue);
     EXPECT(C[0] == 11 && C[5] == 36, "accumulate nothing, add a bias: %g %g", (double)C[0], (double)C[5]);
     matmul_cpu(&context, MATMUL_NN, 2, 3, 0, NULL, 1, NULL, 3, C, 3, MATMUL_OVERWRITE, &epilogue);
     EXPECT(C[0] == 10 && C[5] == 30, "overwrite with nothing, add a bias: %g %g", (double)C[0], (double)C[5]);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 // ---- the layer --------------------------------------------------------------------------------------------
@@ -132,8 +132,8 @@ static double linear_loss(void *context) {
 }
 
 static void test_layer(size_t N, size_t C, size_t OC, int has_gelu, MatmulMode mode) {
-    MatmulContext context;
-    matmul_context_init(&context, PRECISION_FP32);
+    MatmulCpu context;
+    matmul_cpu_open(&context, PRECISION_FP32);
     float *pre = random_floats(N * C, 2), *in = poisoned_floats(N * C), *weight = random_floats(C * OC, 1);
     float *bias = random_floats(OC, 1), *dout = random_floats(N * OC, 1), *out = poisoned_floats(N * OC);
     float *gelu = poisoned_floats(N * OC), *din = poisoned_floats(N * C), *dweight = poisoned_floats(C * OC);
@@ -175,13 +175,13 @@ static void test_layer(size_t N, size_t C, size_t OC, int has_gelu, MatmulMode m
     for (int i = 0; i < 5; i++) free(inputs[i]), free_poisoned(outputs[i]);
     double *doubles[] = {k.in, k.weight, k.bias, k.dout, k.out, wanted_in, wanted_weight, wanted_bias};
     for (int i = 0; i < 8; i++) free(doubles[i]);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 static void test_head(void) {
     enum { N = 7, C = 24, V = 128 };
-    MatmulContext context;
-    matmul_context_init(&context, PRECISION_FP32);
+    MatmulCpu context;
+    matmul_cpu_open(&context, PRECISION_FP32);
     float *in = random_floats(N * C, 1), *wte = random_floats(V * C, 1), *dlogits = random_floats(N * V, 1);
     float *logits = poisoned_floats(N * V), *din = poisoned_floats(N * C), *dwte = poisoned_floats(V * C);
     double wanted_logits[N * V] = {0}, wanted_in[N * C] = {0}, wanted_wte[V * C] = {0};
@@ -198,7 +198,7 @@ static void test_head(void) {
     expect_close("head din", din, wanted_in, N * C, 2e-6);
     expect_close("head dwte", dwte, wanted_wte, V * C, 1e-6);
     free(in), free(wte), free(dlogits), free_poisoned(logits), free_poisoned(din), free_poisoned(dwte);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 // ---- order of sums ----------------------------------------------------------------------------------------
@@ -207,8 +207,8 @@ static void test_head(void) {
 // 2 or 3 threads: the sum over K has one order.
 static void test_order(Precision precision) {
     enum { M = 150, N = 330, K = 900, ROWS = 37, COLUMNS = 101 };
-    MatmulContext context;
-    matmul_context_init(&context, precision);
+    MatmulCpu context;
+    matmul_cpu_open(&context, precision);
     float *A = random_floats(M * K, 1), *B = random_floats(N * K, 1), *C = poisoned_floats(M * N),
           *part = poisoned_floats(M * N);
     for (int layout = 0; layout < 3; layout++) {
@@ -230,21 +230,21 @@ static void test_order(Precision precision) {
         EXPECT(equal, "%s: bits depend on the size of the matrix", layout_names[layout]);
     }
     free(A), free(B), free_poisoned(C), free_poisoned(part);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 // A NaN or infinity in A reaches its row only.
 static void test_not_finite(void) {
     enum { M = 40, N = 50, K = 60 };
-    MatmulContext context;
-    matmul_context_init(&context, PRECISION_FP32);
+    MatmulCpu context;
+    matmul_cpu_open(&context, PRECISION_FP32);
     float *A = random_floats(M * K, 1), *B = random_floats(N * K, 1), *C = poisoned_floats(M * N);
     A[17 * K + 3] = NAN;
     matmul_cpu(&context, MATMUL_NT, M, N, K, A, K, B, K, C, N, MATMUL_OVERWRITE, NULL);
     for (size_t i = 0; i < M; i++)
         EXPECT(isnan(C[i * N]) == (i == 17) && isnan(C[i * N + N - 1]) == (i == 17), "row %zu", i);
     free(A), free(B), free_poisoned(C);
-    matmul_context_free(&context);
+    matmul_cpu_close(&context);
 }
 
 int main(void) {

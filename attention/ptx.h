@@ -1,0 +1,77 @@
+// Inline PTX of sm_80, and nowhere else: one function an instruction. Under emulation the same functions come
+// from dev/cuda_on_cpu/tensor.h. All of them are executed by whole warps, without divergence.
+//
+// "Lane" is threadIdx.x % 32. A register of two bf16 holds the element with the lower column (or row) in its
+// low half.
+#ifndef ATTENTION_PTX_H
+#define ATTENTION_PTX_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#ifdef CUDA_EMULATION
+#include "dev/cuda_on_cpu/tensor.h"
+#else
+
+// Dynamic shared memory of the kernel, aligned for every swizzle.
+#define DYNAMIC_SHARED(type, name)                                                                           \
+    extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];                                 \
+    type *name = reinterpret_cast<type *>(dynamic_shared_memory)
+
+__device__ __forceinline__ uint32_t shared_address(const void *p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32: d (16, 8) = a (16, 16) b (16, 8) + c (16, 8).
+//   a[r], elements 0 and 1:  row lane / 4 + 8 * (r % 2), columns lane % 4 * 2 + 8 * (r / 2) and the next
+//   b[r], elements 0 and 1:  rows lane % 4 * 2 + 8 * r and the next, column lane / 4
+//   c[i], d[i]:              row lane / 4 + 8 * (i / 2), column lane % 4 * 2 + i % 2
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
+                                                  const uint32_t (&b)[2], const float (&c)[4]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]),
+                   "f"(c[2]), "f"(c[3]));
+}
+
+// ldmatrix.sync.aligned.m8n8.x4.shared.b16: four 8x8 matrices. Lane i gives the address of row i % 8 (16
+// bytes, aligned) of matrix i / 8; r[m] gets row lane / 4, columns lane % 4 * 2 and the next, of matrix m.
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16: the same of the transposed matrices; r[m] gets rows lane %
+// 4 * 2 and the next, column lane / 4, of matrix m as it lies in memory.
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// cp.async.cg.shared.global: 16 bytes from global to shared memory, both aligned, or zeros where not `valid`
+// (the source is not read then, but must be aligned).
+__device__ __forceinline__ void cp_async_16(void *target, const void *source, bool valid = true) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+// cp.async.commit_group: closes the thread's current group of copies.
+__device__ __forceinline__ void cp_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// cp.async.wait_group: until all but the `allowed` youngest groups of this thread have arrived. Other threads
+// see them after a barrier.
+template <int allowed> __device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(allowed) : "memory");
+}
+
+#endif
+#endif

@@ -1,0 +1,330 @@
+// Runs a grid: every CUDA thread of a block is a fiber, a block runs on one OS thread, and blocks are spread
+// over OS threads by OpenMP where it is compiled in.
+//
+// A thread gives up the processor only inside a barrier, a warp collective or a polling loop, so the order of
+// threads is chosen here: in index order by default, shuffled when CUDA_EMULATION_SEED is not zero.
+#pragma once
+#include "fibers.h"
+#include "language.h"
+#include <map>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace emulation {
+constexpr unsigned max_threads = 1024, max_warps = 32, named_barriers = 16, full_mask = 0xffffffffu;
+constexpr size_t max_shared = 227 << 10;    // per block on sm_90
+constexpr size_t shared_window = 256 << 10; // what a 32-bit shared address can lie in
+constexpr size_t shared_alignment = 1024;   // of dynamic shared memory
+constexpr size_t guard_below_shared = 256;  // bytes watched below it
+constexpr unsigned max_copies = 128;        // cp.async copies a thread can have in flight
+constexpr uint64_t fruitless_polls = 1000;  // rounds of polling without any progress that mean a deadlock
+
+struct AsyncCopy {
+    void *target;
+    const void *source;
+    unsigned group;
+};
+
+enum State : uint8_t { READY, AT_BARRIER, AT_COLLECTIVE, POLLING, FINISHED };
+
+struct Thread : Fiber { // one CUDA thread
+    uint3 index;
+    unsigned warp, lane;
+    State state;
+    Site site;   // where it waits
+    bool fenced; // has executed __threadfence(): its atomics now publish what it wrote
+    AsyncCopy copies[max_copies];
+    unsigned copy_count, copy_group;
+};
+
+struct Barrier {
+    unsigned arrived, phase;
+    Site site;
+    int predicate, result;
+    Thread *waiting[max_threads];
+    char sync[2]; // addresses for the race detector, one for each parity of the phase
+};
+
+struct Group { // lanes of one warp that have reached a collective with the same mask
+    unsigned mask, arrived;
+    Site site;
+    void (*run)(void **slots, unsigned lanes);
+    void *slots[32];
+};
+
+struct Warp {
+    unsigned live, groups; // lanes that have not exited; groups in use
+    Group group[32];
+    unsigned sync_phase;
+    char sync[3];         // for the race detector: two parities of whole-warp __syncwarp, and partial masks
+    unsigned outstanding; // wgmma operations not yet waited for
+};
+
+struct Worker { // one OS thread's machinery, kept between launches
+    Thread host, threads[max_threads];
+    Thread *thread[max_threads]; // who plays CUDA thread i of the current block
+    Thread *ready[max_threads], *polling[max_threads];
+    unsigned ready_count, polling_count, live, block_threads;
+    Warp warps[max_warps];
+    Barrier barriers[named_barriers];
+    char *window, *dynamic_base;
+    size_t dynamic_bytes;
+    unsigned outstanding; // TMA copies not yet waited for
+    void (*body)(const void *);
+    const void *body_data;
+    uint64_t random, switches, blocks_run;
+    uint64_t progress, polled_at, poll_rounds; // anything that can end somebody's polling counts as progress
+    bool uniform;                // pick the next thread uniformly instead of running one warp ahead
+    char block_start, block_end; // addresses for the race detector
+};
+inline thread_local Worker *worker = nullptr;
+inline thread_local Thread *self = nullptr;
+inline uint64_t total_switches = 0, launches = 0;
+
+EMU_UNTRACED inline bool in_kernel() {
+    return self && self != &worker->host;
+}
+
+// ---- errors -----------------------------------------------------------------------------------------------
+
+EMU_UNTRACED inline void print_thread() {
+    if (in_kernel())
+        fprintf(stderr, "  in block (%u,%u,%u) thread (%u,%u,%u) warp %u lane %u\n", blockIdx.x, blockIdx.y,
+                blockIdx.z, self->index.x, self->index.y, self->index.z, self->warp, self->lane);
+}
+
+EMU_UNTRACED inline void vcomplain(const char *format, va_list arguments) {
+    fflush(stdout);
+    fprintf(stderr, "cuda emulation: ");
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\n");
+    print_thread();
+}
+
+[[noreturn]] __attribute__((format(printf, 1, 2))) EMU_UNTRACED inline void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vcomplain(format, arguments);
+    va_end(arguments);
+    abort();
+}
+
+// One line for each place at which threads of the block are.
+[[noreturn]] EMU_UNTRACED inline void report_stuck(const char *why) {
+    fflush(stdout);
+    fprintf(stderr, "cuda emulation: %s in block (%u,%u,%u); threads are at:\n", why, blockIdx.x, blockIdx.y,
+            blockIdx.z);
+    std::map<std::tuple<std::string, int, std::string>, std::pair<unsigned, unsigned>>
+        places; // first thread, count
+    for (unsigned i = 0; i < worker->block_threads; i++) {
+        const Thread &t = *worker->thread[i];
+        Site site = t.state == FINISHED ? Site{"(exited)", "", 0} : t.site;
+        places.emplace(std::make_tuple(site.file, site.line, site.what), std::make_pair(i, 0u))
+            .first->second.second++;
+    }
+    for (auto &[place, threads] : places)
+        fprintf(stderr, "  %4u thread(s), first is %u: %s %s:%d\n", threads.second, threads.first,
+                std::get<2>(place).c_str(), std::get<0>(place).c_str(), std::get<1>(place));
+    abort();
+}
+
+// ---- who runs next ----------------------------------------------------------------------------------------
+
+EMU_UNTRACED inline void switch_to(Thread *next) {
+    Thread *previous = self;
+    if (next == previous) return;
+    self = next;
+    threadIdx = next->index;
+    worker->switches++;
+    fiber_switch(*previous, *next);
+}
+
+EMU_UNTRACED inline void make_ready(Worker &w, Thread *thread) {
+    thread->state = READY;
+    w.ready[w.ready_count++] = thread;
+}
+
+EMU_UNTRACED inline void exchange(Thread *&a, Thread *&b) { // std::swap would be seen by the race detector
+    Thread *t = a;
+    a = b;
+    b = t;
+}
+
+EMU_UNTRACED inline void shuffle_ready(Worker &w, unsigned first) {
+    if (!seed()) return;
+    for (unsigned i = w.ready_count; i > first + 1; i--)
+        exchange(w.ready[i - 1], w.ready[first + next_random(w.random) % (i - first)]);
+}
+
+EMU_UNTRACED inline void let_all_poll(Worker &w) {
+    if (w.progress == w.polled_at && ++w.poll_rounds > fruitless_polls)
+        report_stuck("deadlock (threads spin for ever)");
+    if (w.progress != w.polled_at) w.poll_rounds = 0;
+    w.polled_at = w.progress;
+    while (w.polling_count) make_ready(w, w.polling[--w.polling_count]);
+    shuffle_ready(w, 0);
+}
+
+// Last in, first out lets one warp run ahead as far as it can; odd seeds pick uniformly instead.
+EMU_UNTRACED inline Thread *pick(Worker &w) {
+    if (!w.ready_count && w.polling_count) let_all_poll(w);
+    if (!w.ready_count) return nullptr;
+    if (w.uniform) exchange(w.ready[next_random(w.random) % w.ready_count], w.ready[w.ready_count - 1]);
+    return w.ready[--w.ready_count];
+}
+
+EMU_UNTRACED inline void wait(State state, Site site) {
+    self->state = state;
+    self->site = site;
+    Thread *next = pick(*worker);
+    if (!next) report_stuck("deadlock");
+    switch_to(next);
+}
+
+// Belongs into every loop that polls memory: nothing else would let the other threads run.
+EMU_UNTRACED inline void spin(Site site) {
+    worker->polling[worker->polling_count++] = self;
+    wait(POLLING, site);
+}
+
+// ---- a thread's life, a block's life, a grid's life -------------------------------------------------------
+
+void leave_collectives(); // sync.h
+
+EMU_UNTRACED inline void thread_finished() {
+    Worker &w = *worker;
+    Warp &warp = w.warps[self->warp];
+    if (self->copy_count) fail("a thread exits with cp.async copies that it has not waited for");
+    release(&w.block_end);
+    self->state = FINISHED;
+    w.live--;
+    w.progress++;
+    warp.live &= ~(1u << self->lane);
+    if (!warp.live && warp.outstanding) fail("a warp exits with wgmma operations that it has not waited for");
+    leave_collectives();
+    Thread *next = pick(w);
+    if (!next && w.live) report_stuck("deadlock");
+    switch_to(next ? next : &w.host);
+}
+
+EMU_UNTRACED inline void thread_main() {
+    fiber_entered(worker->host);
+    for (;;) {
+        acquire(&worker->block_start);
+        worker->body(worker->body_data);
+        thread_finished();
+    }
+}
+
+void prepare_for_faults(); // memory.h
+
+EMU_UNTRACED inline Worker &this_worker() {
+    if (worker) return *worker;
+    worker = new Worker();
+    Worker &w = *worker;
+    void *mapping = mmap(nullptr, page + shared_window + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) fail("no memory for a block's shared memory");
+    w.window = static_cast<char *>(mapping) + page;
+    mprotect(w.window, shared_window, PROT_READ | PROT_WRITE);
+    fiber_adopt(w.host);
+    prepare_for_faults();
+    return w;
+}
+
+// Dynamic shared memory ends, up to alignment, at an inaccessible page, and is NaN.
+EMU_UNTRACED inline void prepare_shared_memory(Worker &w) {
+    ASAN_UNPOISON_MEMORY_REGION(w.window, shared_window);
+    size_t rounded = round_up(w.dynamic_bytes, shared_alignment);
+    char *end = w.window + shared_window;
+    w.dynamic_base = end - rounded;
+    forget_accesses(w.dynamic_base, rounded);
+    fill_undefined(w.dynamic_base, w.dynamic_bytes);
+    guard_bytes(w.dynamic_base - guard_below_shared, w.dynamic_base);
+    guard_bytes(w.dynamic_base + w.dynamic_bytes, end);
+    ASAN_POISON_MEMORY_REGION(w.window, shared_window - rounded);
+}
+
+EMU_UNTRACED inline void check_shared_memory(const Worker &w) {
+    const char *base = w.dynamic_base, *end = base + w.dynamic_bytes;
+    const char *damage = first_damaged_guard(base - guard_below_shared, base);
+    if (!damage) damage = first_damaged_guard(end, w.window + shared_window);
+    if (damage)
+        fail("block (%u,%u,%u) of the kernel launched at %s:%d wrote out of bounds, at offset %td of %zu "
+             "bytes of dynamic "
+             "shared memory",
+             blockIdx.x, blockIdx.y, blockIdx.z, gridDim.file, gridDim.line, damage - base, w.dynamic_bytes);
+}
+
+EMU_UNTRACED inline void prepare_thread(Worker &w, unsigned i) {
+    // Thread i of two blocks in a row must not be one fiber: to a race detector it would look like one
+    // thread.
+    unsigned number = (i + w.blocks_run) % w.block_threads;
+    Thread &t = w.threads[number];
+    if (!t.stack && !fiber_create(t, number, thread_main)) fail("no memory for the stack of a thread");
+    w.thread[i] = &t;
+    t.warp = i / 32;
+    t.lane = i % 32;
+    t.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+    t.fenced = false;
+    t.copy_count = t.copy_group = 0;
+    t.site = {"(not yet waited)", "", 0};
+    make_ready(w, &t);
+}
+
+EMU_UNTRACED inline void run_block(Worker &w, uint3 block) {
+    blockIdx = block;
+    self = &w.host;
+    prepare_shared_memory(w);
+    w.live = w.block_threads;
+    w.ready_count = w.polling_count = 0;
+    for (Barrier &b : w.barriers) b.arrived = 0, b.predicate = 0;
+    for (unsigned i = 0; i * 32 < w.block_threads; i++) {
+        unsigned lanes = w.block_threads - i * 32;
+        w.warps[i].groups = w.warps[i].outstanding = 0;
+        w.warps[i].live = lanes >= 32 ? full_mask : (1u << lanes) - 1;
+    }
+    for (unsigned i = w.block_threads; i-- > 0;) prepare_thread(w, i);
+    w.blocks_run++;
+    shuffle_ready(w, 0);
+    release(&w.block_start);
+    switch_to(pick(w));
+    if (w.outstanding)
+        fail("block (%u,%u,%u) ends with TMA copies that nobody has waited for", block.x, block.y, block.z);
+    check_shared_memory(w);
+}
+
+inline std::vector<unsigned> block_order(size_t blocks, uint64_t launch) {
+    std::vector<unsigned> order(blocks);
+    for (size_t i = 0; i < blocks; i++) order[i] = unsigned(i);
+    uint64_t state = seed() * 1000003 + launch;
+    for (size_t i = blocks; seed() && i > 1; i--) std::swap(order[i - 1], order[next_random(state) % i]);
+    return order;
+}
+
+EMU_UNTRACED inline void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, void (*body)(const void *),
+                                  const void *data) {
+    const uint64_t launch = ++launches;
+    const std::vector<unsigned> order = block_order(size_t(grid.x) * grid.y * grid.z, launch);
+    const long blocks = long(order.size());
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic)
+#endif
+    for (long i = 0; i < blocks; i++) {
+        Worker &w = this_worker();
+        unsigned b = order[i];
+        w.random = (seed() << 32) ^ (launch << 20) ^ b;
+        w.uniform = seed() % 2;
+        w.block_threads = block.x * block.y * block.z;
+        w.dynamic_bytes = dynamic_bytes;
+        w.body = body;
+        w.body_data = data;
+        gridDim = grid, blockDim = block;
+        uint64_t before = w.switches;
+        run_block(w, {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)});
+        __atomic_fetch_add(&total_switches, w.switches - before, __ATOMIC_RELAXED);
+    }
+    if (worker) acquire(&worker->block_end); // the host waits for all blocks, blocks never for each other
+}
+} // namespace emulation

@@ -1,0 +1,225 @@
+// The device contract: number types, memory, streams, events. Two implementations: the CUDA runtime (a GPU, or
+// the emulator of dev/cuda_on_cpu, which provides the same calls), and the CPU, where memory is the host's and
+// work is done when the call returns.
+//
+//     floatX      weights and activations: bf16 or fp32 on a GPU (PRECISION=), fp32 on the CPU
+//     float       master weights, gradients of weights, optimizer state, statistics
+//
+// Copies and device_zero are queued on the stream; stream_wait or event_wait tells when they are done. Host
+// memory that a queued copy reads or writes comes from host_alloc, and is left alone until then.
+#ifndef LAYERS_DEVICE_H
+#define LAYERS_DEVICE_H
+
+#include "common.h"
+
+enum { DEVICE_ALIGNMENT = 256 }; // bytes; what device_alloc and the arena give
+
+#ifdef DEVICE_CUDA
+#include <cuda_bf16.h>
+
+#ifdef PRECISION_IS_FP32
+typedef float floatX;
+enum { DEVICE_IS_BF16 = 0 };
+#else
+typedef __nv_bfloat16 floatX;
+enum { DEVICE_IS_BF16 = 1 };
+#endif
+typedef cudaStream_t Stream;
+typedef cudaEvent_t Event;
+enum { DEVICE_IS_GPU = 1, DEVICE_QUEUES = 1 }; // the host may be a step ahead of the device
+
+// Picks the GPU. Returns NULL, or a sentence that says why there is none.
+static inline const char *device_open(char **argv) {
+    (void)argv;
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaErrorInsufficientDriver)
+        return "this build needs an NVIDIA GPU, and no driver for one (recent enough for this CUDA) was "
+               "found; "
+               "make DEVICE=cpu builds for the processor";
+    if (error != cudaSuccess || count == 0)
+        return "this build needs an NVIDIA GPU, and none was found; make DEVICE=cpu builds for the processor";
+    return cudaSetDevice(0) == cudaSuccess ? NULL : "the GPU is there but cannot be used now";
+}
+// Name and properties, for the banner.
+static inline void device_describe(char *text, size_t size) {
+    cudaDeviceProp properties;
+    CHECK(cudaGetDeviceProperties(&properties, 0));
+    snprintf(text, size, "%.200s, sm_%d%d, %d multiprocessors", properties.name, properties.major,
+             properties.minor, properties.multiProcessorCount);
+}
+static inline void device_memory(size_t *available, size_t *total) {
+    CHECK(cudaMemGetInfo(available, total));
+}
+
+// NULL when there is not that much memory. The content is not defined.
+static inline void *device_alloc(size_t bytes) {
+    void *pointer = NULL;
+    if (cudaMalloc(&pointer, bytes > 0 ? bytes : 1) == cudaSuccess) return pointer;
+    (void)cudaGetLastError();
+    return NULL;
+}
+static inline void device_free(void *pointer) {
+    CHECK(cudaFree(pointer));
+}
+static inline void *host_alloc(size_t bytes) {
+    void *pointer = NULL;
+    CHECK(cudaMallocHost(&pointer, bytes));
+    return pointer;
+}
+static inline void host_free(void *pointer) {
+    CHECK(cudaFreeHost(pointer));
+}
+
+static inline void device_zero(void *pointer, size_t bytes, Stream stream) {
+    CHECK(cudaMemsetAsync(pointer, 0, bytes, stream));
+}
+static inline void copy_to_device(void *device, const void *host, size_t bytes, Stream stream) {
+    CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream));
+}
+static inline void copy_to_host(void *host, const void *device, size_t bytes, Stream stream) {
+    CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream));
+}
+
+static inline Stream stream_create(void) {
+    Stream stream;
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    return stream;
+}
+static inline void stream_destroy(Stream stream) {
+    CHECK(cudaStreamDestroy(stream));
+}
+static inline void stream_wait(Stream stream) {
+    CHECK(cudaStreamSynchronize(stream));
+}
+
+static inline Event event_create(void) {
+    Event event;
+    CHECK(cudaEventCreate(&event));
+    return event;
+}
+static inline void event_destroy(Event event) {
+    CHECK(cudaEventDestroy(event));
+}
+static inline void event_record(Event *event, Stream stream) {
+    CHECK(cudaEventRecord(*event, stream));
+}
+static inline void event_wait(Event event) {
+    CHECK(cudaEventSynchronize(event));
+}
+// Seconds between two events that have been waited for.
+static inline double event_seconds(Event from, Event to) {
+    float milliseconds = 0;
+    CHECK(cudaEventElapsedTime(&milliseconds, from, to));
+    return milliseconds * 1e-3;
+}
+
+// Device memory as the host can read and write it: a copy, or on the CPU the memory itself. host_return takes it
+// back, with `changed` also its content.
+static inline void *host_borrow(const void *device, size_t bytes) {
+    void *host = malloc(bytes);
+    CHECK(host != NULL);
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost));
+    return host;
+}
+static inline void host_return(void *host, void *device, size_t bytes, int changed) {
+    if (changed) CHECK(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    free(host);
+}
+#else
+
+#include <omp.h>
+#include <time.h>
+#include <unistd.h>
+#include "simd_cpu.h"
+
+typedef float floatX;
+typedef int Stream;
+typedef double Event; // seconds
+enum { DEVICE_IS_GPU = 0, DEVICE_IS_BF16 = 0, DEVICE_QUEUES = 0 };
+
+// While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on the
+// machine that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit before
+// main, so the program starts once more with it. Where that cannot be had, things go on as they are.
+static inline const char *device_open(char **argv) {
+    if (getenv("GOMP_SPINCOUNT") == NULL && getenv("OMP_WAIT_POLICY") == NULL) {
+        setenv("GOMP_SPINCOUNT", "1000", 1);
+        execv("/proc/self/exe", argv);
+    }
+    return NULL;
+}
+static inline void device_describe(char *text, size_t size) {
+    snprintf(text, size, "%d threads, %s", omp_get_max_threads(), SIMD_NAME);
+}
+static inline void device_memory(size_t *available, size_t *total) {
+    *total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    *available = *total; // what files occupy gives way
+}
+
+static inline void *device_alloc(size_t bytes) {
+    return aligned_alloc(DEVICE_ALIGNMENT, (bytes + DEVICE_ALIGNMENT) / DEVICE_ALIGNMENT * DEVICE_ALIGNMENT);
+}
+static inline void device_free(void *pointer) {
+    free(pointer);
+}
+static inline void *host_alloc(size_t bytes) {
+    void *pointer = malloc(bytes > 0 ? bytes : 1);
+    CHECK(pointer != NULL);
+    return pointer;
+}
+static inline void host_free(void *pointer) {
+    free(pointer);
+}
+
+static inline void device_zero(void *pointer, size_t bytes, Stream stream) {
+    (void)stream;
+    memset(pointer, 0, bytes);
+}
+static inline void copy_to_device(void *device, const void *host, size_t bytes, Stream stream) {
+    (void)stream;
+    memcpy(device, host, bytes);
+}
+static inline void copy_to_host(void *host, const void *device, size_t bytes, Stream stream) {
+    (void)stream;
+    memcpy(host, device, bytes);
+}
+
+static inline Stream stream_create(void) {
+    return 0;
+}
+static inline void stream_destroy(Stream stream) {
+    (void)stream;
+}
+static inline void stream_wait(Stream stream) {
+    (void)stream;
+}
+
+static inline Event event_create(void) {
+    return 0;
+}
+static inline void event_destroy(Event event) {
+    (void)event;
+}
+static inline void event_record(Event *event, Stream stream) {
+    (void)stream;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    *event = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+static inline void event_wait(Event event) {
+    (void)event;
+}
+static inline double event_seconds(Event from, Event to) {
+    return to - from;
+}
+
+static inline void *host_borrow(const void *device, size_t bytes) {
+    (void)bytes;
+    return (void *)(uintptr_t)device;
+}
+static inline void host_return(void *host, void *device, size_t bytes, int changed) {
+    (void)host, (void)device, (void)bytes, (void)changed;
+}
+#endif
+#endif

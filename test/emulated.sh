@@ -1,0 +1,24 @@
+#!/bin/sh
+# The CUDA kernels, and the trainer on them, executed on the CPU (dev/cuda_on_cpu): in bf16 and fp32; with threads and
+# blocks in five other orders; with AddressSanitizer and UndefinedBehaviorSanitizer; small shapes with ThreadSanitizer,
+# which finds races.
+passed=0 failed=0
+suite() { # suite NAME WORD...: runs make, and adds up
+    name=$1
+    shift
+    log=$(mktemp)
+    make -s "$@" >"$log" 2>&1 || failed=$((failed + 1))
+    cat "$log"
+    sums=$(awk '/^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 } END { print p + 0, f + 0 }' "$log")
+    rm -f "$log"
+    passed=$((passed + ${sums% *})) failed=$((failed + ${sums#* }))
+    echo "---- $name: $sums"
+}
+suite "emulated, bf16" DEVICE=emulated PRECISION=bf16 test
+suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test
+suite "emulated, five orders" DEVICE=emulated test_seeds
+suite "emulated, AddressSanitizer" DEVICE=emulated SANITIZE=address,undefined test
+export TEST_SMALL=1
+suite "emulated, ThreadSanitizer" DEVICE=emulated SANITIZE=thread test
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,100 @@
+#!/bin/bash
+# The same trainer on other devices: a GPU's build, as a rule the emulated one, against the CPU's. Every option that
+# touches kernels; checkpoints that cross builds; memory that does not suffice.
+#     BUILD=build/cpu DEVICE_BUILD=build/emulated-bf16 PRECISION=bf16 test/test_devices.sh
+#
+# In fp32 losses differ by the order of sums: 1e-5. In bf16 by what rounding weights and activations to 8 bits does to
+# the loss: each is off by 2^-9 at most, at random, and a loss near ln V moves by much less than 2^-8 of it.
+device_build=$(cd "$DEVICE_BUILD" && pwd) || exit 1
+. "$(dirname "$0")/test.sh"
+
+cpu=$build/train_gpt
+gpu=$device_build/train_gpt
+case $PRECISION in fp32) bound=1e-5 ;; *) bound=0.00390625 ;; esac
+shape=(--num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 24 --steps 3 --warmup 1 --learning-rate 1e-2
+    --save-every 0 --validation-batches 1 --sample-tokens 3)
+hard=(--dropout 0.1 --accumulate 2 --clip 0.5)
+
+"$build/data/write_stories" --train-bytes 30k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
+"$build/data/tokenize" train --input stories/train.txt --vocab 270 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
+"$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
+data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json)
+
+run() { # run PROGRAM FOLDER OPTION...
+    "$1" --run "$2" "${data[@]}" "${shape[@]}" "${@:3}" >out.txt 2>&1 </dev/null || fail "$(tail -n 1 out.txt) of: $*"
+}
+close() { if near "$1" "$2" "$bound"; then pass; else fail "$1: losses" $(losses "$1") "and $2:" $(losses "$2"); fi; }
+
+# ---- the same curve ---------------------------------------------------------------------------------------------------
+
+run "$cpu" cpu "${hard[@]}" --attention naive
+run "$gpu" gpu "${hard[@]}"
+close gpu cpu
+run "$cpu" cpu_plain
+run "$gpu" gpu_plain
+close gpu_plain cpu_plain
+validation() { grep -o '"validation_loss": [0-9.]*' "$1/metrics.jsonl" | cut -d' ' -f2; }
+echo "$(validation gpu) $(validation cpu)" | awk -v bound=$bound '{ d = ($1 - $2) / $2; exit NF != 2 || d < -bound || d > bound }' &&
+    pass || fail "validation: $(validation gpu) and $(validation cpu)"
+
+# The same bits: again, with blocks and threads in other orders, and with activations computed again.
+run "$gpu" again "${hard[@]}"
+same <(curve gpu) <(curve again)
+same gpu/checkpoints/step_00000003/model.safetensors again/checkpoints/step_00000003/model.safetensors
+for seed in 1 2 3 4 5; do
+    CUDA_EMULATION_SEED=$seed run "$gpu" "seed$seed" "${hard[@]}"
+    same gpu/checkpoints/step_00000003/model.safetensors "seed$seed/checkpoints/step_00000003/model.safetensors" seed $seed
+done
+for what in gelu layernorm block; do
+    run "$gpu" "$what" "${hard[@]}" --recompute $what
+    same <(curve gpu) <(curve $what) --recompute $what
+    same gpu/checkpoints/step_00000003/model.safetensors "$what/checkpoints/step_00000003/model.safetensors" --recompute $what
+done
+run "$gpu" pieces "${hard[@]}" --logits-memory 10k --recompute block
+close pieces cpu
+run "$gpu" own "${hard[@]}" --matmul own --profile
+close own cpu
+grep -qE '^attention +[0-9.]+ ' out.txt && pass || fail "--profile shows no line for attention"
+if [ "$PRECISION" = bf16 ]; then
+    run "$gpu" stochastic "${hard[@]}" --stochastic-rounding
+    close stochastic cpu
+    cmp -s <(losses stochastic) <(losses gpu) && fail "--stochastic-rounding changes nothing" || pass
+else
+    refuse "weights in bf16" "$gpu" "${data[@]}" "${shape[@]}" --stochastic-rounding
+fi
+
+# ---- checkpoints cross builds -----------------------------------------------------------------------------------------
+
+run "$cpu" whole "${hard[@]}" --steps 5
+for way in "$cpu $gpu" "$gpu $cpu"; do
+    set -- $way
+    rm -rf crossed
+    run "$1" crossed "${hard[@]}" --steps 3 --schedule constant
+    cp -r crossed stayed
+    "$2" --run crossed --resume --steps 5 >out.txt 2>&1 || fail "resuming in the other build: $(tail -n 1 out.txt)"
+    "$1" --run stayed --resume --steps 5 >out.txt 2>&1 || fail "resuming: $(tail -n 1 out.txt)"
+    close crossed stayed
+    [ "$(losses crossed | wc -l)" = 5 ] && pass || fail "a run that crosses builds has $(losses crossed | wc -l) steps"
+    rm -rf stayed
+done
+# What a checkpoint says, both builds continue alike (the most probable token each time).
+for program_at in "$cpu" "$gpu"; do
+    "$program_at" --run whole --sample "Once upon" --temperature 0 --sample-tokens 4 2>/dev/null
+done >samples.txt
+[ "$(sort -u samples.txt | grep -c Once)" = 1 ] && pass || fail "samples differ: $(cat samples.txt)"
+
+# ---- what cannot be ---------------------------------------------------------------------------------------------------
+
+program=("$gpu" "${data[@]}" "${shape[@]}")
+case $PRECISION in fp32) other=bf16 ;; *) other=fp32 ;; esac
+refuse "make PRECISION=$other" --precision $other
+refuse "no --attention flash" --attention flash
+case $(basename "$device_build") in emulated*) refuse "no cuBLAS" --matmul cublas ;; esac
+export CUDA_EMULATION_MEMORY=60000000
+if refuse "the largest that fits is --batch [0-9]+" --run large --batch 4000; then
+    fits=$(sed -n 's/.*that fits is --batch \([0-9]*\).*/\1/p' out.txt)
+    refuse "the largest that fits is --batch $fits " --run large --batch $((fits + 1))
+    expect 0 "^in all" --plan --batch "$fits"
+fi
+refuse "not even --batch 1 fits" --run large --channels 512 --num-layers 20
+finish
