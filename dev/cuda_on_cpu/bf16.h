@@ -30,23 +30,53 @@ struct HalfFormat {
 };
 
 template <class Format> struct Narrow {
+#if defined(EMU_TSAN) && !defined(__clang__)
+    uint16_t bits = 0; // else g++ guards __shared__ arrays, and has the races on its guards reported
+#else
     uint16_t bits;
+#endif
     Narrow() = default;
     template <class T, class = std::enable_if_t<std::is_arithmetic_v<T>>>
     Narrow(T x) : bits(Format::pack(float(x))) {}
-    operator float() const { return Format::unpack(bits); }
-    friend Narrow operator+(Narrow a, Narrow b) { return float(a) + float(b); }
-    friend Narrow operator-(Narrow a, Narrow b) { return float(a) - float(b); }
-    friend Narrow operator*(Narrow a, Narrow b) { return float(a) * float(b); }
-    friend Narrow operator/(Narrow a, Narrow b) { return float(a) / float(b); }
-    friend bool operator<(Narrow a, Narrow b) { return float(a) < float(b); }
-    friend bool operator>(Narrow a, Narrow b) { return float(a) > float(b); }
-    friend bool operator==(Narrow a, Narrow b) { return float(a) == float(b); }
-    friend bool operator!=(Narrow a, Narrow b) { return float(a) != float(b); }
-    Narrow operator-() const { return -float(*this); }
-    Narrow &operator+=(Narrow b) { return *this = *this + b; }
-    Narrow &operator-=(Narrow b) { return *this = *this - b; }
-    Narrow &operator*=(Narrow b) { return *this = *this * b; }
+    operator float() const {
+        return Format::unpack(bits);
+    }
+    friend Narrow operator+(Narrow a, Narrow b) {
+        return float(a) + float(b);
+    }
+    friend Narrow operator-(Narrow a, Narrow b) {
+        return float(a) - float(b);
+    }
+    friend Narrow operator*(Narrow a, Narrow b) {
+        return float(a) * float(b);
+    }
+    friend Narrow operator/(Narrow a, Narrow b) {
+        return float(a) / float(b);
+    }
+    friend bool operator<(Narrow a, Narrow b) {
+        return float(a) < float(b);
+    }
+    friend bool operator>(Narrow a, Narrow b) {
+        return float(a) > float(b);
+    }
+    friend bool operator==(Narrow a, Narrow b) {
+        return float(a) == float(b);
+    }
+    friend bool operator!=(Narrow a, Narrow b) {
+        return float(a) != float(b);
+    }
+    Narrow operator-() const {
+        return -float(*this);
+    }
+    Narrow &operator+=(Narrow b) {
+        return *this = *this + b;
+    }
+    Narrow &operator-=(Narrow b) {
+        return *this = *this - b;
+    }
+    Narrow &operator*=(Narrow b) {
+        return *this = *this * b;
+    }
 };
 
 template <class T> struct alignas(4) Pair {

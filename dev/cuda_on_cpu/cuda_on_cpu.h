@@ -23,8 +23,9 @@
 //     asynchronous copies used before they are synchronised with;
 //   - by wrong values, under some CUDA_EMULATION_SEED: missing barriers, buffers reused too early, data
 //     used before it was waited for (fresh memory and data in flight are NaN);
-//   - with -fsanitize=thread (without -fopenmp): every race between threads or blocks of what was executed,
-//     with both source lines;
+//   - with g++ -fsanitize=thread: every race between threads of a block or between blocks that were
+//     neighbours in time, with both source lines, also where only __threadfence is missing. (clang's race
+//     detector tells no more than 250 threads apart.) Blocks run on one OS thread then;
 //   - with -fsanitize=address,undefined: access out of bounds to the byte, also of __shared__ arrays;
 //     misaligned vector access.
 // Not found: uninitialised __shared__ arrays (dynamic shared memory is NaN), host pointers inside structs

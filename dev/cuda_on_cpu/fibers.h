@@ -55,29 +55,31 @@ constexpr size_t stack_bytes = 256 << 10;
 constexpr size_t stack_bytes = 64 << 10;
 #endif
 
+constexpr size_t stack_guard = 64 << 10; // inaccessible, below every stack
+
 struct Fiber {
     Context context;
-    char *stack = nullptr;                       // mapping: one inaccessible page, then stack_bytes
+    char *stack = nullptr;                       // mapping: stack_guard, then stack_bytes
     void *tsan = nullptr, *fake_stack = nullptr; // sanitizers' handles
     const void *bottom = nullptr;                // for AddressSanitizer: the stack in use, and
     size_t size = 0;                             // its size
     bool owns(const char *address) const {
-        return stack && address >= stack && address < stack + page + stack_bytes;
+        return stack && address >= stack && address < stack + stack_guard + stack_bytes;
     }
 };
 
 // `number` staggers the stacks: at equal offsets they would all share the same few cache sets.
 EMU_UNTRACED inline bool fiber_create(Fiber &fiber, unsigned number, void (*entry)()) {
-    size_t bytes = page + stack_bytes;
+    size_t bytes = stack_guard + stack_bytes;
     void *mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                          -1, 0);
     if (mapping == MAP_FAILED) return false;
     fiber.stack = static_cast<char *>(mapping);
-    mprotect(fiber.stack, page, PROT_NONE);
-    fiber.bottom = fiber.stack + page;
+    mprotect(fiber.stack, stack_guard, PROT_NONE);
+    fiber.bottom = fiber.stack + stack_guard;
     fiber.size = stack_bytes;
     VALGRIND_STACK_REGISTER(fiber.bottom, fiber.stack + bytes);
-    context_create(fiber.context, fiber.stack + page, fiber.stack + bytes - number % 16 * 272, entry);
+    context_create(fiber.context, fiber.stack + stack_guard, fiber.stack + bytes - number % 16 * 272, entry);
 #ifdef EMU_TSAN
     fiber.tsan = __tsan_create_fiber(0);
 #endif

@@ -42,22 +42,24 @@ EMU_UNTRACED inline void __threadfence_system() {
 }
 
 namespace emulation {
-template <class Bits> bool compare_exchange(Bits *p, Bits *seen, Bits wanted) {
-    if (in_kernel() && !self->fenced)
-        return __atomic_compare_exchange_n(p, seen, wanted, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
-    return __atomic_compare_exchange_n(p, seen, wanted, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
+#ifdef EMU_TSAN
+constexpr int atomic_order = __ATOMIC_RELAXED; // what it orders is said by acquire and release
+#else
+constexpr int atomic_order = __ATOMIC_ACQ_REL;
+#endif
 template <class T, class Update> T atomic_update(T *p, Update update) {
     static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8, "an atomic is 2, 4 or 8 bytes");
     using Wide = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
     using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, Wide>;
     Bits *bits = reinterpret_cast<Bits *>(p), seen = __atomic_load_n(bits, __ATOMIC_RELAXED), wanted;
     T old;
+    acquire(p);
     do {
         memcpy(&old, &seen, sizeof(T));
         T next = update(old);
         memcpy(&wanted, &next, sizeof(T));
-    } while (!compare_exchange(bits, &seen, wanted));
+    } while (!__atomic_compare_exchange_n(bits, &seen, wanted, false, atomic_order, __ATOMIC_RELAXED));
+    if (!in_kernel() || self->fenced) release(p);
     return old;
 }
 template <class T> using Plain = std::common_type_t<T>; // not deduced: atomicAdd(&unsigned_value, 1) works

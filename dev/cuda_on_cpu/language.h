@@ -7,7 +7,8 @@
 #define __host__
 #define __constant__
 #define __managed__
-#define __shared__      thread_local // a block runs on one OS thread; thread_local implies static
+// A block runs on one OS thread. `__thread`, unlike thread_local, allows no constructors: nor does CUDA.
+#define __shared__      static __thread
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n)    __attribute__((aligned(n)))
 #define __launch_bounds__(...)

@@ -36,6 +36,7 @@ void __tsan_acquire(void *);
 void __tsan_release(void *);
 void __tsan_java_init(uintptr_t begin, uintptr_t bytes);
 void __tsan_java_alloc(uintptr_t begin, uintptr_t bytes);
+void __tsan_java_free(uintptr_t begin, uintptr_t bytes);
 }
 #endif
 #if __has_include(<valgrind/memcheck.h>)
@@ -152,21 +153,25 @@ inline void acquire(void *p) {
 inline void release(void *p) {
     __tsan_release(p);
 }
-// A new block's shared memory is new memory: forget the last block's accesses, which nothing orders with this
-// one's.
-EMU_UNTRACED inline void forget_accesses(char *dynamic, size_t bytes) {
-    static thread_local bool initialised = false;
-    if (!initialised) __tsan_java_init(0x7e8000000000, 0x017ffffff000); // what __tsan_java_alloc may reset
+// What a block shares is new to it: forget what the last block, which nothing orders with this one, did to
+// it.
+EMU_UNTRACED inline void forget_range(char *begin, size_t bytes) {
+    if (!bytes) return;
+    uintptr_t first = reinterpret_cast<uintptr_t>(begin) / 8 * 8,
+              end = reinterpret_cast<uintptr_t>(begin) + bytes;
+    __tsan_java_free(first, round_up(end - first, 8));  // synchronisation
+    __tsan_java_alloc(first, round_up(end - first, 8)); // accesses
+}
+EMU_UNTRACED inline void forget_last_block(char *begin, size_t bytes) {
+    static bool initialised = false;
+    if (!initialised) __tsan_java_init(0x7e8000000000, 0x017ffffff000); // what may be forgotten
     initialised = true;
-    const Executable &e = executable();
-    uintptr_t tls = reinterpret_cast<uintptr_t>(e.tls) / 8 * 8;
-    if (e.tls_bytes)
-        __tsan_java_alloc(tls, round_up(reinterpret_cast<uintptr_t>(e.tls) + e.tls_bytes - tls, 8));
-    if (bytes) __tsan_java_alloc(reinterpret_cast<uintptr_t>(dynamic), bytes);
+    forget_range(executable().tls, executable().tls_bytes); // __shared__ arrays
+    forget_range(begin, bytes);
 }
 #else
 inline void acquire(void *) {}
 inline void release(void *) {}
-inline void forget_accesses(char *, size_t) {}
+inline void forget_last_block(char *, size_t) {}
 #endif
 } // namespace emulation

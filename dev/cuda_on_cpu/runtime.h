@@ -18,8 +18,6 @@ enum cudaError_t {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600
@@ -290,8 +288,8 @@ template <class T> void check_argument(const T &argument, int number, const dim3
         Allocation *a = find_allocation(p);
         if (a) open(*a);
         if (!p || a) return;
-        complain("argument %d of the kernel launched at %s:%d is host memory (%p)", number, grid.file,
-                 grid.line, p);
+        complain("argument %d of the kernel launched at %s:%d is host memory, or freed (%p)", number,
+                 grid.file, grid.line, p);
         print_source_of(reinterpret_cast<uintptr_t>(kernel));
         abort();
     }
@@ -596,10 +594,6 @@ inline const char *cudaGetErrorName(cudaError_t error) {
         return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady:
         return "cudaErrorNotReady";
-    case cudaErrorInsufficientDriver:
-        return "cudaErrorInsufficientDriver";
-    case cudaErrorNoDevice:
-        return "cudaErrorNoDevice";
     }
     return "unrecognized error code";
 }
@@ -619,10 +613,6 @@ inline const char *cudaGetErrorString(cudaError_t error) {
         return "invalid resource handle";
     case cudaErrorNotReady:
         return "device not ready";
-    case cudaErrorInsufficientDriver:
-        return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorNoDevice:
-        return "no CUDA-capable device is detected";
     }
     return "unrecognized error code";
 }

@@ -19,7 +19,13 @@ constexpr size_t shared_window = 256 << 10; // what a 32-bit shared address can 
 constexpr size_t shared_alignment = 1024;   // of dynamic shared memory
 constexpr size_t guard_below_shared = 256;  // bytes watched below it
 constexpr unsigned max_copies = 128;        // cp.async copies a thread can have in flight
-constexpr uint64_t fruitless_polls = 1000;  // rounds of polling without any progress that mean a deadlock
+#ifdef EMU_TSAN
+constexpr unsigned thread_sets =
+    2; // a fiber that plays in two blocks orders them: neighbours have none in common
+#else
+constexpr unsigned thread_sets = 1;
+#endif
+constexpr uint64_t fruitless_polls = 1000; // rounds of polling without any progress that mean a deadlock
 
 struct AsyncCopy {
     void *target;
@@ -44,7 +50,6 @@ struct Barrier {
     Site site;
     int predicate, result;
     Thread *waiting[max_threads];
-    char sync[2]; // addresses for the race detector, one for each parity of the phase
 };
 
 struct Group { // lanes of one warp that have reached a collective with the same mask
@@ -57,19 +62,18 @@ struct Group { // lanes of one warp that have reached a collective with the same
 struct Warp {
     unsigned live, groups; // lanes that have not exited; groups in use
     Group group[32];
-    unsigned sync_phase;
-    char sync[3];         // for the race detector: two parities of whole-warp __syncwarp, and partial masks
+    unsigned sync_phase;  // __syncwarps of the whole warp so far
     unsigned outstanding; // wgmma operations not yet waited for
 };
 
 struct Worker { // one OS thread's machinery, kept between launches
-    Thread host, threads[max_threads];
+    Thread host, threads[thread_sets][max_threads];
     Thread *thread[max_threads]; // who plays CUDA thread i of the current block
     Thread *ready[max_threads], *polling[max_threads];
     unsigned ready_count, polling_count, live, block_threads;
     Warp warps[max_warps];
     Barrier barriers[named_barriers];
-    char *window, *dynamic_base;
+    char *window, *dynamic_base, *order;
     size_t dynamic_bytes;
     unsigned outstanding; // TMA copies not yet waited for
     void (*body)(const void *);
@@ -128,6 +132,18 @@ EMU_UNTRACED inline void vcomplain(const char *format, va_list arguments) {
         fprintf(stderr, "  %4u thread(s), first is %u: %s %s:%d\n", threads.second, threads.first,
                 std::get<2>(place).c_str(), std::get<0>(place).c_str(), std::get<1>(place));
     abort();
+}
+
+// ---- addresses by which the race detector tells barriers apart --------------------------------------------
+
+// In the inaccessible page before the window, other ones for each set of threads. A barrier has one for each
+// parity of its phase.
+EMU_UNTRACED inline char *order_of_barrier(const Worker &w, unsigned id, unsigned phase) {
+    return w.order + (id * 2 + phase % 2) * 8;
+}
+// Whole-warp __syncwarps have two parities as well; kind 2 is for partial masks.
+EMU_UNTRACED inline char *order_of_warp(const Worker &w, unsigned warp, unsigned kind) {
+    return w.order + (named_barriers * 2 + warp * 3 + kind) * 8;
 }
 
 // ---- who runs next ----------------------------------------------------------------------------------------
@@ -239,7 +255,8 @@ EMU_UNTRACED inline void prepare_shared_memory(Worker &w) {
     size_t rounded = round_up(w.dynamic_bytes, shared_alignment);
     char *end = w.window + shared_window;
     w.dynamic_base = end - rounded;
-    forget_accesses(w.dynamic_base, rounded);
+    forget_last_block(w.window, shared_window);
+    w.order = w.window - page + w.blocks_run % thread_sets * (page / 2);
     fill_undefined(w.dynamic_base, w.dynamic_bytes);
     guard_bytes(w.dynamic_base - guard_below_shared, w.dynamic_base);
     guard_bytes(w.dynamic_base + w.dynamic_bytes, end);
@@ -258,11 +275,8 @@ EMU_UNTRACED inline void check_shared_memory(const Worker &w) {
 }
 
 EMU_UNTRACED inline void prepare_thread(Worker &w, unsigned i) {
-    // Thread i of two blocks in a row must not be one fiber: to a race detector it would look like one
-    // thread.
-    unsigned number = (i + w.blocks_run) % w.block_threads;
-    Thread &t = w.threads[number];
-    if (!t.stack && !fiber_create(t, number, thread_main)) fail("no memory for the stack of a thread");
+    Thread &t = w.threads[w.blocks_run % thread_sets][i];
+    if (!t.stack && !fiber_create(t, i, thread_main)) fail("no memory for the stack of a thread");
     w.thread[i] = &t;
     t.warp = i / 32;
     t.lane = i % 32;
@@ -308,7 +322,7 @@ EMU_UNTRACED inline void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, v
     const uint64_t launch = ++launches;
     const std::vector<unsigned> order = block_order(size_t(grid.x) * grid.y * grid.z, launch);
     const long blocks = long(order.size());
-#ifdef _OPENMP
+#if defined(_OPENMP) && !defined(EMU_TSAN) // which does not know OpenMP's barriers
 #pragma omp parallel for schedule(dynamic)
 #endif
     for (long i = 0; i < blocks; i++) {

@@ -30,8 +30,8 @@ EMU_UNTRACED inline int sync_block(unsigned id, unsigned count, int predicate, S
     if (b.arrived && count == 0 && (b.site.line != site.line || b.site.what != site.what))
         fail("divergent barrier: %s at %s:%d while other threads wait in %s at %s:%d", site.what, site.file,
              site.line, b.site.what, b.site.file, b.site.line);
-    char *sync = &b.sync[b.phase & 1];
-    release(sync);
+    char *order = order_of_barrier(w, id, b.phase);
+    release(order);
     b.site = site;
     b.predicate += predicate;
     b.waiting[b.arrived++] = self;
@@ -39,7 +39,7 @@ EMU_UNTRACED inline int sync_block(unsigned id, unsigned count, int predicate, S
         release_barrier(w, b);
     else if (blocking)
         wait(AT_BARRIER, site);
-    if (blocking) acquire(sync);
+    if (blocking) acquire(order);
     return b.result;
 }
 
@@ -174,12 +174,12 @@ inline int __syncthreads_and(int predicate, EMU_CALLER) {
 // The only warp collective that orders memory accesses.
 EMU_UNTRACED inline void __syncwarp(unsigned mask = emulation::full_mask, EMU_CALLER) {
     emulation::Warp &warp = emulation::worker->warps[emulation::self->warp];
-    unsigned phase = warp.sync_phase;
-    char *sync = &warp.sync[mask == emulation::full_mask ? phase & 1 : 2];
-    emulation::release(sync);
+    unsigned phase = warp.sync_phase, kind = mask == emulation::full_mask ? phase % 2 : 2;
+    char *order = emulation::order_of_warp(*emulation::worker, emulation::self->warp, kind);
+    emulation::release(order);
     emulation::warp_collective(mask, nullptr, nullptr, EMU_HERE("__syncwarp"));
     if (mask == emulation::full_mask && warp.sync_phase == phase) warp.sync_phase++;
-    emulation::acquire(sync);
+    emulation::acquire(order);
 }
 
 template <class T> T __shfl_sync(unsigned mask, T value, int lane, int width = 32, EMU_CALLER) {
