@@ -50,7 +50,7 @@ LDFLAGS := $(OPENMP)
 LDLIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
 ifneq ($(SANITIZE),)
 ifeq ($(DEVICE),emulated)
-OPENMP  :=
+OPENMP  := -Wno-unknown-pragmas
 LDFLAGS := -lgomp
 endif
 CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all

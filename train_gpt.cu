@@ -42,7 +42,7 @@ typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } Mod
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *sample;
-    int model, schedule, attention, precision, matmul, recompute, stochastic_rounding, plan;
+    int model, schedule, attention, precision, matmul, matmul_search, recompute, stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
     int64_t num_layers, num_heads, channels, max_sequence_length, vocab_size;
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
@@ -110,6 +110,7 @@ static const Option OPTIONS[] = {
     {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash", "changes speed and memory, not results")},
     {NULL, CHOICE("precision", precision, "auto", "auto|fp32|bf16", "of matmul inputs on the CPU; on a GPU the build's; sums and master weights stay fp32")},
     {NULL, CHOICE("matmul", matmul, "auto", "auto|cublas|own", "whose matrix products; auto: cuBLAS where the build has it")},
+    {NULL, FLAG("matmul-search", matmul_search, "time cuBLAS's proposals for every product before choosing, rather than take its first")},
     {NULL, CHOICE("recompute", recompute, "none", "none|gelu|layernorm|block", "activations that backward computes again, each including the ones before; results stay the same")},
     {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "the most bytes for logits, which are then computed in pieces; 0: no limit")},
     {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, right on average (bf16 builds)")},
@@ -452,6 +453,7 @@ static void set_shapes(GPT *m, size_t B, size_t floatX_size) {
 
 // Bytes that --batch B takes in a build for the CPU or a GPU; `of` (or NULL): by purpose.
 static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size, size_t of[NUM_MEMORIES]) {
+    CHECK(m->arena.base == NULL); // places are forgotten
     GPT plan = *m;
     Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
     plan.attention = attention_choose(m->shape.attention, on_gpu);
@@ -957,7 +959,7 @@ static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, con
     return generated;
 }
 
-// ---- validation -------------------------------------------------------------------------------------------
+// ---- a run ------------------------------------------------------------------------------------------------
 
 // A batch on its way to the device.
 typedef struct {
@@ -989,11 +991,6 @@ typedef struct {
     char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
 } Trainer;
 
-typedef struct {
-    double bytes;
-    int64_t tokens, cut, batches;
-} Score;
-
 // The next batch to fill: its last copy to the device is done.
 static Batch *next_batch(Trainer *t) {
     Batch *batch = &t->batches[t->num_batches++ % 2];
@@ -1007,6 +1004,13 @@ static void send_batch(GPT *m, Batch *batch) {
     copy_to_device(m->acts.model.targets, batch->targets, bytes, m->stream);
     event_record(&batch->copied, m->stream);
 }
+
+// ---- validation -------------------------------------------------------------------------------------------
+
+typedef struct {
+    double bytes;
+    int64_t tokens, cut, batches;
+} Score;
 
 // Bytes of text that a batch's targets stand for; end of text stands for none.
 static double bytes_of(const Tokenizer *tokenizer, const int32_t *targets, size_t count) {
@@ -1440,6 +1444,16 @@ static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
     return result;
 }
 
+// Sizes must not overflow; what is merely too large is found when memory is asked for.
+static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
+    double of_block = (double)c->channels * 17 + (double)c->num_heads * (double)o->sequence_length;
+    double floats = (double)o->batch * (double)o->sequence_length *
+                    ((double)c->num_layers * of_block + (double)c->vocab_size);
+    if (floats <= 1e16) return 0;
+    return fail(error, "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB", o->batch,
+                o->sequence_length, floats * 4e-9);
+}
+
 // Tokenizer and the model's shape. `folder`: where weights come from, or NULL for fresh ones.
 static int describe_model(Trainer *t, const char *folder, Error *error) {
     Settings *o = &t->options;
@@ -1452,12 +1466,7 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                     o->sequence_length, config.max_sequence_length);
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
         return fail(error, "on a GPU a model has %d channels at most", LARGEST_LAYERNORM);
-    const double per_token = (double)config.num_layers * ((double)config.channels * 17 +
-                                                          (double)(config.num_heads * o->sequence_length)) +
-                             (double)config.vocab_size;
-    if ((double)o->batch * (double)o->sequence_length * per_token > 1e16) // sizes must not overflow
-        return fail(error, "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB", o->batch,
-                    o->sequence_length, (double)o->batch * (double)o->sequence_length * per_token * 4e-9);
+    if (check_size(o, &config, error) != 0) return -1;
     o->num_layers = config.num_layers; // as they are saved with the run
     o->num_heads = config.num_heads;
     o->channels = config.channels;
@@ -1475,6 +1484,7 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
     if (gpt_allocate(m, (MatmulLibrary)o->matmul, precision_of(o), error) != 0) return -1;
+    matmul_search_algorithms(&m->matmul, o->matmul_search);
     if (folder != NULL) return load_weights(m, folder, error);
     gpt_initialise(m, o->init_embedding, o->init_matrices);
     return 0;
@@ -1614,7 +1624,9 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
     if (open_data(t, error) != 0 || open_run(t, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
-    if (resume_from != NULL && matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0) return -1;
+    if (resume_from != NULL && file_exists(t->algorithms) &&
+        matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0)
+        return -1;
     double peak = matmul_peak(&m->matmul);
     m->profile.timing = o->profile;
     profile_set_work(&m->profile, m->L, m->acts.B * m->acts.T * (size_t)o->accumulate, m->acts.T, m->C, m->Vp,

@@ -124,7 +124,10 @@ static inline void *host_borrow(const void *device, size_t bytes) {
     return host;
 }
 static inline void host_return(void *host, void *device, size_t bytes, int changed) {
-    if (changed) CHECK(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+    if (changed) {
+        CHECK(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
+        CHECK(cudaDeviceSynchronize()); // the copy may still be under way, and streams do not wait for it
+    }
     free(host);
 }
 #else

@@ -55,7 +55,9 @@ constexpr size_t stack_bytes = 256 << 10;
 constexpr size_t stack_bytes = 64 << 10;
 #endif
 
-constexpr size_t stack_guard = 64 << 10; // inaccessible, below every stack
+// Inaccessible, below every stack. An odd number of pages: stacks a power of two apart would share cache
+// sets.
+constexpr size_t stack_guard = (64 << 10) + page;
 
 struct Fiber {
     Context context;

@@ -18,9 +18,13 @@ enum cudaError_t {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400,
-    cudaErrorNotReady = 600
+    cudaErrorNotReady = 600,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorUnknown = 999
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
@@ -578,41 +582,31 @@ inline cudaError_t cudaGetLastError() {
 inline cudaError_t cudaPeekAtLastError() {
     return emulation::last_error;
 }
+
+namespace emulation {
+struct ErrorText {
+    cudaError_t error;
+    const char *name, *text;
+};
+inline const ErrorText &error_text(cudaError_t error) {
+    static const ErrorText texts[] = {
+        {cudaSuccess, "cudaSuccess", "no error"},
+        {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+        {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+        {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+        {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+        {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+        {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    }; // the others are for host code that asks for them: nothing here returns them
+    static const ErrorText other = {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"};
+    for (const ErrorText &t : texts)
+        if (t.error == error) return t;
+    return other;
+}
+} // namespace emulation
 inline const char *cudaGetErrorName(cudaError_t error) {
-    switch (error) {
-    case cudaSuccess:
-        return "cudaSuccess";
-    case cudaErrorInvalidValue:
-        return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation:
-        return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration:
-        return "cudaErrorInvalidConfiguration";
-    case cudaErrorInvalidDevice:
-        return "cudaErrorInvalidDevice";
-    case cudaErrorInvalidResourceHandle:
-        return "cudaErrorInvalidResourceHandle";
-    case cudaErrorNotReady:
-        return "cudaErrorNotReady";
-    }
-    return "unrecognized error code";
+    return emulation::error_text(error).name;
 }
 inline const char *cudaGetErrorString(cudaError_t error) {
-    switch (error) {
-    case cudaSuccess:
-        return "no error";
-    case cudaErrorInvalidValue:
-        return "invalid argument";
-    case cudaErrorMemoryAllocation:
-        return "out of memory";
-    case cudaErrorInvalidConfiguration:
-        return "invalid configuration argument";
-    case cudaErrorInvalidDevice:
-        return "invalid device ordinal";
-    case cudaErrorInvalidResourceHandle:
-        return "invalid resource handle";
-    case cudaErrorNotReady:
-        return "device not ready";
-    }
-    return "unrecognized error code";
+    return emulation::error_text(error).text;
 }

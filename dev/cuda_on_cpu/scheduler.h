@@ -60,7 +60,7 @@ struct Group { // lanes of one warp that have reached a collective with the same
 };
 
 struct Warp {
-    unsigned live, groups; // lanes that have not exited; groups in use
+    unsigned live, groups; // lanes that have not exited; groups in use, of which those with mask 0 are free
     Group group[32];
     unsigned sync_phase;  // __syncwarps of the whole warp so far
     unsigned outstanding; // wgmma operations not yet waited for
@@ -191,7 +191,7 @@ EMU_UNTRACED inline Thread *pick(Worker &w) {
     return w.ready[--w.ready_count];
 }
 
-EMU_UNTRACED inline void wait(State state, Site site) {
+EMU_UNTRACED inline void wait(State state, const Site &site) {
     self->state = state;
     self->site = site;
     Thread *next = pick(*worker);
@@ -255,7 +255,7 @@ EMU_UNTRACED inline void prepare_shared_memory(Worker &w) {
     size_t rounded = round_up(w.dynamic_bytes, shared_alignment);
     char *end = w.window + shared_window;
     w.dynamic_base = end - rounded;
-    forget_last_block(w.window, shared_window);
+    forget_last_block(w.dynamic_base, rounded);
     w.order = w.window - page + w.blocks_run % thread_sets * (page / 2);
     fill_undefined(w.dynamic_base, w.dynamic_bytes);
     guard_bytes(w.dynamic_base - guard_below_shared, w.dynamic_base);

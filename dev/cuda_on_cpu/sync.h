@@ -52,15 +52,19 @@ EMU_UNTRACED inline void complete_group(Worker &w, Warp &warp, Group *group) {
         if ((lanes >> lane & 1) && w.thread[base + lane] != self) make_ready(w, w.thread[base + lane]);
     shuffle_ready(w, first);
     w.progress++;
-    Group *last = &warp.group[--warp.groups];
-    if (group != last) *group = *last;
+    group->mask = 0;
+    while (warp.groups && !warp.group[warp.groups - 1].mask) warp.groups--;
 }
 
-EMU_UNTRACED inline Group *join_group(Warp &warp, unsigned mask, void (*run)(void **, unsigned), Site site) {
+// The group with this mask, or a new one: a free one among those in use, or the next.
+EMU_UNTRACED inline Group *join_group(Warp &warp, unsigned mask, void (*run)(void **, unsigned),
+                                      const Site &site) {
     Group *group = warp.group, *end = warp.group + warp.groups;
     while (group != end && group->mask != mask) group++;
     if (group == end) {
-        warp.groups++;
+        for (group = warp.group; group != end && group->mask; group++) {
+        }
+        if (group == end) warp.groups++;
         group->mask = mask, group->arrived = 0, group->site = site, group->run = run;
     } else if (group->site.line != site.line || group->site.what != site.what) {
         fail("divergent warp: %s at %s:%d while other lanes of the mask %08x wait in %s at %s:%d", site.what,
@@ -71,8 +75,8 @@ EMU_UNTRACED inline Group *join_group(Warp &warp, unsigned mask, void (*run)(voi
 
 // Each lane hands in a slot on its own stack; the last lane to arrive runs `run` over all of them. Exited
 // lanes do not count. `aligned`: an instruction that needs the whole warp.
-EMU_UNTRACED inline void warp_collective(unsigned mask, void *slot, void (*run)(void **, unsigned), Site site,
-                                         bool aligned = false) {
+EMU_UNTRACED inline void warp_collective(unsigned mask, void *slot, void (*run)(void **, unsigned),
+                                         const Site &site, bool aligned = false) {
     Worker &w = *worker;
     Warp &warp = w.warps[self->warp];
     if (!(mask >> self->lane & 1))
@@ -92,9 +96,10 @@ EMU_UNTRACED inline void warp_collective(unsigned mask, void *slot, void (*run)(
 EMU_UNTRACED inline void leave_collectives() {
     Worker &w = *worker;
     Warp &warp = w.warps[self->warp];
-    for (unsigned i = 0; i < warp.groups; i++)
-        if (warp.group[i].arrived == (warp.group[i].mask & warp.live))
-            complete_group(w, warp, &warp.group[i--]);
+    for (unsigned i = 0; i < warp.groups; i++) {
+        Group &group = warp.group[i];
+        if (group.mask && group.arrived == (group.mask & warp.live)) complete_group(w, warp, &group);
+    }
     if (w.live && w.barriers[0].arrived == w.live) release_barrier(w, w.barriers[0]);
 }
 
@@ -104,7 +109,7 @@ template <class T> struct ShuffleSlot {
     T value;
     int source;
     T result;
-    Site site;
+    const Site *site;
 };
 template <class T> EMU_UNTRACED void run_shuffle(void **slots, unsigned lanes) {
     for (int lane = 0; lane < 32; lane++) {
@@ -112,16 +117,17 @@ template <class T> EMU_UNTRACED void run_shuffle(void **slots, unsigned lanes) {
         auto *slot = static_cast<ShuffleSlot<T> *>(slots[lane]);
         if (!(lanes >> slot->source & 1))
             fail("%s at %s:%d: lane %d reads lane %d, which does not take part (lanes %08x do)",
-                 slot->site.what, slot->site.file, slot->site.line, lane, slot->source, lanes);
+                 slot->site->what, slot->site->file, slot->site->line, lane, slot->source, lanes);
         slot->result = static_cast<ShuffleSlot<T> *>(slots[slot->source])->value;
     }
 }
-template <class T> EMU_UNTRACED T shuffle(unsigned mask, T value, int source, int width, Site site) {
+template <class T>
+EMU_UNTRACED __forceinline__ T shuffle(unsigned mask, T value, int source, int width, const Site &site) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
     if (width < 1 || width > 32 || (width & (width - 1)))
         fail("%s at %s:%d: the width %d is not a power of two up to 32", site.what, site.file, site.line,
              width);
-    ShuffleSlot<T> slot{value, source, value, site};
+    ShuffleSlot<T> slot{value, source, value, &site};
     warp_collective(mask, &slot, run_shuffle<T>, site);
     return slot.result;
 }
@@ -182,22 +188,26 @@ EMU_UNTRACED inline void __syncwarp(unsigned mask = emulation::full_mask, EMU_CA
     emulation::acquire(order);
 }
 
-template <class T> T __shfl_sync(unsigned mask, T value, int lane, int width = 32, EMU_CALLER) {
+template <class T>
+__forceinline__ T __shfl_sync(unsigned mask, T value, int lane, int width = 32, EMU_CALLER) {
     int self = int(emulation::self->lane);
     return emulation::shuffle(mask, value, (self & ~(width - 1)) | (lane & (width - 1)), width,
                               EMU_HERE("__shfl_sync"));
 }
-template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, EMU_CALLER) {
+template <class T>
+__forceinline__ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, EMU_CALLER) {
     int self = int(emulation::self->lane), position = self & (width - 1);
     int source = position >= int(delta) ? self - int(delta) : self;
     return emulation::shuffle(mask, value, source, width, EMU_HERE("__shfl_up_sync"));
 }
-template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, EMU_CALLER) {
+template <class T>
+__forceinline__ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, EMU_CALLER) {
     int self = int(emulation::self->lane), position = self & (width - 1);
     int source = position + int(delta) < width ? self + int(delta) : self;
     return emulation::shuffle(mask, value, source, width, EMU_HERE("__shfl_down_sync"));
 }
-template <class T> T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, EMU_CALLER) {
+template <class T>
+__forceinline__ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, EMU_CALLER) {
     int self = int(emulation::self->lane), wanted = self ^ lanes, end = (self & ~(width - 1)) + width;
     return emulation::shuffle(mask, value, wanted < end ? wanted : self, width, EMU_HERE("__shfl_xor_sync"));
 }

@@ -376,8 +376,9 @@ static void test_extremes(void) {
     for (size_t i = 0; i < a.HS; i++) in.k[90 * a.kv_token + i] = 1000.0f;
     Reference r = reference_create(&in);
     reference_run(&r);
-    // D's error, from out in bf16, is multiplied by the key of 1000.
-    Errors plain = {1e-3 + forward_rounding, DEVICE_IS_BF16 ? 0.5 : 1e-3};
+    // In bf16 D is off by about 2^-9 of a sum of 64 terms of size 3, which is multiplied by scale and the key of 1000:
+    // several units, where gradients that do not cancel have some too.
+    Errors plain = {1e-3 + forward_rounding, DEVICE_IS_BF16 ? 4 : 1e-3};
     for (int variant = ATTENTION_NAIVE; variant <= ATTENTION_FLASH; variant++) {
         if (!is_available(variant)) continue;
         Outputs o = outputs_create((AttentionVariant)variant, &in);
@@ -416,6 +417,15 @@ static void test_nan_stays(AttentionVariant variant) {
     EXPECT(others_equal, "variant %d: a NaN reaches another head or sequence", variant);
     EXPECT(early_equal, "variant %d: a NaN reaches queries that cannot see it", variant);
     EXPECT(late_nan, "variant %d: a NaN is swallowed", variant);
+    // A NaN in the gradient of query 20: keys of later tiles, which it does not see, are unchanged.
+    in.k[100 * a.kv_token] = in.v[100 * a.kv_token + 3] = 0.5f;
+    run_variant(variant, &in, &clean);
+    in.dout[20 * a.out_token] = NAN;
+    run_variant(variant, &in, &dirty);
+    int unseen_equal = 1;
+    for (size_t i = 128 * a.kv_token; i < a.kv_sequence; i++)
+        unseen_equal &= clean.dk[i] == dirty.dk[i] && clean.dv[i] == dirty.dv[i];
+    EXPECT(unseen_equal, "variant %d: a NaN of a query reaches keys it does not see", variant);
     outputs_free(&clean), outputs_free(&dirty), inputs_free(&in);
 }
 
