@@ -2,10 +2,17 @@
 .DEFAULT_GOAL := all
 
 # ---- options: make NAME=value -----------------------------------------------------------------------------
-# cpu; cuda: an NVIDIA GPU; emulated: the CUDA kernels executed on the CPU, for tests
-DEVICE   ?= cpu
+# cpu; cuda: an NVIDIA GPU; emulated: the CUDA kernels executed on the CPU, for tests. Without it: cuda where a GPU
+# answers and nvcc is found, else cpu.
+DEVICE   ?=
 # of weights and activations where DEVICE is cuda or emulated: bf16 or fp32
 PRECISION ?= bf16
+# DEVICE=cuda: the toolkit, when it is not where dev/find_cuda.sh looks; GPUs to compile for (sm_80 sm_90a ...), without
+# it those of this machine or else all; NCCL=0 leaves NCCL out
+CUDA_HOME  ?=
+CUDA_PLACE ?= /usr/local/cuda
+ARCH       ?=
+NCCL       ?= 1
 # address, undefined, thread, or a comma-separated list
 SANITIZE ?=
 # the processor to compile for; MARCH=-march=x86-64-v3 for binaries that run elsewhere
@@ -17,6 +24,13 @@ endif
 FUZZ_SECONDS ?= 60
 
 comma := ,
+FIND_CUDA := CUDA_HOME='$(CUDA_HOME)' CUDA_PLACE='$(CUDA_PLACE)' NCCL='$(NCCL)' dev/find_cuda.sh
+ifeq ($(DEVICE)$(SANITIZE),)
+override DEVICE := $(and $(shell $(FIND_CUDA) gpu),$(shell $(FIND_CUDA) nvcc),cuda)
+endif
+ifeq ($(DEVICE),)
+override DEVICE := cpu
+endif
 ifeq ($(filter cpu cuda emulated,$(DEVICE)),)
 $(error DEVICE=$(DEVICE): cpu, cuda or emulated was expected)
 endif
@@ -25,6 +39,9 @@ $(error PRECISION=$(PRECISION): bf16 or fp32 was expected)
 endif
 ifneq ($(filter-out address undefined thread,$(subst $(comma), ,$(SANITIZE))),)
 $(error SANITIZE=$(SANITIZE): address, undefined, thread or a comma-separated list was expected)
+endif
+ifeq ($(DEVICE)-$(if $(SANITIZE),sanitize),cuda-sanitize)
+$(error SANITIZE is for cpu and emulated; on a GPU compute-sanitizer watches kernels: dev/gpu_check.sh sanitizer)
 endif
 
 # ---- flags --------------------------------------------------------------------------------------------------
@@ -75,19 +92,34 @@ CXX_OF_CC  := $(if $(findstring clang,$(CC)),clang++,g++)
 # Kernels look at the same memory as float and as float4.
 CXXFLAGS    = -std=c++17 $(filter-out -std=%,$(CFLAGS)) -fno-strict-aliasing -Wno-psabi -Wno-unknown-pragmas \
               -Wno-missing-field-initializers $(DEVICE_FLAGS) \
-              -Idev/cuda_on_cpu/include -include dev/cuda_on_cpu/cuda_on_cpu.h
+              -Idev/cuda_on_cpu/include -include dev/cuda_on_cpu/cuda_on_cpu.h \
+              $(if $(NVTX),-DHAVE_NVTX -idirafter $(NVTX))
+# Ranges for profilers, where there is a toolkit; of its other headers those of the emulator come first.
+NVTX       := $(shell $(FIND_CUDA) nvtx)
 COMPILE_CU  = $(CXX_OF_CC) $(CXXFLAGS) -MMD -MP -x c++
 LINK        = $(CXX_OF_CC)
 endif
 ifeq ($(DEVICE),cuda)
-CUDA_HOME  ?= /usr/local/cuda
-ARCH       ?= sm_80 sm_90a
-NVCC       := $(CUDA_HOME)/bin/nvcc
-COMPILE_CU  = $(NVCC) -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS \
+NVCC := $(shell $(FIND_CUDA) nvcc)
+ifeq ($(NVCC)$(filter help clean% deps,$(MAKECMDGOALS)),)
+$(error DEVICE=cuda needs NVIDIA's compiler nvcc, and there is none in $(shell $(FIND_CUDA) places); make DEVICE=cpu builds for the processor)
+endif
+ifeq ($(ARCH),)
+override ARCH := $(strip $(shell $(FIND_CUDA) architectures))
+endif
+# Code for every architecture, and PTX of the lowest (sm_90a's would run on no other) for GPUs that come later.
+lowest     := $(firstword $(ARCH))
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS $(shell $(FIND_CUDA) compile) \
+              -Xcompiler -fopenmp,-fno-math-errno,-Wall,-Wno-unknown-pragmas
+COMPILE_CU  = $(NVCC) $(NVCC_FLAGS) --threads 0 \
               $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
-              -Xcompiler -fopenmp,-fno-math-errno,-Wall,-Wno-unknown-pragmas -MMD -MP -x cu
+              $(if $(filter-out %a,$(lowest)),-gencode arch=$(lowest:sm_%=compute_%)$(comma)code=$(lowest:sm_%=compute_%)) \
+              -MMD -MP -x cu
 LINK        = g++
-LDLIBS     += -L$(CUDA_HOME)/lib64 -lcublasLt -lnccl -lcudart_static -ldl -lrt
+LDLIBS     += $(shell $(FIND_CUDA) link)
+# Changes when the compiler or the architectures do: then kernels are compiled again.
+COMPILED_BY := $(BUILD)/compiled_by
+$(shell mkdir -p $(BUILD); echo '$(COMPILE_CU)' | cmp -s - $(COMPILED_BY) || echo '$(COMPILE_CU)' >$(COMPILED_BY))
 endif
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
@@ -99,11 +131,12 @@ TRAINER   := $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/
              data/metrics.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
-BENCH    := dev/bench
+BENCH    := dev/bench$(if $(filter-out cpu,$(DEVICE)),_kernels)
 PARTS_train_gpt          := $(TRAINER)
 PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/shards.o
 PARTS_data/write_stories := $(COMMON) $(CORPUS)
 PARTS_dev/bench          := $(TRAINER)
+PARTS_dev/bench_kernels  := $(KERNELS) data/files.o
 
 TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul
 TESTS_ATTENTION := test/attention/test_attention
@@ -126,7 +159,7 @@ PARTS_test/layers/test_kernels      :=
 PARTS_test/layers/test_matmul_device := $(KERNELS) data/files.o
 PARTS_test/attention/test_ptx       :=
 PARTS_test/test_cuda_on_cpu         :=
-PARTS_test/attention/test_attention := $(KERNELS) data/progress.o
+PARTS_test/attention/test_attention := $(KERNELS) data/files.o data/progress.o
 PARTS_test/data/test_shards         := $(COMMON) data/shards.o
 PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
 PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
@@ -166,7 +199,7 @@ AFTER_DEPS := $(filter deps,$(MAKECMDGOALS))
 $(BUILD)/%.o: %.c Makefile | $(AFTER_DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
-$(BUILD)/%.o: %.cu Makefile | $(AFTER_DEPS)
+$(BUILD)/%.o: %.cu Makefile $(COMPILED_BY) | $(AFTER_DEPS)
 	@mkdir -p $(@D)
 	$(COMPILE_CU) -c $< -o $@
 # These include the trainer whole and do not use all of it.
@@ -179,11 +212,11 @@ clean:
 # ---- testing ------------------------------------------------------------------------------------------------------
 .PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program
 # Each program's line, then one line that adds them up. Without SANITIZE= the CPU's suite runs twice, the second time
-# with AddressSanitizer and UndefinedBehaviorSanitizer, and then the CUDA kernels, emulated.
+# with AddressSanitizer and UndefinedBehaviorSanitizer, then the CUDA kernels, emulated, and nvcc's build where nvcc is.
 ifeq ($(DEVICE),cpu)
 test: programs tests $(if $(variant),,fuzz_programs)
 	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) \
-	    $(if $(variant),,test/fuzz.sh test/sanitized.sh)
+	    $(if $(variant),,test/fuzz.sh test/sanitized.sh test/emulated.sh test/test_cuda_build.sh)
 else
 # The kernels; without SANITIZE= also the whole trainer beside the CPU's.
 test: tests $(if $(variant),,programs cpu_programs)
@@ -196,6 +229,20 @@ cpu_programs:
 test_seeds: tests
 	@for seed in 1 2 3 4 5; do CUDA_EMULATION_SEED=$$seed test/run.sh \
 	    $(addprefix $(BUILD)/,$(TESTS_LAYERS) $(TESTS_ATTENTION)) || exit 1; done
+endif
+# Of nvcc's build, which needs no GPU: every architecture that is supported, both precisions; and what the compiler says
+# about each kernel of the trainer.
+.PHONY: cuda_all_architectures kernel_resources
+ALL_ARCHITECTURES := sm_80 sm_86 sm_89 sm_90a sm_100 sm_120
+cuda_all_architectures:
+	@for precision in bf16 fp32; do $(MAKE) --no-print-directory DEVICE=cuda PRECISION=$$precision ARCH='$(ALL_ARCHITECTURES)' \
+	    BUILD=build/cuda-$$precision-all NO_LINKS=1 programs tests || exit 1; done
+ifeq ($(DEVICE),cuda)
+kernel_resources:
+	@dev/kernel_resources.py --nvcc $(NVCC) --nvcc-flags="$(NVCC_FLAGS)" train_gpt.cu
+else
+kernel_resources:
+	@$(MAKE) --no-print-directory DEVICE=cuda PRECISION=$(PRECISION) kernel_resources
 endif
 test_layers: $(addprefix $(BUILD)/,$(TESTS_LAYERS))
 	test/run.sh $^
@@ -217,7 +264,29 @@ fuzz: fuzz_programs
 
 bench_program: $(BUILD)/$(BENCH)
 bench: bench_program
-	$(BUILD)/$(BENCH) all
+	$(BUILD)/$(BENCH) $(if $(filter cpu,$(DEVICE)),all)
+
+# ---- profiling ------------------------------------------------------------------------------------------------------
+# Steps 10 .. 19 of a short training (layers/profile.h says when), by the ranges of the trainer and by kernels.
+PROFILE := runs/profile
+PROFILE_OPTIONS ?= --num-layers 6 --num-heads 6 --channels 384 --batch 16 --sequence-length 256
+.PHONY: profile profile_run
+ifeq ($(DEVICE),cpu)
+profile:
+	@echo 'error: make profile shows what a GPU does: make DEVICE=cuda profile; on the CPU: ./train_gpt --profile' >&2; exit 1
+else
+profile: deps_if_missing
+	@if [ -z "$$($(FIND_CUDA) nsys)" ]; then echo 'error: the profiler nsys is not on PATH, in CUDA_HOME or in /opt/nvidia:' \
+	    'install nsight-systems from NVIDIA (https://developer.nvidia.com/nsight-systems)' >&2; exit 1; fi
+	@$(MAKE) --no-print-directory profile_run
+endif
+profile_run: programs $$(STORIES)/validation_000000.bin
+	@rm -rf $(PROFILE) && mkdir -p $(PROFILE)
+	nsys=$$($(FIND_CUDA) nsys) && "$$nsys" profile --trace=cuda,nvtx,cublas --capture-range=cudaProfilerApi \
+	    --capture-range-end=stop --force-overwrite=true --output=$(PROFILE)/steps \
+	    $(BUILD)/train_gpt --run $(PROFILE)/run --train '$(STORIES)/train_*.bin' --tokenizer $(STORIES)/tokenizer.json \
+	    --steps 25 --sample-tokens 1 $(PROFILE_OPTIONS) && \
+	"$$nsys" stats --report nvtx_sum --report cuda_gpu_kern_sum $(PROFILE)/steps.nsys-rep
 
 # ---- packages -------------------------------------------------------------------------------------------------------
 # What the goals named on the command line need; clang and its runtimes are for fuzzing and for the tests built with it.
@@ -243,6 +312,7 @@ deps_if_missing:
 STORIES := datasets/stories
 RUN     := runs/stories
 STORIES_VOCABULARY := 3400
+STORIES_BYTES := 12M
 STORIES_OPTIONS := --run $(RUN) --train '$(STORIES)/train_*.bin' --validation '$(STORIES)/validation_*.bin' \
     --tokenizer $(STORIES)/tokenizer.json --validate-documents --validation-batches 1000 \
     --num-layers 3 --num-heads 4 --channels 128 --batch 7 --sequence-length 144 --steps 1400 --learning-rate 4e-3 \
@@ -254,7 +324,7 @@ train: deps_if_missing
 	@$(MAKE) --no-print-directory stories_run
 
 $(STORIES)/floor.json: | programs
-	$(BUILD)/data/write_stories --out $(STORIES) --train-bytes 12M --ngram 5
+	$(BUILD)/data/write_stories --out $(STORIES) --train-bytes $(STORIES_BYTES) --ngram 5
 $(STORIES)/tokenizer.json: $(STORIES)/floor.json | programs
 	$(BUILD)/data/tokenize train --input $(STORIES)/train.txt --vocab $(STORIES_VOCABULARY) --out $@
 $(STORIES)/validation_000000.bin: $(STORIES)/tokenizer.json | programs
@@ -281,10 +351,19 @@ help:
 	@echo '  make test_layers       after changing a layer'
 	@echo '  make test_data         after changing data/'
 	@echo '  make fuzz              fuzz the readers of files for FUZZ_SECONDS=$(FUZZ_SECONDS) in all (needs clang)'
-	@echo '  make bench             speed of matmul, attention and whole steps against a measured peak'
+	@echo '  make bench             speed against a measured peak: of matmul, attention and whole steps; on a GPU, of every kernel'
+	@echo '  make profile           ten steps on a GPU under nsys, then time by ranges and kernels; PROFILE_OPTIONS="--channels 768 ..."'
+	@echo '  make kernel_resources  registers, shared memory, spills and occupancy of every kernel (needs nvcc, no GPU)'
+	@echo '  make cuda_all_architectures  the CUDA build, both precisions, for $(ALL_ARCHITECTURES)'
+	@echo '  dev/gpu_check.sh       all that only a GPU can prove, in parts, into one report'
 	@echo '  make deps              install what is missing (Debian, Ubuntu)'
 	@echo '  make clean             remove what was built; make clean_stories: corpus and run of `make train`'
 	@echo 'Options:'
-	@echo '  DEVICE=cpu             where the trainer runs'
+	@echo '  DEVICE=cpu             train on the processor; cuda: on an NVIDIA GPU; emulated: the CUDA kernels, executed on the CPU,'
+	@echo '                         for tests. Without it: cuda where a GPU answers and nvcc is found, else cpu (here: $(DEVICE))'
+	@echo '  PRECISION=bf16         of weights and activations on a GPU (the default, with fp32 master weights), or fp32'
+	@echo '  ARCH="sm_80 sm_90a"    GPUs to compile for; without it those of this machine, else all'
+	@echo '  CUDA_HOME=DIR          the CUDA toolkit; without it /usr/local/cuda, PATH, packages of python3 (nvidia-cuda-nvcc ...)'
+	@echo '  NCCL=0                 leaves NCCL out of the CUDA build'
 	@echo '  SANITIZE=address,undefined or thread: every target with sanitizers, in a build folder of its own'
 	@echo '  CC=clang               the compiler; MARCH=-march=x86-64-v3: the processor to compile for'

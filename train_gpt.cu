@@ -10,12 +10,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <sys/file.h>
-#include <unistd.h>
 #include <omp.h>
 
 #include "attention/attention.cuh"
@@ -1562,36 +1558,6 @@ static int open_data(Trainer *t, Error *error) {
     return t->loader != NULL ? 0 : -1;
 }
 
-// The run's folder, which one trainer at a time may use; its options for a later --resume.
-static int open_run(Trainer *t, Error *error) {
-    const Settings *o = &t->options;
-    char *earlier = o->resume ? NULL : checkpoint_newest(o->run, error);
-    free(earlier);
-    if (earlier != NULL)
-        return fail(error,
-                    "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run",
-                    o->run);
-    if (folder_create(o->run, error) != 0) return -1;
-    char *lock = format_text("%s/lock", o->run), *path = format_text("%s/options.txt", o->run);
-    int descriptor = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666),
-        result = 0; // open, and so locked, until the end
-    FileWriter file;
-    if (descriptor < 0)
-        result = fail(error, "cannot write '%s': %s", lock, strerror(errno));
-    else if (flock(descriptor, LOCK_EX | LOCK_NB) != 0)
-        result = fail(error, "another trainer is using '%s'", o->run);
-    else
-        result = file_writer_open(&file, path, error);
-    if (result == 0) {
-        Settings saved = *o;
-        saved.resume = 0;
-        options_write(OPTIONS, NUM_OPTIONS, &saved, file.stream);
-        result = file_writer_commit(&file, error);
-    }
-    free(lock), free(path);
-    return result;
-}
-
 static void open_queues(Trainer *t) {
     const size_t bytes = t->model.acts.B * t->model.acts.T * sizeof(int32_t);
     for (int i = 0; i < 2; i++) {
@@ -1622,7 +1588,10 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     list_chunks(m, o->weight_decay);
     open_queues(t);
     if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
-    if (open_data(t, error) != 0 || open_run(t, error) != 0) return -1;
+    if (open_data(t, error) != 0) return -1;
+    Settings saved = *o;
+    saved.resume = 0;
+    if (run_open(o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->algorithms) &&
         matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0)

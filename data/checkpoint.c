@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 #include <cjson/cJSON.h>
 
@@ -98,6 +99,32 @@ static void remove_leftovers(const char *run) {
 }
 
 // ---- writing ----------------------------------------------------------------------------------------------
+
+int run_open(const char *run, int resume, const Option *table, size_t count, const void *settings,
+             Error *error) {
+    char *earlier = resume ? NULL : checkpoint_newest(run, error);
+    free(earlier);
+    if (earlier != NULL)
+        return fail(
+            error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run", run);
+    if (folder_create(run, error) != 0) return -1;
+    char *lock = format_text("%s/lock", run), *path = format_text("%s/options.txt", run);
+    int descriptor = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666),
+        result = 0; // open, and so locked, until the end
+    FileWriter file;
+    if (descriptor < 0)
+        result = fail(error, "cannot write '%s': %s", lock, strerror(errno));
+    else if (flock(descriptor, LOCK_EX | LOCK_NB) != 0)
+        result = fail(error, "another trainer is using '%s'", run);
+    else
+        result = file_writer_open(&file, path, error);
+    if (result == 0) {
+        options_write(table, count, settings, file.stream);
+        result = file_writer_commit(&file, error);
+    }
+    free(lock), free(path);
+    return result;
+}
 
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
     writer->run = xstrdup(run);

@@ -1,6 +1,7 @@
 // A run folder on disk, and the checkpoints in it.
 //
 //     runs/NAME/options.txt                      the options of the run, readable as @file
+//     runs/NAME/lock                             locked while a trainer uses the run
 //     runs/NAME/metrics.jsonl                    one line a step, a validation
 //     runs/NAME/checkpoints/step_00001000/       a Hugging Face GPT-2 folder, and training state beside it:
 //         config.json  model.safetensors  tokenizer.json  optimizer.safetensors  training_state.json manifest
@@ -14,6 +15,7 @@
 
 #include <stdint.h>
 #include "files.h"
+#include "options.h"
 #include "safetensors.h"
 
 #ifdef __cplusplus
@@ -40,6 +42,11 @@ typedef struct {
     char *run, *temporary; // folders
     int64_t step;
 } CheckpointWriter;
+
+// Creates the run's folder, locks it for as long as the process lives (one trainer at a time), and writes its
+// options.txt. Unless `resume`, a run that has checkpoints is refused.
+int run_open(const char *run, int resume, const Option *table, size_t count, const void *settings,
+             Error *error);
 
 // Creates the temporary folder of runs/NAME's checkpoint for `step`.
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error);

@@ -2,6 +2,11 @@
 """The same training step here and in PyTorch, taking turns in one run, and the ratio of the medians.
 
     python3 dev/bench_torch.py [--rounds N] [--shapes small,medium,gpt2] [--precisions fp32,bf16] [--variants eager,compiled]
+    python3 dev/bench_torch.py --cuda --model gpt2-124M --batch 16 --sequence-length 1024 [--variants compiled,eager]
+    python3 dev/bench_torch.py --sdpa
+
+--cuda: PyTorch alone, on a GPU: bf16 autocast, SDPA, fused AdamW, as nanoGPT trains; dev/gpu_check.sh runs our trainer
+beside it. --sdpa: TFLOP/s of PyTorch's attention backends on a GPU, causal, bf16. Without either, on the CPU:
 
 PyTorch trains the same GPT-2 (F.scaled_dot_product_attention where it has it, AdamW, tied head, fp32 or bf16
 autocast) on the CPU with the same number of threads. Best first call `make bench`, which builds the other side,
@@ -26,6 +31,9 @@ SHAPES = {  # L NH C T B V, rounds
     "medium": ((6, 6, 384, 256, 4, 65), 12),
     "gpt2": ((12, 12, 768, 64, 4, 50257), 6),
 }
+
+MODELS = {"gpt2-124M": (12, 12, 768), "gpt2-350M": (24, 16, 1024), "gpt2-774M": (36, 20, 1280), "gpt2-1558M": (48, 25, 1600)}
+VOCABULARY, PADDED_VOCABULARY = 50257, 50304
 
 
 class Block(nn.Module):
@@ -118,13 +126,117 @@ class Ours:
         self.process.wait()
 
 
+def flop_per_token(L, C, T, V):
+    """Of a training step, as the trainer counts it: attention's causal half only, the padding of V not."""
+    return 3 * (L * (24 * C * C + 2 * T * C) + 2 * C * V)
+
+
+def gpu_seconds(work, rounds, warm_up=3):
+    """Seconds of each of `rounds` calls, by the GPU's own clock."""
+    for _ in range(warm_up):
+        work()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
+    marks[0].record()
+    for i in range(rounds):
+        work()
+        marks[i + 1].record()
+    torch.cuda.synchronize()
+    return [1e-3 * marks[i].elapsed_time(marks[i + 1]) for i in range(rounds)]
+
+
+def measured_peak(n=8192):
+    """FLOP/s of a square product in bf16, on random numbers."""
+    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * n**3 / statistics.median(gpu_seconds(lambda: a @ b, 10))
+
+
+class TrainingOnGPU:
+    def __init__(self, name, batch, T, compiled, device="cuda"):
+        L, NH, C = MODELS[name]
+        torch.manual_seed(1)
+        self.device = device
+        self.model = GPT(L, NH, C, T, PADDED_VOCABULARY).to(device)
+        for parameter in self.model.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+        self.loss = torch.compile(self.model) if compiled else self.model
+        self.tokens, self.targets = torch.randint(VOCABULARY, (2, batch, T), device=device)
+
+    def step(self):
+        with torch.autocast(self.device, torch.bfloat16):
+            loss = self.loss(self.tokens, self.targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def bench_training_on_gpu(options):
+    L, _, C = MODELS[options.model]
+    tokens = options.batch * options.sequence_length
+    flop = tokens * flop_per_token(L, C, options.sequence_length, VOCABULARY)
+    torch.set_float32_matmul_precision("high")
+    peak = measured_peak()
+    print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name()}, square product in bf16 {peak / 1e12:.1f} TFLOP/s")
+    for variant in options.variants.split(","):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        training = TrainingOnGPU(options.model, options.batch, options.sequence_length, variant == "compiled")
+        seconds = statistics.median(gpu_seconds(training.step, options.rounds or 40, warm_up=10))
+        print(f"{options.model}, PyTorch {variant}: {1e3 * seconds:.2f} ms/step, {tokens / seconds:.0f} tokens/s, "
+              f"{flop / seconds / 1e12:.1f} TFLOP/s, {100 * flop / seconds / peak:.1f} % of the product, "
+              f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB allocated, "
+              f"{torch.cuda.max_memory_reserved() / 2**20:.0f} MiB reserved", flush=True)
+        del training
+
+
+def bench_sdpa():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backends = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
+                "efficient": SDPBackend.EFFICIENT_ATTENTION}
+    print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name()}: SDPA, bf16, causal, 16384 tokens, C = 2048")
+    print(f"{'HS':>4} {'T':>6} {'backend':10} {'forward':>18} {'backward':>18}")
+    for HS in (64, 128):
+        for T in (512, 1024, 2048, 4096, 8192, 16384):
+            B, NH = 16384 // T, 2048 // HS
+            for name, backend in backends.items():
+                q, k, v, dout = (torch.randn(B, NH, T, HS, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+                inputs = [x.requires_grad_() for x in (q, k, v)]
+                forward_flop = 2 * B * NH * T * T * HS  # two products, each over half of the pairs
+                try:
+                    with sdpa_kernel(backend):
+                        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                        with torch.no_grad():
+                            forward = gpu_seconds(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), 20)
+                        backward = gpu_seconds(lambda: torch.autograd.grad(out, inputs, dout, retain_graph=True), 20)
+                except RuntimeError as error:
+                    print(f"{HS:4} {T:6} {name:10} {str(error).splitlines()[0][:60]}")
+                    continue
+                shown = [f"{1e3 * statistics.median(t):7.3f} ms {factor * forward_flop / statistics.median(t) / 1e12:7.1f}"
+                         for t, factor in ((forward, 1), (backward, 2.5))]
+                print(f"{HS:4} {T:6} {name:10} {shown[0]:>18} {shown[1]:>18} TFLOP/s", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="small,medium,gpt2")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--variants", default="eager", help="eager, compiled, or both: the better one counts")
     parser.add_argument("--rounds", type=int, default=0, help="0: enough for each shape")
+    parser.add_argument("--cuda", action="store_true", help="training on a GPU")
+    parser.add_argument("--sdpa", action="store_true", help="attention on a GPU")
+    parser.add_argument("--model", default="gpt2-124M", choices=MODELS)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--sequence-length", type=int, default=1024)
     options = parser.parse_args()
+    if (options.cuda or options.sdpa) and not torch.cuda.is_available():
+        sys.exit("error: PyTorch finds no GPU")
+    if options.cuda:
+        return bench_training_on_gpu(options)
+    if options.sdpa:
+        return bench_sdpa()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, SDPA {hasattr(F, 'scaled_dot_product_attention')}")
     for name in options.shapes.split(","):

@@ -2,17 +2,22 @@
 # The CUDA kernels, and the trainer on them, executed on the CPU (dev/cuda_on_cpu): in bf16 and fp32; with threads and
 # blocks in five other orders; with AddressSanitizer and UndefinedBehaviorSanitizer; small shapes with ThreadSanitizer,
 # which finds races.
+unset MAKEFLAGS MFLAGS MAKELEVEL # of a make that calls this
 passed=0 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 suite() { # suite NAME WORD...: runs make, and adds up
     name=$1
     shift
-    log=$(mktemp)
-    make -s "$@" >"$log" 2>&1 || failed=$((failed + 1))
-    cat "$log"
+    started=$(date +%s)
+    make -s -j"$(nproc)" "$@" >"$log" 2>&1
+    status=$?
     sums=$(awk '/^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 } END { print p + 0, f + 0 }' "$log")
-    rm -f "$log"
+    # A build that breaks, and a suite of which nothing is left, are failures too.
+    case $status-$sums in 0-0\ * | [!0]*\ 0) sums="${sums% *} $((${sums#* } + 1))" ;; esac
+    cat "$log"
     passed=$((passed + ${sums% *})) failed=$((failed + ${sums#* }))
-    echo "---- $name: $sums"
+    echo "---- $name: ${sums% *} passed, ${sums#* } failed ($(($(date +%s) - started)) s)"
 }
 suite "emulated, bf16" DEVICE=emulated PRECISION=bf16 test
 suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test

@@ -39,6 +39,15 @@ static void expect_sum(const char *what, const float *got, const double *wanted,
     free(x);
 }
 
+// The _cpu function's result from the same inputs: equal up to a few roundings to floatX of the largest element.
+template <class T>
+static void expect_specification(const char *what, const T *got, const float *cpu, size_t n) {
+    float *x = download(got, n);
+    double *wanted = as_doubles(cpu, n), error = relative_error(x, wanted, n, 1e-3);
+    EXPECT(error <= 4 * floatX_epsilon() + 1e-5, "%s: %.3g from the specification", what, error);
+    free(x), free(wanted);
+}
+
 static int32_t *random_tokens(size_t n, size_t V) {
     int32_t *tokens = (int32_t *)malloc((n + 1) * sizeof(int32_t));
     for (size_t i = 0; i < n; i++) tokens[i] = (int32_t)((test_random() + 1) / 2 * (double)V);
@@ -64,6 +73,12 @@ static void test_gelu(size_t n) {
     }
     expect_rounded("gelu", out[0], forward, n, 2e-6);
     expect_rounded("gelu backward", din[0], backward, n, 2e-6);
+    float *cpu = random_floats(n, 1);
+    gelu_forward_cpu(cpu, x, n);
+    expect_specification("gelu", out[0], cpu, n);
+    gelu_backward_cpu(cpu, dout, x, n);
+    expect_specification("gelu backward", din[0], cpu, n);
+    free(cpu);
     EXPECT(same_bits_on_device(out[0], out[1], n) && same_bits_on_device(din[0], din[1], n),
            "gelu: other bits");
     for (int i = 0; i < 2; i++) device_free_poisoned(out[i]), device_free_poisoned(din[i]);
@@ -106,6 +121,14 @@ static void test_embedding(size_t B, size_t T, size_t C, size_t V, size_t used, 
     }
     expect_sum("embedding dwte", sums[0][0], token_sum, V * C);
     expect_sum("embedding dwpe", sums[0][1], position_sum, T * C);
+    float *cpu = random_floats(N * C, 1);
+    embedding_forward_cpu(cpu, tokens, wte, wpe, B, T, C, &dropout);
+    expect_specification("embedding", out, cpu, N * C);
+    memcpy(cpu, dout, N * C * sizeof(float));
+    embedding_backward_cpu(dwte, dwpe, cpu, tokens, B, T, C, &dropout);
+    expect_specification("embedding dwte", sums[0][0], dwte, V * C);
+    expect_specification("embedding dwpe", sums[0][1], dwpe, T * C);
+    free(cpu);
     EXPECT(same_bits_on_device(sums[0][0], sums[1][0], V * C) &&
                same_bits_on_device(sums[0][1], sums[1][1], T * C),
            "embedding backward: other bits the second time");
@@ -188,6 +211,14 @@ static void test_layernorm_forward(const LayernormCase *k, int has_branch) {
     for (size_t i = 0; i < k->rows; i++)
         EXPECT(fabs((double)got[i] - rstd_wanted[i]) < 1e-5 * rstd_wanted[i], "rstd of row %zu: %g", i,
                (double)got[i]);
+    float *cpu[4] = {random_floats(n, 1), random_floats(n, 1), random_floats(k->rows, 1),
+                     random_floats(k->rows, 1)};
+    layernorm_forward_cpu(cpu[0], cpu[1], cpu[2], cpu[3], k->residual, has_branch ? k->branch : NULL,
+                          k->gamma, k->beta, k->rows / k->T, k->T, C, &k->dropout);
+    if (has_branch) expect_specification("residual + dropout", sum, cpu[0], n);
+    expect_specification("layernorm", out, cpu[1], n);
+    expect_specification("layernorm rstd", rstd, cpu[3], k->rows);
+    for (int i = 0; i < 4; i++) free(cpu[i]);
     layernorm_normalise(again, has_branch ? sum : residual, mean, rstd, gamma, beta, k->rows, C, 0);
     EXPECT(same_bits_on_device(out, again, n), "layernorm_normalise gives other bits than layernorm_forward");
     free(got), free(stream), free(stream_wanted), free(out_wanted), free(mean_wanted), free(rstd_wanted);
@@ -246,6 +277,18 @@ static void test_layernorm_backward(const LayernormCase *k, int has_branch) {
     }
     expect_sum("layernorm dgamma", got_gamma[0], dgamma, C);
     expect_sum("layernorm dbeta", got_beta[0], dbeta, C);
+    float *cpu[3] = {random_floats(n, 1), random_floats(n, 1), random_floats(layernorm_scratch(C), 1)};
+    memcpy(cpu[0], k->dresidual, n * sizeof(float));
+    float *cpu_gamma = random_floats(C, 1), *cpu_beta = random_floats(C, 1);
+    memcpy(cpu_gamma, k->dgamma, C * sizeof(float)), memcpy(cpu_beta, k->dbeta, C * sizeof(float));
+    layernorm_backward_cpu(cpu[0], has_branch ? cpu[1] : NULL, cpu_gamma, cpu_beta, cpu[2], k->dout,
+                           k->residual, mean, rstd, k->gamma, k->rows / k->T, k->T, C, &k->dropout);
+    expect_specification("layernorm dresidual", got_residual[0], cpu[0], n);
+    if (has_branch) expect_specification("layernorm dbranch", got_branch[0], cpu[1], n);
+    expect_specification("layernorm dgamma", got_gamma[0], cpu_gamma, C);
+    expect_specification("layernorm dbeta", got_beta[0], cpu_beta, C);
+    for (int i = 0; i < 3; i++) free(cpu[i]);
+    free(cpu_gamma), free(cpu_beta);
     EXPECT(same_bits_on_device(got_residual[0], got_residual[1], n) &&
                same_bits_on_device(got_gamma[0], got_gamma[1], C) &&
                same_bits_on_device(got_beta[0], got_beta[1], C),
@@ -303,6 +346,11 @@ static void test_cross_entropy(size_t N, size_t V, size_t Vp, double size) {
     }
     expect_rounded("dlogits", d_logits[0], gradient, N * Vp, 1e-6 * (1 + size));
     expect_sum("losses", d_losses[0], losses, N);
+    float *cpu = random_floats(N, 1);
+    cross_entropy_backward_cpu(cpu, logits, targets, (float)scale, N, V, Vp);
+    expect_specification("losses", d_losses[0], cpu, N);
+    expect_specification("dlogits", d_logits[0], logits, N * Vp);
+    free(cpu);
     EXPECT(same_bits_on_device(d_losses[0], d_losses[2], N), "losses differ with and without gradients");
     EXPECT(same_bits_on_device(d_logits[0], d_logits[1], N * Vp), "dlogits: other bits the second time");
     double *sum = upload_as_is(losses, 1), wanted = 0;

@@ -1,0 +1,95 @@
+#!/bin/sh
+# Finds NVIDIA's compiler, libraries and tools, and prints what the Makefile asks for (nothing where there is none):
+#     dev/find_cuda.sh gpu             yes, when a GPU answers
+#     dev/find_cuda.sh nvcc            the compiler
+#     dev/find_cuda.sh compile         options for the headers of CUDA, cuBLASLt, NVTX and NCCL
+#     dev/find_cuda.sh link            options for the libraries
+#     dev/find_cuda.sh nvtx            the folder with nvtx3/nvToolsExt.h
+#     dev/find_cuda.sh architectures   sm_90a for a GPU of compute capability 9.0; all that nvcc knows of ours, without a GPU
+#     dev/find_cuda.sh nsys            the profiler
+#     dev/find_cuda.sh places          where is looked, for a message
+# Looks in $CUDA_HOME, in $CUDA_PLACE (/usr/local/cuda), around an nvcc on PATH, and in a Python environment's packages
+# (nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cublas, nvidia-nccl-cu13 ...). NCCL=0 leaves NCCL out.
+
+# Packages keep to one folder (nvidia/cu13) or, older ones, to one each (nvidia/cublas).
+python_roots() {
+    command -v python3 >/dev/null || return
+    python3 -c 'import sys; print("\n".join(p for p in sys.path if p))' 2>/dev/null | while read -r folder; do
+        [ -d "$folder/nvidia" ] && printf '%s\n' "$folder/nvidia/cu13" "$folder"/nvidia/*
+    done
+}
+roots() {
+    [ -z "$CUDA_HOME" ] || echo "$CUDA_HOME"
+    echo "${CUDA_PLACE:-/usr/local/cuda}"
+    nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's,^#\$ TOP=\(.*[^/]\)/*bin/\.\.$,\1,p' # itself knows best, also behind a wrapper
+    echo /usr
+    python_roots
+}
+ROOTS=$(roots)
+
+first_file() { # first_file PATH...: PATH under each root in turn
+    for root in $ROOTS; do
+        for path in "$@"; do [ -e "$root/$path" ] && echo "$root/$path" && return; done
+    done
+    return 1
+}
+nvcc() { first_file bin/nvcc; }
+include_of() { # include_of HEADER: the folder it is in
+    header=$(first_file "include/$1") && echo "${header%/"$1"}"
+}
+library() { # library NAME...: options that link the first there is; packages have libNAME.so.13 alone
+    for root in $ROOTS; do
+        for folder in "$root/lib64" "$root/lib" "$root"/targets/*/lib "$root/lib/$(uname -m)-linux-gnu"; do
+            for name in "$@"; do
+                for file in "$folder/lib$name.a" "$folder/lib$name.so" "$folder/lib$name.so".*; do
+                    [ -e "$file" ] || continue
+                    case $root in /usr) ;; *) printf '%s ' "-L$folder" "-Wl,-rpath,$folder" ;; esac
+                    echo "-l:${file##*/}"
+                    return
+                done
+            done
+        done
+    done
+    return 1
+}
+has_nccl() { [ "$NCCL" != 0 ] && include_of nccl.h >/dev/null; }
+
+case $1 in
+gpu)
+    { nvidia-smi -L 2>/dev/null | grep -q '^GPU' || [ -n "$(ls /proc/driver/nvidia/gpus 2>/dev/null)" ]; } && echo yes
+    ;;
+nvcc) nvcc ;;
+compile)
+    for header in cuda_runtime.h cublasLt.h nvtx3/nvToolsExt.h $(has_nccl && echo nccl.h); do include_of "$header"; done |
+        sort -u | grep -v '^/usr/include$' | sed 's/^/-isystem /' | tr '\n' ' '
+    include_of nvtx3/nvToolsExt.h >/dev/null && printf '%s ' -DHAVE_NVTX
+    has_nccl && echo -DHAVE_NCCL
+    ;;
+link)
+    library cublasLt || echo -lcublasLt # whose message then says what is missing
+    # Linked even before anything calls it: a program without its library is found out when it is built.
+    has_nccl && echo "-Wl,--no-as-needed $(library nccl || echo -lnccl) -Wl,--as-needed"
+    echo "$(library cudart_static cudart || echo -lcudart_static) -ldl -lrt"
+    ;;
+nvtx) include_of nvtx3/nvToolsExt.h ;;
+architectures)
+    known=" $("$(nvcc)" --list-gpu-arch 2>/dev/null | sed 's/compute_//' | tr '\n' ' ')"
+    here=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]$' | tr -d . | sort -nu)
+    for number in $here; do case $known in *" $number "*) ;; *) here= ;; esac; done
+    for number in ${here:-80 86 89 90 100 120}; do
+        case $known in *" $number "*) echo "sm_$number" ;; esac
+    done | sed 's/^sm_90$/sm_90a/' | tr '\n' ' '
+    ;;
+nsys)
+    command -v nsys && exit
+    for file in "${CUDA_HOME:-/usr/local/cuda}/bin/nsys" /usr/local/cuda*/bin/nsys \
+        /opt/nvidia/nsight-systems/*/bin/nsys /opt/nvidia/nsight-systems/*/target-linux-x64/nsys \
+        /opt/nvidia/nsight-systems*/bin/nsys /usr/local/cuda*/nsight-systems*/bin/nsys; do
+        [ -x "$file" ] && echo "$file" && exit
+    done
+    ;;
+places)
+    echo "CUDA_HOME${CUDA_HOME:+ ($CUDA_HOME)}, ${CUDA_PLACE:-/usr/local/cuda}, PATH, and the packages of python3 (pip install nvidia-cuda-nvcc ...)"
+    ;;
+esac
+exit 0

@@ -1,0 +1,262 @@
+#!/bin/bash
+# Everything that only a GPU can prove, in parts of under nine minutes, most important first, written into one report.
+#     dev/gpu_check.sh                   all parts that have not yet passed
+#     dev/gpu_check.sh tests training    these, again if need be
+#     dev/gpu_check.sh --list            the parts
+#     dev/gpu_check.sh --emulated        those that make sense without a GPU, on the emulated build
+#     dev/gpu_check.sh --prepare         for a machine without network: puts what Debian's packages would bring into .carry/
+# The report is appended to dev/gpu_report.txt, or to $OUT/report.txt where OUT is set; whole outputs are in the folder
+# beside it that ends in _logs, and the file that ends in _passed remembers the parts that passed. A part that fails or
+# is cut off does not keep the next from running.
+#
+# Other settings: CURVE_DATA, a folder with train_*.bin, validation_*.bin and tokenizer.json; BATCH_124M, BATCH_350M;
+# PART_SECONDS (540); PYTHON (python3), one that has torch.
+cd "$(dirname "$0")/.." || exit 1
+PARTS="versions build tests conformance sanitizer kernels training sdpa curve"
+EMULATED_PARTS="versions build tests conformance training curve"
+DEVICE=cuda
+PYTHON=${PYTHON:-python3}
+report=${OUT:+$OUT/report.txt}
+report=${report:-dev/gpu_report.txt}
+logs=${report%.txt}_logs
+passed_file=${report%.txt}_passed
+stories=datasets/stories/validation_000000.bin
+
+# ---- running and reporting --------------------------------------------------------------------------------------------
+
+say() { echo "$*" | tee -a "$report"; }
+
+# try LINES COMMAND...: the command and the last LINES lines of its output go into the report, all of it into the part's
+# log. Its failure is the part's.
+try() {
+    local lines=$1 status
+    shift
+    say "\$ $*"
+    "$@" >"$logs/last" 2>&1
+    status=$?
+    cat "$logs/last" >>"$logs/$part.log"
+    tail -n "$lines" "$logs/last" | tee -a "$report"
+    if [ "$status" -ne 0 ]; then
+        say "FAILED with status $status"
+        part_failed=1
+    fi
+    return "$status"
+}
+# A measurement beside ours that the machine may not have the means for; nothing of ours is wrong without it.
+try_if_there() { # try_if_there PROGRAM-OR-MODULE LINES COMMAND...
+    if command -v "$1" >/dev/null || "$PYTHON" -c "import $1" 2>/dev/null; then
+        try "${@:2}"
+    else
+        say "left out: there is no $1 on this machine"
+    fi
+}
+make_it() { make --no-print-directory -j"$(nproc)" DEVICE="$DEVICE" NO_LINKS=1 "$@"; }
+build_of() { echo "build/$DEVICE-$1"; }
+
+# ---- the parts --------------------------------------------------------------------------------------------------------
+
+part_versions() {
+    if [ "$DEVICE" = cuda ]; then
+        try 20 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap,clocks.max.sm,clocks.max.mem --format=csv
+        try 4 "$(dev/find_cuda.sh nvcc)" --version
+        try 9 dev/find_cuda.sh link
+        try_if_there torch 3 "$PYTHON" -c 'import torch; print("torch", torch.__version__, "cuDNN", torch.backends.cudnn.version(), "NCCL", torch.cuda.nccl.version())'
+    fi
+    try 1 sh -c 'g++ --version | head -n 1'
+    try 4 uname -srm
+}
+
+part_build() {
+    for precision in bf16 fp32; do
+        try 3 make_it PRECISION=$precision programs tests &&
+            say "$(du -b "$(build_of $precision)/train_gpt" | cut -f1) bytes, compiled by: $(cat "$(build_of $precision)/compiled_by" 2>/dev/null)"
+    done
+}
+
+part_tests() {
+    for precision in bf16 fp32; do try 15 make_it PRECISION=$precision test; done
+}
+
+# What each instruction does here, and what the emulator does.
+part_conformance() {
+    try 2 make_it PRECISION=bf16 "$(build_of bf16)/test/attention/test_ptx" || return
+    try 2 sh -c "$(build_of bf16)/test/attention/test_ptx --table >'$logs/table_$DEVICE.txt'; tail -n 1 '$logs/table_$DEVICE.txt'"
+    [ "$DEVICE" = cuda ] || return
+    local emulated=build/emulated-bf16/test/attention/test_ptx
+    try 2 make --no-print-directory DEVICE=emulated "$emulated" || return
+    try 2 sh -c "$emulated --table >'$logs/table_emulated.txt'; tail -n 1 '$logs/table_emulated.txt'"
+    try 20 awk 'NF != 3 || $3 !~ /^[0-9a-f]+$/ { next }
+        FNR == NR { emulated[$1 " " $2] = $3; next }
+        !($1 " " $2 in emulated) { missing++; next }
+        { compared++ }
+        emulated[$1 " " $2] != $3 { different++; print $1, $2, "is", $3, "on the GPU and", emulated[$1 " " $2], "emulated" }
+        END { print compared + 0, "values compared,", different + 0, "differ,", missing + 0, "are not in the emulator'\''s table"; exit different > 0 || compared == 0 }' \
+        "$logs/table_emulated.txt" "$logs/table_$DEVICE.txt"
+}
+
+part_sanitizer() {
+    local build program tool
+    build=$(build_of bf16)
+    try 2 make_it PRECISION=bf16 programs tests "$stories" || return
+    export TEST_SMALL=1
+    for tool in memcheck racecheck synccheck initcheck; do
+        for program in layers/test_kernels layers/test_matmul_device attention/test_attention; do
+            try 4 timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$build/test/$program"
+        done
+        rm -rf "$logs/run"
+        try 4 timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$build/train_gpt" --run "$logs/run" \
+            --train 'datasets/stories/train_*.bin' --tokenizer datasets/stories/tokenizer.json --num-layers 2 --num-heads 2 \
+            --channels 64 --batch 2 --sequence-length 64 --dropout 0.1 --steps 2 --sample-tokens 4
+    done
+    unset TEST_SMALL
+}
+
+part_kernels() {
+    try 2 make_it PRECISION=bf16 bench_program || return
+    try 60 "$(build_of bf16)/dev/bench_kernels"
+    try 60 "$(build_of bf16)/dev/bench_kernels" 8 1024 1024 50257
+}
+
+# train NAME OPTION...: our trainer; median of the later steps, and the most memory that the GPU held meanwhile.
+train() {
+    local name=$1 watcher
+    shift
+    rm -rf "$logs/$name"
+    : >"$logs/memory"
+    if [ "$DEVICE" = cuda ]; then
+        while sleep 0.5; do nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits >>"$logs/memory" 2>/dev/null; done &
+        watcher=$!
+    fi
+    try 12 "$(build_of bf16)/train_gpt" --run "$logs/$name" --train 'datasets/stories/train_*.bin' --save-every 1000000 "$@"
+    if [ -n "$watcher" ]; then kill "$watcher" && wait "$watcher" 2>/dev/null; fi
+    sed -n 's/.*"tokens": \([0-9]*\),.*"seconds": \([0-9.]*\)}/\2 \1/p' "$logs/$name/metrics.jsonl" | tail -n +"$((${skip:-10} + 1))" | sort -n |
+        awk -v name="$name" '{ seconds[NR] = $1; tokens = $2 } END { if (NR == 0) exit 1
+            middle = seconds[int((NR + 1) / 2)]
+            printf "%s, ours: median of %d steps %.2f ms, %.0f tokens/s\n", name, NR, 1e3 * middle, tokens / middle }' |
+        tee -a "$report" | grep -q . || part_failed=1
+    [ "$DEVICE" != cuda ] || say "most memory in use on the GPU: $(sort -n "$logs/memory" | tail -n 1) MiB"
+    rm -rf "$logs/$name/checkpoints"
+}
+
+part_training() {
+    try 2 make_it PRECISION=bf16 programs "$stories" || return
+    if [ "$DEVICE" != cuda ]; then
+        skip=1 train tiny --num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 4 --vocab-size 3400
+        return
+    fi
+    local model batch
+    for model in 124M 350M; do
+        case $model in 124M) batch=${BATCH_124M:-16} ;; *) batch=${BATCH_350M:-8} ;; esac
+        train gpt2-$model --model gpt2-$model --vocab-size 50257 --batch "$batch" --sequence-length 1024 --steps 50 --profile
+        try_if_there torch 6 "$PYTHON" dev/bench_torch.py --cuda --model gpt2-$model --batch "$batch" --sequence-length 1024 \
+            --variants compiled,eager
+    done
+}
+
+part_sdpa() {
+    try_if_there torch 80 "$PYTHON" dev/bench_torch.py --sdpa
+}
+
+part_curve() {
+    local data=${CURVE_DATA:-datasets/stories} steps=300
+    local shape=(--num-layers 6 --num-heads 6 --channels 384 --batch 32 --sequence-length 256)
+    if [ "$DEVICE" != cuda ]; then steps=4 shape=(--num-layers 1 --num-heads 2 --channels 32 --batch 2 --sequence-length 32); fi
+    try 2 make_it PRECISION=bf16 programs $([ -n "$CURVE_DATA" ] || echo "$stories") || return
+    rm -rf "$logs/curve"
+    try 12 "$(build_of bf16)/train_gpt" --run "$logs/curve" --train "$data/train_*.bin" --validation "$data/validation_*.bin" \
+        --tokenizer "$data/tokenizer.json" --validation-batches 4 --save-every 1000000 --steps $steps "${shape[@]}"
+    say "step, loss:"
+    try 40 sh -c "sed -n 's/{\"step\": \([0-9]*\), \"\(.*\)loss\": \([0-9.]*\), .*/\1 \2 \3/p' '$logs/curve/metrics.jsonl' |
+        tr -s '_ ' ' ' | awk '\$1 % 10 == 1 || NF == 3'"
+    rm -rf "$logs/curve/checkpoints"
+}
+
+# ---- what a machine without network lacks -----------------------------------------------------------------------------
+
+prepare() {
+    local carry=$PWD/.carry folder library
+    folder=$(mktemp -d) || exit 1
+    mkdir -p "$carry/bin" "$carry/lib" "$carry/include" &&
+        (cd "$folder" && apt-get download -qq libpcre2-dev libpcre2-8-0 libcjson-dev libcjson1 make &&
+            for package in *.deb; do dpkg -x "$package" . || exit 1; done) || exit 1
+    cp -rL "$folder"/usr/include/pcre2.h "$folder"/usr/include/cjson "$carry/include/" &&
+        cp -L "$folder"/usr/bin/make "$carry/bin/" || exit 1
+    for library in libpcre2-8.a libcjson.so.1; do cp -L "$folder"/usr/lib/*/$library "$carry/lib/" || exit 1; done
+    rm -rf "$folder"
+    cat >"$carry/bin/pkg-config" <<'END'
+#!/bin/sh
+# Answers for the packages that are here.
+here=$(cd "$(dirname "$0")/.." && pwd)
+case "$*" in
+*--cflags*) echo "-I$here/include -I$here/include/cjson" ;;
+*--libs*) echo "-L$here/lib -Wl,-rpath,$here/lib -l:libpcre2-8.a -l:libcjson.so.1" ;;
+esac
+END
+    chmod +x "$carry/bin/pkg-config"
+    echo ".carry holds libpcre2 and libcjson: take it along, $(du -sh "$carry" | cut -f1)"
+}
+use_carried() {
+    command -v make >/dev/null || [ ! -x .carry/bin/make ] || PATH=$PATH:$PWD/.carry/bin
+    pkg-config --exists libpcre2-8 libcjson 2>/dev/null && return
+    if [ -x .carry/bin/pkg-config ]; then
+        PATH=$PWD/.carry/bin:$PATH
+    else
+        say "libpcre2 and libcjson are not installed: make deps, or dev/gpu_check.sh --prepare where there is a network"
+    fi
+}
+
+# ---- all of it --------------------------------------------------------------------------------------------------------
+
+run_part() { # in a process of its own, so that its time can be limited
+    part=$1
+    part_failed=0
+    : >"$logs/$part.log"
+    "part_$part"
+    exit "$part_failed"
+}
+
+named=
+for word in "$@"; do
+    case $word in
+    --list) echo "$PARTS" && exit ;;
+    --prepare)
+        prepare
+        exit
+        ;;
+    --emulated) DEVICE=emulated PARTS=$EMULATED_PARTS ;;
+    --part) break ;; # below: how this script calls itself
+    -*) echo "error: '$word' is not one of --list, --emulated, --prepare" >&2 && exit 1 ;;
+    *) named="$named $word" ;;
+    esac
+done
+mkdir -p "$logs" || exit 1
+if [ "$1" = --part ]; then
+    DEVICE=$3
+    run_part "$2"
+fi
+for part in $named; do
+    case " $PARTS " in *" $part "*) ;; *) echo "error: '$part' is not one of: $PARTS" >&2 && exit 1 ;; esac
+done
+touch "$passed_file"
+if [ -z "$named" ]; then
+    for part in $PARTS; do grep -qx "$DEVICE $part" "$passed_file" || named="$named $part"; done
+fi
+say "======== $(date -u '+%Y-%m-%d %H:%M') UTC, $DEVICE, $(nvidia-smi -L 2>/dev/null | head -n 1), commit $(git rev-parse --short HEAD 2>/dev/null):$named"
+use_carried
+export PATH
+table=
+for part in $named; do
+    say "---- $part"
+    started=$SECONDS
+    timeout "${PART_SECONDS:-540}" dev/gpu_check.sh --part "$part" "$DEVICE"
+    case $? in
+    0) result=passed && echo "$DEVICE $part" >>"$passed_file" ;;
+    124 | 137) result="cut off after ${PART_SECONDS:-540} s" ;;
+    *) result=FAILED ;;
+    esac
+    table="$table$(printf '%-12s %-24s %5s s' "$part" "$result" $((SECONDS - started)))
+"
+done
+say "---- summary"
+say "$table"
+if echo "$table" | grep -q -e FAILED -e 'cut off'; then exit 1; fi

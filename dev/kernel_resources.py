@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Registers, shared memory, stack, spills and theoretical occupancy of every kernel, from the compiler's report.
+
+    dev/kernel_resources.py --nvcc NVCC [--architectures sm_80,sm_90a] [--nvcc-flags "FLAGS"] SOURCE...
+
+One line a kernel and architecture. A kernel that spills registers, keeps an array in local memory, does not fit on a
+multiprocessor, or does not tell the compiler its block size (__launch_bounds__) is a failure; the last line is
+`N passed, N failed`. `make kernel_resources` calls this for the trainer with the build's own options.
+
+Occupancy: warps that can be resident on a multiprocessor, of those it has room for, by the rules of the CUDA C++
+Programming Guide (section "Compute Capabilities") and of cuda_occupancy.h. Where it says "dynamic", the kernel also
+asks for shared memory when it is launched (DYNAMIC below).
+"""
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+# Of a multiprocessor: warps, blocks, shared memory in KB.
+LIMITS = {"sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100), "sm_90": (64, 32, 228),
+          "sm_100": (64, 32, 228), "sm_120": (48, 24, 100)}
+REGISTERS = 64 * 1024  # of a multiprocessor, in four parts; a warp gets them in units of 256
+RESERVED = 1024  # bytes of shared memory that every block costs beside its own, which comes in units of 128
+
+# Dynamic shared memory in bytes, by the kernel's name; where it depends on the model, of gpt2-124M.
+DYNAMIC = {
+    "matmul_own_kernel": 2 * (128 + 64) * 128,  # two buffers of tiles of A and B, rows of 128 bytes
+    "layernorm_forward_kernel": 4 * 768 * 4,  # LAYERNORM_WARPS rows, as wide as they are in fp32
+}
+# Block sizes of kernels without __launch_bounds__.
+THREADS = {
+    "add_partial_sums_kernel": 1024,
+    "embedding_forward_kernel": 256,
+    "embedding_dropout_kernel": 256,
+    "embedding_position_kernel": 256,
+    "layernorm_normalise_kernel": 256,
+    "round_weights_kernel": 256,
+}
+
+
+def round_up(x, unit):
+    return (x + unit - 1) // unit * unit
+
+
+def blocks_per_multiprocessor(architecture, threads, registers, shared):
+    warps_of_all, blocks_of_all, kilobytes = LIMITS[architecture.rstrip("af")]
+    warps = (threads + 31) // 32
+    by_registers = 4 * (REGISTERS // 4 // round_up(32 * registers, 256)) // warps
+    by_shared = kilobytes * 1024 // round_up(shared + RESERVED, 128)
+    return min(blocks_of_all, warps_of_all // warps, by_registers, by_shared), warps_of_all, warps
+
+
+def run(words):
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        sys.exit(f"error: {' '.join(words)}:\n{done.stdout}")
+    return done.stdout
+
+
+def block_sizes(ptx):
+    """The most threads of a block, by mangled name, as the compiler was told: 0 where it was not."""
+    sizes = {}
+    for name, attributes in re.findall(r"\.entry (\w+)\s*\([^)]*\)([^{]*)\{", ptx):
+        bounds = re.search(r"\.(?:maxntid|reqntid)\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", attributes)
+        sizes[name] = 0
+        if bounds:
+            x, y, z = (int(n or 1) for n in bounds.groups())
+            sizes[name] = x * y * z
+    return sizes
+
+
+def readable(names):
+    text = subprocess.run(["c++filt"], input="\n".join(names), stdout=subprocess.PIPE, text=True, check=True).stdout
+    result = {}
+    for mangled, full in zip(names, text.splitlines()):
+        full = re.sub(r"^void ", "", full)
+        full = re.sub(r"\((?:[^()]|\([^()]*\))*\)$", "", full)  # the arguments
+        result[mangled] = re.sub(r"\((\w+)\)(\d+)", r"\2", full)  # (MatmulLayout)2
+    return result
+
+
+def kernels_of(source, architecture, options, folder):
+    """Yields (mangled name, threads or 0, registers, static shared bytes, stack bytes, spilled bytes)."""
+    ptx = os.path.join(folder, "kernels.ptx")
+    virtual = architecture.replace("sm_", "compute_")
+    run([options.nvcc, *options.nvcc_flags.split(), "-ptx", f"-arch={virtual}", "-x", "cu", source, "-o", ptx])
+    with open(ptx) as file:
+        threads = block_sizes(file.read())
+    if not threads:
+        return
+    ptxas = os.path.join(os.path.dirname(options.nvcc), "ptxas")
+    report = run([ptxas, "-v", f"-arch={architecture}", ptx, "-o", os.path.join(folder, "kernels.cubin")])
+    for part in report.split("Compiling entry function ")[1:]:
+        def number(pattern):
+            found = re.search(pattern, part)
+            return int(found.group(1)) if found else 0
+        name = re.match(r"'(\w+)'", part).group(1)
+        if "Used " not in part or "bytes stack frame" not in part:
+            sys.exit(f"error: no resource report from {ptxas} for {name}")
+        yield (name, threads[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
+               number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nvcc", required=True)
+    parser.add_argument("--nvcc-flags", default="")
+    parser.add_argument("--architectures", default="sm_80,sm_86,sm_90a")
+    parser.add_argument("sources", nargs="+")
+    options = parser.parse_args()
+    passed = failed = 0
+    print(f"{'kernel':58} {'':7} {'threads':>7} {'registers':>9} {'shared':>7} {'dynamic':>7} {'stack':>5} {'spills':>6} {'occupancy':>9}")
+    with tempfile.TemporaryDirectory() as folder:
+        for architecture in options.architectures.split(","):
+            rows = [row for source in options.sources for row in kernels_of(source, architecture, options, folder)]
+            names = readable([row[0] for row in rows])
+            for mangled, threads, registers, shared, stack, spills in sorted(rows, key=lambda row: names[row[0]]):
+                name = names[mangled]
+                plain = re.sub(r"<.*", "", name).split("::")[-1]
+                dynamic = DYNAMIC.get(plain, 0)
+                threads = threads or THREADS.get(plain, 0)
+                wrong = []
+                occupancy = "?"
+                if threads == 0:
+                    wrong.append("its block size is not known: give it __launch_bounds__")
+                else:
+                    blocks, room, warps = blocks_per_multiprocessor(architecture, threads, registers, shared + dynamic)
+                    occupancy = f"{100 * blocks * warps / room:.0f} %"
+                    if blocks == 0:
+                        wrong.append("it does not fit on a multiprocessor")
+                if spills:
+                    wrong.append(f"{spills} bytes of registers are spilled")
+                if stack:
+                    wrong.append(f"{stack} bytes of local memory (an array that is not in registers)")
+                print(f"{name[:58]:58} {architecture:7} {threads:7} {registers:9} {shared:7} {dynamic:7} {stack:5} {spills:6} {occupancy:>9}")
+                for what in wrong:
+                    print(f"FAILED: {name} for {architecture}: {what}")
+                failed += bool(wrong)
+                passed += not wrong
+    print(f"{passed} passed, {failed} failed")
+    return 0 if failed == 0 and passed > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
