@@ -1596,7 +1596,8 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     if (resume_from != NULL && file_exists(t->algorithms) &&
         matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0)
         return -1;
-    double peak = matmul_peak(&m->matmul);
+    char *activations = (char *)m->acts.model.tokens; // nothing is in them yet
+    double peak = matmul_peak(&m->matmul, activations, (size_t)(m->arena.base + m->arena.used - activations));
     m->profile.timing = o->profile;
     profile_set_work(&m->profile, m->L, m->acts.B * m->acts.T * (size_t)o->accumulate, m->acts.T, m->C, m->Vp,
                      m->num_floats, sizeof(floatX));

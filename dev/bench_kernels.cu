@@ -256,7 +256,7 @@ int main(int argc, char **argv) {
     char device[320];
     device_describe(device, sizeof(device));
     bench_open(&bench, sizes[0], sizes[1], sizes[2], sizes[3]);
-    bench.product_rate = matmul_peak(&bench.matmul);
+    bench.product_rate = matmul_peak(&bench.matmul, bench.logits, bench.N * bench.Vp * sizeof(floatX));
     double copy = seconds_of(&bench, run_copy);
     bench.copy_rate = (double)(bench.N * bench.Vp * sizeof(floatX)) / copy /
                       1e9; // half is read, half is written

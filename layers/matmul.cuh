@@ -255,23 +255,24 @@ static __global__ void __launch_bounds__(256) matmul_fill_kernel(floatX *x, size
     if (i < n) x[i] = from_float<floatX>((float)(int32_t)(bits ^ bits >> 13) * (1.0f / 2147483648.0f));
 }
 
-// GFLOP/s of a square product that fills the GPU, the best of a few: the peak to compare with. 0 when there
-// is no memory for it.
-static inline double matmul_peak(const MatmulContext *context) {
+// GFLOP/s of a square product that fills the GPU, as far as it fits into `memory`, the best of a few: the peak to
+// compare with. Overwrites `memory`, which has room for at least three matrices of 8 x 8.
+static inline double matmul_peak(const MatmulContext *context, void *memory, size_t bytes) {
     enum { ROUNDS = 5 };
     cudaDeviceProp properties;
     CHECK(cudaGetDeviceProperties(&properties, 0));
-    size_t edge = least(8192, 64 * (size_t)properties.multiProcessorCount), n = edge * edge;
-    floatX *memory = (floatX *)device_alloc(3 * n * sizeof(floatX));
-    if (memory == NULL) return 0;
+    size_t edge = least(8192, 64 * (size_t)properties.multiProcessorCount);
+    while (edge > 8 && 3 * edge * edge * sizeof(floatX) > bytes) edge -= 8;
+    CHECK(3 * edge * edge * sizeof(floatX) <= bytes);
+    const size_t n = edge * edge;
+    floatX *A = (floatX *)memory, *B = A + n, *C = B + n;
     Stream stream = stream_create();
     Event started = event_create(), ended = event_create();
-    launch(matmul_fill_kernel, blocks_for(2 * n, 256), 256, 0, stream, memory, 2 * n);
+    launch(matmul_fill_kernel, blocks_for(2 * n, 256), 256, 0, stream, A, 2 * n);
     double best = 0;
     for (int round = 0; round <= ROUNDS; round++) { // the first is the warm-up
         event_record(&started, stream);
-        matmul_nn(context, memory + 2 * n, memory, memory + n, (const floatX *)NULL, edge, edge, edge,
-                  stream);
+        matmul_nn(context, C, A, B, (const floatX *)NULL, edge, edge, edge, stream);
         event_record(&ended, stream);
         event_wait(ended);
         double rate = 2e-9 * (double)edge * (double)n / event_seconds(started, ended);
@@ -280,7 +281,6 @@ static inline double matmul_peak(const MatmulContext *context) {
     event_destroy(started);
     event_destroy(ended);
     stream_destroy(stream);
-    device_free(memory);
     return best;
 }
 
@@ -321,7 +321,8 @@ static inline int matmul_save_algorithms(const MatmulContext *context, const cha
     (void)context, (void)path, (void)error;
     return 0;
 }
-static inline double matmul_peak(const MatmulContext *context) {
+static inline double matmul_peak(const MatmulContext *context, void *memory, size_t bytes) {
+    (void)memory, (void)bytes;
     return matmul_measure_peak(context->precision);
 }
 

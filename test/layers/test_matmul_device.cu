@@ -441,7 +441,11 @@ static void test_library(MatmulLibrary which, const char *name) {
     test_sizes();
     test_tall();
     test_not_finite();
-    double peak = matmul_peak(&context);
+    enum { SCRATCH = 3 * 64 * 64 * sizeof(floatX) };
+    floatX *scratch = poisoned<floatX>(SCRATCH / sizeof(floatX));
+    double peak = matmul_peak(&context, scratch, SCRATCH);
+    EXPECT(guards_hold_on_device(scratch, SCRATCH / sizeof(floatX)), "matmul_peak writes outside its memory");
+    device_free_poisoned(scratch);
     EXPECT(peak > 0, "%s: peak of %g GFLOP/s", name, peak);
     matmul_close(&context);
     device_free(workspace);
