@@ -109,7 +109,7 @@ override ARCH := $(strip $(shell $(FIND_CUDA) architectures))
 endif
 # Code for every architecture, and PTX of the lowest (sm_90a's would run on no other) for GPUs that come later.
 lowest     := $(firstword $(ARCH))
-NVCC_FLAGS := -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS $(shell $(FIND_CUDA) compile) \
+NVCC_FLAGS  = -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS $(shell $(FIND_CUDA) compile) \
               -Xcompiler -fopenmp,-fno-math-errno,-Wall,-Wno-unknown-pragmas
 COMPILE_CU  = $(NVCC) $(NVCC_FLAGS) --threads 0 \
               $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
@@ -117,6 +117,10 @@ COMPILE_CU  = $(NVCC) $(NVCC_FLAGS) --threads 0 \
               -MMD -MP -x cu
 LINK        = g++
 LDLIBS     += $(shell $(FIND_CUDA) link)
+# Hopper's instructions exist for sm_90a alone.
+ifeq ($(ARCH),sm_90a)
+$(BUILD)/test/attention/test_ptx.o: DEVICE_FLAGS += -DHOPPER
+endif
 # Changes when the compiler or the architectures do: then kernels are compiled again.
 COMPILED_BY := $(BUILD)/compiled_by
 $(shell mkdir -p $(BUILD); echo '$(COMPILE_CU)' | cmp -s - $(COMPILED_BY) || echo '$(COMPILE_CU)' >$(COMPILED_BY))

@@ -172,7 +172,7 @@ static const struct {
     X(dbranch, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) */                                         \
     X(dnormed, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) of a layernorm's output, of attention's */ \
     X(dwide, floatX, training *N * 4 * C, MEMORY_OTHER) /* (N, 4C) of the pre-activation; (N, 3C) of qkv */  \
-    X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_OTHER)
+    X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_WORKSPACE)
 // member, type, elements, and when all blocks share one: because backward computes it again (--recompute), or
 // because nothing is kept but keys and values
 #define BLOCK_ACTIVATIONS(X)                                                                                 \
@@ -264,7 +264,8 @@ typedef enum {
     MEMORY_MOMENTS,
     MEMORY_BLOCKS,
     MEMORY_LOGITS,
-    MEMORY_OTHER,
+    MEMORY_OTHER,     // other activations, and gradients of activations
+    MEMORY_WORKSPACE, // of products, of sums
     NUM_MEMORIES
 } Memory;
 
@@ -380,10 +381,10 @@ static void place_training_state(GPT *m, Arena *arena) {
     m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, n, sizeof(float));
     m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, n, sizeof(float));
     m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, n, sizeof(float));
-    m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_OTHER, m->num_chunks, sizeof(AdamWChunk));
-    m->norm_partial = (double *)arena_take(arena, MEMORY_OTHER, global_norm_scratch(n), sizeof(double));
-    m->score = (double *)arena_take(arena, MEMORY_OTHER, 1, sizeof(double));
-    m->outcome = (StepOutcome *)arena_take(arena, MEMORY_OTHER, 1, sizeof(StepOutcome));
+    m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_WORKSPACE, m->num_chunks, sizeof(AdamWChunk));
+    m->norm_partial = (double *)arena_take(arena, MEMORY_WORKSPACE, global_norm_scratch(n), sizeof(double));
+    m->score = (double *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(double));
+    m->outcome = (StepOutcome *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(StepOutcome));
     if (arena->base == NULL) return;
 #define POINT(member, ...) m->gradients.member = m->gradients_memory + (p++)->offset;
     MODEL_PARAMETERS(POINT)
@@ -421,13 +422,13 @@ static void gpt_place(GPT *m, Arena *arena) {
     size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(4 * m->C) : 0;
     place_weights(m, arena);
     if (m->acts.B > 0) place_training_state(m, arena);
-    void *place = arena_take(arena, MEMORY_OTHER, workspace, 1);
+    void *place = arena_take(arena, MEMORY_WORKSPACE, workspace, 1);
     if (place != NULL) matmul_set_workspace(&m->matmul, place, workspace);
     Arena generation = *arena;
     if (m->acts.B > 0) place_activations(m, &m->acts, arena);
     place_activations(m, &m->cache, &generation);
     if (generation.used > arena->used) {
-        arena->of[MEMORY_OTHER] += generation.used - arena->used;
+        arena->of[MEMORY_BLOCKS] += generation.used - arena->used; // keys and values, most of it
         arena->used = generation.used;
     }
 }
@@ -436,7 +437,8 @@ static void gpt_place(GPT *m, Arena *arena) {
 static void set_shapes(GPT *m, size_t B, size_t floatX_size) {
     const Shape *s = &m->shape;
     size_t rows = B * s->T, fit = s->logits_bytes / (m->Vp * floatX_size);
-    if (s->logits_bytes > 0 && fit < rows) rows = fit < 64 ? (fit > 0 ? fit : 1) : fit / 64 * 64;
+    if (fit >= 64) fit = fit / 64 * 64;
+    if (s->logits_bytes > 0) rows = least(rows, fit > 0 ? fit : 1);
     m->acts.B = B;
     m->acts.T = s->T;
     m->acts.keep = s->keep;
@@ -498,26 +500,25 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
 
 static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *error) {
     const Shape *s = &m->shape;
-    if (s->B == 0)
-        return fail(error, "generating text takes %.2f GB, there are %.2f GB", (double)asked * 1e-9,
-                    (double)available * 1e-9);
+    const double takes = (double)asked * 1e-9, has = (double)available * 1e-9;
+    if (s->B == 0) return fail(error, "generating text takes %.4g GB, there are %.4g GB", takes, has);
     size_t fits = largest_batch(m, available, DEVICE_IS_GPU, sizeof(floatX));
-    if (fits == 0)
-        return fail(error,
-                    "--batch %zu --sequence-length %zu takes %.2f GB, there are %.2f GB: not even --batch 1 "
-                    "fits; try --recompute block, --logits-memory, a shorter sequence or a smaller model",
-                    s->B, s->T, (double)asked * 1e-9, (double)available * 1e-9);
+    if (fits > 0)
+        return fail(
+            error,
+            "--batch %zu --sequence-length %zu takes %.4g GB, there are %.4g GB: the largest that fits is "
+            "--batch %zu (--accumulate makes up for it)",
+            s->B, s->T, takes, has, fits);
     return fail(
         error,
-        "--batch %zu --sequence-length %zu takes %.2f GB, there are %.2f GB: the largest that fits is "
-        "--batch %zu (--accumulate makes up for it)",
-        s->B, s->T, (double)asked * 1e-9, (double)available * 1e-9, fits);
+        "--batch %zu --sequence-length %zu takes %.4g GB, there are %.4g GB: not even --batch 1 fits; try "
+        "--recompute block, --logits-memory, a shorter sequence or a smaller model",
+        s->B, s->T, takes, has);
 }
 
 // AdamW's work in pieces of one tensor each, with its decay.
 static void list_chunks(GPT *m, double weight_decay) {
-    AdamWChunk *chunk = (AdamWChunk *)host_borrow(m->chunks, m->num_chunks * sizeof(AdamWChunk)),
-               *next = chunk;
+    AdamWChunk *chunks = (AdamWChunk *)host_alloc(m->num_chunks * sizeof(AdamWChunk)), *next = chunks;
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
@@ -526,18 +527,20 @@ static void list_chunks(GPT *m, double weight_decay) {
             next->decay = p->decay ? (float)weight_decay : 0.0f;
         }
     }
-    host_return(chunk, m->chunks, m->num_chunks * sizeof(AdamWChunk), 1);
+    copy_to_device(m->chunks, chunks, m->num_chunks * sizeof(AdamWChunk), m->stream);
+    stream_wait(m->stream);
+    host_free(chunks);
 }
 
 // Memory for what gpt_describe described, and zeros where a run begins with them.
 static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
     size_t available, total, asked = gpt_memory(m, m->shape.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
+    m->stream = stream_create();
+    matmul_open(&m->matmul, library, precision);
     device_memory(&available, &total);
     Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
     if (asked <= available) arena.base = (char *)device_alloc(asked);
-    if (arena.base == NULL) return refuse_memory(m, asked, available, error);
-    m->stream = stream_create();
-    matmul_open(&m->matmul, library, precision);
+    if (arena.base == NULL) return refuse_memory(m, asked, least(available, asked - 1), error);
     m->arena = arena;
     gpt_place(m, &m->arena);
     device_zero(m->master, m->num_floats * sizeof(float), m->stream);
@@ -586,7 +589,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
                                                       : 0.0f;
     }
     host_return(host, m->master, m->num_floats * sizeof(float), 1);
-    round_weights(m->weights_memory, m->master, m->num_floats, m->stream);
+    round_weights(m->weights_memory, m->master, m->num_floats, 0, 0, NULL, m->stream);
 }
 
 // ---- forward and backward ---------------------------------------------------------------------------------
@@ -634,7 +637,7 @@ static void join_and_normalise(GPT *m, Activations *x, size_t l, const MicroStep
 }
 
 // Block l from ln1 to gelu. Backward calls it again where nothing of it was kept.
-static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroStep *s, Pass pass) {
     const size_t N = x->B * x->T, C = m->C;
     const BlockWeights *w = &m->block_weights[l];
     BlockActivations *b = &x->block[l];
@@ -642,24 +645,24 @@ static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroS
     Attention attention = attention_of(m, x, l, s);
     Dropout dropout = dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s);
 
-    profile_enter(&m->profile, LAP_QKV, PASS_FORWARD, m->stream);
+    profile_enter(&m->profile, LAP_QKV, pass, m->stream);
     matmul_forward(&m->matmul, qkv, b->ln1, w->qkvw, w->qkvb, N, C, 3 * C, m->stream);
-    profile_enter(&m->profile, LAP_ATTENTION, PASS_FORWARD, m->stream);
+    profile_enter(&m->profile, LAP_ATTENTION, pass, m->stream);
     attention_forward(m->attention, b->attended, b->lse, b->saved, qkv, b->qkv + C, b->qkv + 2 * C,
                       &attention, m->stream);
-    profile_enter(&m->profile, LAP_PROJECTION, PASS_FORWARD, m->stream);
+    profile_enter(&m->profile, LAP_PROJECTION, pass, m->stream);
     matmul_forward(&m->matmul, branch, b->attended, w->projw, w->projb, N, C, C, m->stream);
-    profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
+    profile_enter(&m->profile, LAP_LAYERNORM, pass, m->stream);
     layernorm_forward(b->residual_middle, b->ln2, b->ln2_mean, b->ln2_rstd, residual_into(x, l), branch,
                       w->ln2w, w->ln2b, x->B, x->T, C, &dropout, m->stream);
-    profile_enter(&m->profile, LAP_MLP_UP, PASS_FORWARD, m->stream);
+    profile_enter(&m->profile, LAP_MLP_UP, pass, m->stream);
     matmul_gelu_forward(&m->matmul, b->gelu, b->up, b->ln2, w->upw, w->upb, N, C, 4 * C, m->stream);
 }
 
 static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const BlockWeights *w = &m->block_weights[l];
     range_begin("block forward");
-    block_forward_to_gelu(m, x, l, s);
+    block_forward_to_gelu(m, x, l, s, PASS_FORWARD);
     profile_enter(&m->profile, LAP_MLP_DOWN, PASS_FORWARD, m->stream);
     matmul_forward(&m->matmul, x->model.branch, x->block[l].gelu, w->downw, w->downb, x->B * x->T, 4 * m->C,
                    m->C, m->stream);
@@ -738,7 +741,7 @@ static void block_recompute(GPT *m, size_t l, const MicroStep *s) {
                             m->stream);
     }
     if (x->keep == KEEP_BLOCK) {
-        block_forward_to_gelu(m, x, l, s);
+        block_forward_to_gelu(m, x, l, s, PASS_BACKWARD);
         return;
     }
     if (x->keep >= KEEP_LAYERNORM)
@@ -882,6 +885,8 @@ static void generator_close(Generator *g) {
 // Logits (V) of the token after `count` new tokens that stand at position `past`.
 static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, size_t count, size_t past) {
     Activations *x = &m->cache;
+    int timing = m->profile.timing;
+    m->profile.timing = 0;
     x->T = count;
     x->past = past;
     memcpy(g->tokens, tokens, count * sizeof(int32_t));
@@ -890,6 +895,7 @@ static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, si
     gpt_logits(m, x, count - 1, 1);
     copy_to_host(g->logits, x->model.logits, m->V * sizeof(floatX), m->stream);
     stream_wait(m->stream);
+    m->profile.timing = timing;
     for (size_t v = 0; v < m->V; v++) g->numbers[v] = (float)g->logits[v];
     return g->numbers;
 }
@@ -1172,7 +1178,7 @@ static int load_weights(GPT *m, const char *folder, Error *error) {
     int result = safetensors_read(path, weights, m->num_tensors, error);
     free(weights), free(path);
     host_return(host, m->master, bytes, 1);
-    round_weights(m->weights_memory, m->master, m->num_floats, m->stream);
+    round_weights(m->weights_memory, m->master, m->num_floats, 0, 0, NULL, m->stream);
     return result;
 }
 
@@ -1192,6 +1198,8 @@ static int load_training_state(Trainer *t, const char *folder, Error *error) {
     StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
     outcome->updates = t->state.step - t->state.skipped;
     host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
+    round_weights(m->weights_memory, m->master, m->num_floats, t->options.stochastic_rounding, m->seed,
+                  m->outcome, m->stream);
     return result;
 }
 
@@ -1208,7 +1216,6 @@ static int accumulate_gradients(Trainer *t, Error *error) {
         profile_enter(&m->profile, LAP_DATA, PASS_FORWARD, m->stream);
         Batch *batch = next_batch(t);
         if (loader_next(t->loader, batch->tokens, batch->targets, error) != 0) return -1;
-        t->state.position = (int64_t)loader_position(t->loader);
         send_batch(m, batch);
         profile_leave(&m->profile, m->stream);
         MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch), m->dropout_threshold,
@@ -1249,9 +1256,8 @@ static int train_step(Trainer *t, Error *error) {
     LearningRate schedule = {
         (Schedule)o->schedule, o->learning_rate, o->final_learning_rate, o->steps, o->warmup, o->cooldown};
     metrics.learning_rate = learning_rate_at(&schedule, metrics.step);
-    AdamW adamw = {
-        metrics.learning_rate,  o->beta1, o->beta2, o->epsilon, o->clip, o->stochastic_rounding, m->seed,
-        (uint32_t)t->state.step};
+    AdamW adamw = {metrics.learning_rate,  o->beta1, o->beta2, o->epsilon, o->clip,
+                   o->stochastic_rounding, m->seed};
     p->metrics = metrics;
     range_begin("step");
     event_record(&p->started, m->stream);
@@ -1260,6 +1266,7 @@ static int train_step(Trainer *t, Error *error) {
     copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
     event_record(&p->done, m->stream);
     range_end();
+    t->state.position = (int64_t)loader_position(t->loader);
     t->state.step++;
     t->num_steps++;
     if (m->profile.timing) profile_collect(&m->profile);
@@ -1295,13 +1302,16 @@ static int train(Trainer *t, Error *error) {
     }
     while (t->state.step < o->steps && !stop_signal) {
         if (train_step(t, error) != 0) return -1;
-        profile_steady_steps(t->state.step - started_at);
+        profile_steady_steps(t->state.step - started_at, t->model.stream);
         int last = t->state.step == o->steps;
         int validates = t->validation.count > 0 && (last || is_due(t, o->validate_every));
         int samples = !last && is_due(t, o->sample_every), saves = last || is_due(t, o->save_every);
         if ((validates || samples || saves) && finish_steps(t, error) != 0) return -1;
         if (stop_signal) break;
-        if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
+        if (t->state.skipped_in_row >= o->max_skips) {
+            if (finish_steps(t, error) != 0) return -1; // one that is still computed may be good
+            if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
+        }
         if (validates && validate(t, error) != 0) return -1;
         if (samples) show_samples(t);
         // While steps are skipped, the checkpoints that are kept must not give way to ones that may be no better.
@@ -1463,6 +1473,10 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
         return fail(error, "on a GPU a model has %d channels at most", LARGEST_LAYERNORM);
     if (check_size(o, &config, error) != 0) return -1;
+    const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
+    if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
+        return fail(error, "--logits-memory %" PRId64 " is less than one token's logits take: %zu",
+                    o->logits_memory, row);
     o->num_layers = config.num_layers; // as they are saved with the run
     o->num_heads = config.num_heads;
     o->channels = config.channels;
@@ -1494,9 +1508,9 @@ typedef struct {
 
 // --plan: what the model would take, here and elsewhere.
 static void print_plan(const Trainer *t) {
-    static const char *const purposes[] = {"weights",           "master weights", "gradients",
-                                           "optimizer moments", "activations",    "logits",
-                                           "everything else"};
+    static const char *const purposes[] = {
+        "weights", "master weights",    "gradients", "optimizer moments", "activations of blocks",
+        "logits",  "other activations", "workspace"};
     static const PlannedBuild builds[] = {{"CPU", 0, 4}, {"GPU bf16", 1, 2}, {"GPU fp32", 1, 4}};
     enum { NUM_BUILDS = sizeof(builds) / sizeof(builds[0]) };
     static const double gigabytes[] = {16, 24, 40, 80, 141};
@@ -1509,6 +1523,10 @@ static void print_plan(const Trainer *t) {
         total[b] = gpt_memory(m, m->shape.B, builds[b].on_gpu, builds[b].floatX_size, of[b]);
         printf(" %12s", builds[b].name);
     }
+    printf("\n%-28s", "attention");
+    for (int b = 0; b < NUM_BUILDS; b++)
+        printf(" %12s",
+               attention_choose(m->shape.attention, builds[b].on_gpu) == ATTENTION_FLASH ? "flash" : "naive");
     for (int memory = 0; memory < NUM_MEMORIES; memory++) {
         printf("\n%-28s", purposes[memory]);
         for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);
@@ -1519,7 +1537,8 @@ static void print_plan(const Trainer *t) {
         printf("\nlargest --batch in %3.0f GB    ", gigabytes[i]);
         for (int b = 0; b < NUM_BUILDS; b++)
             printf(" %12zu",
-                   largest_batch(m, (size_t)(gigabytes[i] * 1e9), builds[b].on_gpu, builds[b].floatX_size));
+                   largest_batch(m, (size_t)(gigabytes[i] * 1e9 * (builds[b].on_gpu ? 63.0 / 64 : 1)),
+                                 builds[b].on_gpu, builds[b].floatX_size));
     }
     printf("\n");
 }

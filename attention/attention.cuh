@@ -18,9 +18,9 @@ static inline int attention_available(AttentionVariant variant, int on_gpu) {
     return variant == ATTENTION_NAIVE || (variant == ATTENTION_FLASH && !on_gpu);
 }
 
-// The fastest there is, for ATTENTION_AUTO.
+// `variant` where it is available; else, and for ATTENTION_AUTO, the fastest there is.
 static inline AttentionVariant attention_choose(AttentionVariant variant, int on_gpu) {
-    if (variant != ATTENTION_AUTO) return variant;
+    if (attention_available(variant, on_gpu)) return variant;
     return attention_available(ATTENTION_FLASH, on_gpu) ? ATTENTION_FLASH : ATTENTION_NAIVE;
 }
 

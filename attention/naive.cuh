@@ -143,7 +143,7 @@ __device__ __forceinline__ AttentionRow attention_row(const Attention &a, size_t
 enum { NAIVE_WARPS = 4 };
 
 // A warp a query: a lane a key for the scores, then eight channels a lane for the output.
-static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
+static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     attention_naive_forward_kernel(floatX *out, float *lse, float *probabilities, const floatX *q,
                                    const floatX *k, const floatX *v, Attention a) {
     size_t index = (size_t)blockIdx.x * NAIVE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -182,7 +182,7 @@ __device__ __forceinline__ float naive_dscore(float p, const floatX *dout, const
 }
 
 // dq: a warp a query; dS of 32 keys at a time, a lane each, then eight channels a lane.
-static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
+static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     attention_naive_dq_kernel(floatX *dq, const floatX *dout, const floatX *k, const floatX *v,
                               const floatX *out, const float *probabilities, Attention a) {
     size_t index = (size_t)blockIdx.x * NAIVE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -207,7 +207,7 @@ static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
 }
 
 // dk and dv: a warp a key; the queries of the key's heads 32 at a time, a lane each, then eight channels a lane.
-static __global__ void __launch_bounds__(NAIVE_WARPS *WARP)
+static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     attention_naive_dkv_kernel(floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *v,
                                const floatX *out, const float *probabilities, Attention a) {
     size_t index = (size_t)blockIdx.x * NAIVE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;

@@ -175,7 +175,7 @@ static void create_model(GPT *m, const StepShape *s, Precision precision, Attent
 static double step_once(GPT *m, int64_t step) {
     double started = seconds_now();
     const size_t N = m->acts.B * m->acts.T;
-    AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->seed, (uint32_t)step};
+    AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->seed};
     MicroStep s = {(uint32_t)step, 0, 256, (float)(1.0 / (double)N), MATMUL_OVERWRITE};
     gpt_start_gradients(m);
     gpt_forward(m, &m->acts, &s);

@@ -68,11 +68,11 @@ static void run_cross_entropy(Bench *b) {
     cross_entropy_backward(b->f[0], b->logits, b->tokens, 1e-4f, b->N, b->V, b->Vp, b->stream);
 }
 static void run_norm(Bench *b) {
-    AdamW a = {1e-4, 0.9, 0.95, 1e-8, 1, 0, 0, 0};
+    AdamW a = {1e-4, 0.9, 0.95, 1e-8, 1, 0, 0};
     global_norm(b->outcome, b->flat[3], b->parameters, b->partial, &a, b->stream);
 }
 static void run_adamw(Bench *b) {
-    AdamW a = {1e-4, 0.9, 0.95, 1e-8, 1, 0, 0, 0};
+    AdamW a = {1e-4, 0.9, 0.95, 1e-8, 1, 0, 0};
     adamw_update(b->weights, b->flat[0], b->flat[1], b->flat[2], b->flat[3], b->chunks, b->num_chunks, &a,
                  b->outcome, b->stream);
 }

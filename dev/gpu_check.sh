@@ -1,7 +1,7 @@
 #!/bin/bash
 # Everything that only a GPU can prove, in parts of under nine minutes, most important first, written into one report.
 #     dev/gpu_check.sh                   all parts that have not yet passed
-#     dev/gpu_check.sh tests training    these, again if need be
+#     dev/gpu_check.sh tests racecheck   these, again if need be; `sanitizer` and `training` stand for several
 #     dev/gpu_check.sh --list            the parts
 #     dev/gpu_check.sh --emulated        those that make sense without a GPU, on the emulated build
 #     dev/gpu_check.sh --prepare         for a machine without network: puts what Debian's packages would bring into .carry/
@@ -9,18 +9,21 @@
 # beside it that ends in _logs, and the file that ends in _passed remembers the parts that passed. A part that fails or
 # is cut off does not keep the next from running.
 #
-# Other settings: CURVE_DATA, a folder with train_*.bin, validation_*.bin and tokenizer.json; BATCH_124M, BATCH_350M;
-# PART_SECONDS (540); PYTHON (python3), one that has torch.
+# Other settings: DATA, a folder with train_*.bin, validation_*.bin and tokenizer.json to train on instead of
+# datasets/stories, which is made; BATCH_124M, BATCH_350M; PART_SECONDS (540); PYTHON (python3), one that has torch.
 cd "$(dirname "$0")/.." || exit 1
-PARTS="versions build tests conformance sanitizer kernels training sdpa curve"
-EMULATED_PARTS="versions build tests conformance training curve"
+SANITIZER="memcheck racecheck synccheck initcheck"
+TRAINING="training_124M training_350M"
+PARTS="versions build tests conformance $SANITIZER kernels $TRAINING sdpa curve"
+EMULATED_PARTS="versions build tests conformance training_tiny curve"
 DEVICE=cuda
 PYTHON=${PYTHON:-python3}
 report=${OUT:+$OUT/report.txt}
 report=${report:-dev/gpu_report.txt}
 logs=${report%.txt}_logs
 passed_file=${report%.txt}_passed
-stories=datasets/stories/validation_000000.bin
+data=${DATA:-datasets/stories}
+made=$([ -n "$DATA" ] || echo datasets/stories/validation_000000.bin) # by make, when it is not there
 
 # ---- running and reporting --------------------------------------------------------------------------------------------
 
@@ -94,22 +97,23 @@ part_conformance() {
         "$logs/table_emulated.txt" "$logs/table_$DEVICE.txt"
 }
 
-part_sanitizer() {
-    local build program tool
+watch_with() { # watch_with TOOL, of compute-sanitizer
+    local program build
     build=$(build_of bf16)
-    try 2 make_it PRECISION=bf16 programs tests "$stories" || return
+    try 2 make_it PRECISION=bf16 programs tests $made || return
     export TEST_SMALL=1
-    for tool in memcheck racecheck synccheck initcheck; do
-        for program in layers/test_kernels layers/test_matmul_device attention/test_attention; do
-            try 4 timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$build/test/$program"
-        done
-        rm -rf "$logs/run"
-        try 4 timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$build/train_gpt" --run "$logs/run" \
-            --train 'datasets/stories/train_*.bin' --tokenizer datasets/stories/tokenizer.json --num-layers 2 --num-heads 2 \
-            --channels 64 --batch 2 --sequence-length 64 --dropout 0.1 --steps 2 --sample-tokens 4
+    for program in layers/test_kernels layers/test_matmul_device attention/test_attention; do
+        try 4 timeout 120 compute-sanitizer --tool "$1" --error-exitcode 9 "$build/test/$program"
     done
-    unset TEST_SMALL
+    rm -rf "$logs/run"
+    try 4 timeout 120 compute-sanitizer --tool "$1" --error-exitcode 9 "$build/train_gpt" --run "$logs/run" \
+        --train "$data/train_*.bin" --tokenizer "$data/tokenizer.json" --num-layers 2 --num-heads 2 \
+        --channels 64 --batch 2 --sequence-length 64 --dropout 0.1 --steps 2 --sample-tokens 4
 }
+part_memcheck() { watch_with memcheck; }
+part_racecheck() { watch_with racecheck; }
+part_synccheck() { watch_with synccheck; }
+part_initcheck() { watch_with initcheck; }
 
 part_kernels() {
     try 2 make_it PRECISION=bf16 bench_program || return
@@ -119,7 +123,7 @@ part_kernels() {
 
 # train NAME OPTION...: our trainer; median of the later steps, and the most memory that the GPU held meanwhile.
 train() {
-    local name=$1 watcher
+    local name=$1 watcher figures
     shift
     rm -rf "$logs/$name"
     : >"$logs/memory"
@@ -127,30 +131,28 @@ train() {
         while sleep 0.5; do nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits >>"$logs/memory" 2>/dev/null; done &
         watcher=$!
     fi
-    try 12 "$(build_of bf16)/train_gpt" --run "$logs/$name" --train 'datasets/stories/train_*.bin' --save-every 1000000 "$@"
+    try 40 "$(build_of bf16)/train_gpt" --run "$logs/$name" --train "$data/train_*.bin" --save-every 1000000 "$@"
     if [ -n "$watcher" ]; then kill "$watcher" && wait "$watcher" 2>/dev/null; fi
-    sed -n 's/.*"tokens": \([0-9]*\),.*"seconds": \([0-9.]*\)}/\2 \1/p' "$logs/$name/metrics.jsonl" | tail -n +"$((${skip:-10} + 1))" | sort -n |
+    figures=$(sed -n 's/.*"tokens": \([0-9]*\),.*"seconds": \([0-9.]*\)}/\2 \1/p' "$logs/$name/metrics.jsonl" | tail -n +"$((${skip:-10} + 1))" | sort -n |
         awk -v name="$name" '{ seconds[NR] = $1; tokens = $2 } END { if (NR == 0) exit 1
             middle = seconds[int((NR + 1) / 2)]
-            printf "%s, ours: median of %d steps %.2f ms, %.0f tokens/s\n", name, NR, 1e3 * middle, tokens / middle }' |
-        tee -a "$report" | grep -q . || part_failed=1
+            printf "%s, ours: median of %d steps %.2f ms, %.0f tokens/s\n", name, NR, 1e3 * middle, tokens / middle }')
+    say "${figures:-FAILED: no steps in metrics.jsonl}"
+    [ -n "$figures" ] || part_failed=1
     [ "$DEVICE" != cuda ] || say "most memory in use on the GPU: $(sort -n "$logs/memory" | tail -n 1) MiB"
     rm -rf "$logs/$name/checkpoints"
 }
 
-part_training() {
-    try 2 make_it PRECISION=bf16 programs "$stories" || return
-    if [ "$DEVICE" != cuda ]; then
-        skip=1 train tiny --num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 4 --vocab-size 3400
-        return
-    fi
-    local model batch
-    for model in 124M 350M; do
-        case $model in 124M) batch=${BATCH_124M:-16} ;; *) batch=${BATCH_350M:-8} ;; esac
-        train gpt2-$model --model gpt2-$model --vocab-size 50257 --batch "$batch" --sequence-length 1024 --steps 50 --profile
-        try_if_there torch 6 "$PYTHON" dev/bench_torch.py --cuda --model gpt2-$model --batch "$batch" --sequence-length 1024 \
-            --variants compiled,eager
-    done
+train_beside_torch() { # train_beside_torch MODEL BATCH
+    try 2 make_it PRECISION=bf16 programs $made || return
+    train "$1" --model "$1" --vocab-size 50257 --batch "$2" --sequence-length 1024 --steps 50 --profile
+    try_if_there torch 6 "$PYTHON" dev/bench_torch.py --cuda --model "$1" --batch "$2" --sequence-length 1024 --variants compiled,eager
+}
+part_training_124M() { train_beside_torch gpt2-124M "${BATCH_124M:-16}"; }
+part_training_350M() { train_beside_torch gpt2-350M "${BATCH_350M:-8}"; }
+part_training_tiny() {
+    try 2 make_it PRECISION=bf16 programs $made || return
+    skip=1 train tiny --num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 4 --vocab-size 3400
 }
 
 part_sdpa() {
@@ -158,10 +160,10 @@ part_sdpa() {
 }
 
 part_curve() {
-    local data=${CURVE_DATA:-datasets/stories} steps=300
+    local steps=300
     local shape=(--num-layers 6 --num-heads 6 --channels 384 --batch 32 --sequence-length 256)
     if [ "$DEVICE" != cuda ]; then steps=4 shape=(--num-layers 1 --num-heads 2 --channels 32 --batch 2 --sequence-length 32); fi
-    try 2 make_it PRECISION=bf16 programs $([ -n "$CURVE_DATA" ] || echo "$stories") || return
+    try 2 make_it PRECISION=bf16 programs $made || return
     rm -rf "$logs/curve"
     try 12 "$(build_of bf16)/train_gpt" --run "$logs/curve" --train "$data/train_*.bin" --validation "$data/validation_*.bin" \
         --tokenizer "$data/tokenizer.json" --validation-batches 4 --save-every 1000000 --steps $steps "${shape[@]}"
@@ -225,6 +227,8 @@ for word in "$@"; do
         ;;
     --emulated) DEVICE=emulated PARTS=$EMULATED_PARTS ;;
     --part) break ;; # below: how this script calls itself
+    sanitizer) named="$named $SANITIZER" ;;
+    training) named="$named $TRAINING" ;;
     -*) echo "error: '$word' is not one of --list, --emulated, --prepare" >&2 && exit 1 ;;
     *) named="$named $word" ;;
     esac

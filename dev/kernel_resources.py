@@ -24,19 +24,11 @@ LIMITS = {"sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100)
 REGISTERS = 64 * 1024  # of a multiprocessor, in four parts; a warp gets them in units of 256
 RESERVED = 1024  # bytes of shared memory that every block costs beside its own, which comes in units of 128
 
-# Dynamic shared memory in bytes, by the kernel's name; where it depends on the model, of gpt2-124M.
+# Dynamic shared memory in bytes, by the kernel's name, with its template arguments (as the table shows them) where it
+# depends on them, else without; where it depends on the model, of gpt2-124M.
 DYNAMIC = {
     "matmul_own_kernel": 2 * (128 + 64) * 128,  # two buffers of tiles of A and B, rows of 128 bytes
     "layernorm_forward_kernel": 4 * 768 * 4,  # LAYERNORM_WARPS rows, as wide as they are in fp32
-}
-# Block sizes of kernels without __launch_bounds__.
-THREADS = {
-    "add_partial_sums_kernel": 1024,
-    "embedding_forward_kernel": 256,
-    "embedding_dropout_kernel": 256,
-    "embedding_position_kernel": 256,
-    "layernorm_normalise_kernel": 256,
-    "round_weights_kernel": 256,
 }
 
 
@@ -59,16 +51,16 @@ def run(words):
     return done.stdout
 
 
-def block_sizes(ptx):
-    """The most threads of a block, by mangled name, as the compiler was told: 0 where it was not."""
-    sizes = {}
-    for name, attributes in re.findall(r"\.entry (\w+)\s*\([^)]*\)([^{]*)\{", ptx):
+def what_ptx_says(ptx):
+    """By mangled name: the most threads of a block (0 where the compiler was not told), and whether dynamic shared
+    memory is used."""
+    result = {}
+    for part in ptx.split(".entry ")[1:]:
+        name, attributes, body = re.match(r"(\w+)\s*\([^)]*\)([^{]*)(.*)", part, re.DOTALL).groups()
         bounds = re.search(r"\.(?:maxntid|reqntid)\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", attributes)
-        sizes[name] = 0
-        if bounds:
-            x, y, z = (int(n or 1) for n in bounds.groups())
-            sizes[name] = x * y * z
-    return sizes
+        x, y, z = (int(n or 1) for n in bounds.groups()) if bounds else (0, 0, 0)
+        result[name] = x * y * z, "dynamic_shared_memory" in body
+    return result
 
 
 def readable(names):
@@ -82,13 +74,14 @@ def readable(names):
 
 
 def kernels_of(source, architecture, options, folder):
-    """Yields (mangled name, threads or 0, registers, static shared bytes, stack bytes, spilled bytes)."""
+    """Yields (mangled name, (threads or 0, dynamic shared memory used), registers, static shared bytes, stack bytes,
+    spilled bytes)."""
     ptx = os.path.join(folder, "kernels.ptx")
     virtual = architecture.replace("sm_", "compute_")
     run([options.nvcc, *options.nvcc_flags.split(), "-ptx", f"-arch={virtual}", "-x", "cu", source, "-o", ptx])
     with open(ptx) as file:
-        threads = block_sizes(file.read())
-    if not threads:
+        says = what_ptx_says(file.read())
+    if not says:
         return
     ptxas = os.path.join(os.path.dirname(options.nvcc), "ptxas")
     report = run([ptxas, "-v", f"-arch={architecture}", ptx, "-o", os.path.join(folder, "kernels.cubin")])
@@ -99,7 +92,7 @@ def kernels_of(source, architecture, options, folder):
         name = re.match(r"'(\w+)'", part).group(1)
         if "Used " not in part or "bytes stack frame" not in part:
             sys.exit(f"error: no resource report from {ptxas} for {name}")
-        yield (name, threads[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
+        yield (name, says[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
                number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"))
 
 
@@ -116,12 +109,13 @@ def main():
         for architecture in options.architectures.split(","):
             rows = [row for source in options.sources for row in kernels_of(source, architecture, options, folder)]
             names = readable([row[0] for row in rows])
-            for mangled, threads, registers, shared, stack, spills in sorted(rows, key=lambda row: names[row[0]]):
+            for mangled, (threads, uses_dynamic), registers, shared, stack, spills in sorted(rows, key=lambda row: names[row[0]]):
                 name = names[mangled]
                 plain = re.sub(r"<.*", "", name).split("::")[-1]
-                dynamic = DYNAMIC.get(plain, 0)
-                threads = threads or THREADS.get(plain, 0)
+                dynamic = DYNAMIC.get(name, DYNAMIC.get(plain, 0))
                 wrong = []
+                if uses_dynamic != (dynamic > 0):
+                    wrong.append("the table DYNAMIC of dev/kernel_resources.py is wrong about it")
                 occupancy = "?"
                 if threads == 0:
                     wrong.append("its block size is not known: give it __launch_bounds__")

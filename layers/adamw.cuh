@@ -31,9 +31,8 @@ typedef struct {
 typedef struct {
     double learning_rate, beta1, beta2, epsilon;
     double max_norm;
-    int stochastic_rounding; // with random numbers of (seed, RANDOM_ROUNDING), counter (element / 8, step)
+    int stochastic_rounding; // with random numbers of (seed, RANDOM_ROUNDING), counter (element / 8, updates)
     uint64_t seed;
-    uint32_t step;
 } AdamW;
 
 // A piece of the flat memory with one decay: at most ADAMW_CHUNK elements, offset a multiple of 16.
@@ -152,9 +151,10 @@ static __global__ void __launch_bounds__(1024)
 }
 
 // Eight weights rounded up or down by 16 random bits each.
-__device__ __forceinline__ void round_stochastically(Float8 &x, size_t element, const AdamW &a) {
-    Philox random = philox(philox_key(a.seed, RANDOM_ROUNDING, 0), (uint32_t)(element / 8),
-                           (uint32_t)(element / 8 >> 32), 0, a.step);
+__device__ __forceinline__ void round_stochastically(Float8 &x, size_t element, uint64_t seed,
+                                                     const StepOutcome *outcome) {
+    Philox random = philox(philox_key(seed, RANDOM_ROUNDING, 0), (uint32_t)(element / 8),
+                           (uint32_t)(element / 8 >> 32), 0, (uint32_t)outcome->updates);
 #pragma unroll
     for (int k = 0; k < 8; k++) {
         uint32_t up = random.v[k / 2] >> (16 * (k % 2)) & 0xffffu;
@@ -179,7 +179,7 @@ static __global__ void __launch_bounds__(256)
             store8(v + i, v8);
             store8(master + i, w);
             if (sizeof(floatX) == sizeof(float)) continue;
-            if (a.stochastic_rounding) round_stochastically(w, i, a);
+            if (a.stochastic_rounding) round_stochastically(w, i, a.seed, outcome);
             store8(weights + i, w);
         } else {
             for (size_t k = i; k < end; k++) {
@@ -190,10 +190,18 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-// weights = master rounded to nearest, for what was loaded or initialised.
-static __global__ void round_weights_kernel(floatX *weights, const float *master, size_t n) {
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) weights[i] = from_float<floatX>(master[i]);
+// Eight weights a thread.
+static __global__ void __launch_bounds__(256)
+    round_weights_kernel(floatX *weights, const float *master, size_t n, int stochastic, uint64_t seed,
+                         const StepOutcome *outcome) {
+    size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (i + 8 <= n) {
+        Float8 w = load8(master + i);
+        if (stochastic) round_stochastically(w, i, seed, outcome);
+        store8(weights + i, w);
+    } else {
+        for (size_t k = i; k < n; k++) weights[k] = from_float<floatX>(master[k]);
+    }
 }
 
 static inline void global_norm(StepOutcome *outcome, const float *gradients, size_t n, double *partial,
@@ -208,9 +216,13 @@ static inline void adamw_update(floatX *weights, float *master, float *m, float 
     launch(adamw_kernel, blocks_for(num_chunks, 1), 256, 0, stream, weights, master, m, v, gradients, chunks,
            *a, outcome);
 }
-static inline void round_weights(floatX *weights, const float *master, size_t n, Stream stream) {
+// weights = master rounded, for what was loaded or initialised: to nearest, or as adamw_update left them after
+// outcome->updates.
+static inline void round_weights(floatX *weights, const float *master, size_t n, int stochastic,
+                                 uint64_t seed, const StepOutcome *outcome, Stream stream) {
     if ((const void *)weights != (const void *)master)
-        launch(round_weights_kernel, blocks_for(n, 256), 256, 0, stream, weights, master, n);
+        launch(round_weights_kernel, blocks_for(n, 256 * 8), 256, 0, stream, weights, master, n, stochastic,
+               seed, outcome);
 }
 #else
 // Norm, clipping and whether the step counts; outcome->loss and ->updates are its inputs.
@@ -225,8 +237,9 @@ static inline void adamw_update(floatX *weights, float *master, float *m, float 
     (void)master, (void)stream;
     adamw_update_cpu(weights, m, v, gradients, chunks, num_chunks, a, outcome);
 }
-static inline void round_weights(floatX *weights, const float *master, size_t n, Stream stream) {
-    (void)weights, (void)master, (void)n, (void)stream;
+static inline void round_weights(floatX *weights, const float *master, size_t n, int stochastic,
+                                 uint64_t seed, const StepOutcome *outcome, Stream stream) {
+    (void)weights, (void)master, (void)n, (void)stochastic, (void)seed, (void)outcome, (void)stream;
 }
 #endif
 

@@ -50,6 +50,7 @@ static inline void device_describe(char *text, size_t size) {
 }
 static inline void device_memory(size_t *available, size_t *total) {
     CHECK(cudaMemGetInfo(available, total));
+    *available -= *available < *total / 64 ? *available : *total / 64;
 }
 
 // NULL when there is not that much memory. The content is not defined.

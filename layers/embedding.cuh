@@ -52,9 +52,9 @@ static inline void embedding_backward_cpu(float *dwte, float *dwpe, float *dout,
 #include "kernel.cuh"
 
 // A thread for eight channels of a token.
-static __global__ void embedding_forward_kernel(floatX *out, const int32_t *tokens, const floatX *wte,
-                                                const floatX *wpe, size_t N, size_t T, size_t C,
-                                                Dropout dropout) {
+static __global__ void __launch_bounds__(256)
+    embedding_forward_kernel(floatX *out, const int32_t *tokens, const floatX *wte, const floatX *wpe,
+                             size_t N, size_t T, size_t C, Dropout dropout) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= N * C) return;
     size_t row = i / C, c = i % C;
@@ -65,7 +65,8 @@ static __global__ void embedding_forward_kernel(floatX *out, const int32_t *toke
     store8(out + i, x);
 }
 
-static __global__ void embedding_dropout_kernel(floatX *dout, size_t N, size_t T, size_t C, Dropout dropout) {
+static __global__ void __launch_bounds__(256)
+    embedding_dropout_kernel(floatX *dout, size_t N, size_t T, size_t C, Dropout dropout) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= N * C) return;
     size_t row = i / C, c = i % C;
@@ -75,8 +76,8 @@ static __global__ void embedding_dropout_kernel(floatX *dout, size_t N, size_t T
 }
 
 // dwpe: a thread for eight channels of a position adds its sequences in order.
-static __global__ void embedding_position_kernel(float *dwpe, const floatX *dout, size_t B, size_t T,
-                                                 size_t C) {
+static __global__ void __launch_bounds__(256)
+    embedding_position_kernel(float *dwpe, const floatX *dout, size_t B, size_t T, size_t C) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= T * C) return;
     Float8 sum = load8(dwpe + i);

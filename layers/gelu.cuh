@@ -50,10 +50,11 @@ __device__ __forceinline__ float gelu_value_device(float x) {
     return __fdividef(x, 1.0f + __expf(-y));
 }
 
-// Below y = -80 the derivative is less than 1e-30; there e s must not become infinity times 0.
+// Below y = -80 the derivative is less than 1e-30: 0, before e s becomes infinity times 0.
 __device__ __forceinline__ float gelu_derivative_device(float x) {
     float y = x * (GELU_LINEAR + GELU_CUBIC * x * x);
-    float e = __expf(-fmaxf(y, -80.0f)), s = __fdividef(1.0f, 1.0f + e);
+    if (y < -80.0f) return 0.0f;
+    float e = __expf(-y), s = __fdividef(1.0f, 1.0f + e);
     return s + x * s * (e * s) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x);
 }
 

@@ -152,8 +152,8 @@ __device__ __forceinline__ void dropout8(Float8 &x, size_t c, size_t token, size
 
 // to[c] += sum over r of partial[r * stride + c], 0 <= r < rows, 0 <= c < columns, in a fixed order: row groups
 // of every 32nd row, then the groups. Launch with blocks of (32, 32), one for 32 columns.
-static __global__ void add_partial_sums_kernel(float *to, const float *partial, unsigned rows, size_t stride,
-                                               size_t columns) {
+static __global__ void __launch_bounds__(WARP *WARP)
+    add_partial_sums_kernel(float *to, const float *partial, unsigned rows, size_t stride, size_t columns) {
     __shared__ float sums[WARP][WARP + 1];
     size_t c = (size_t)blockIdx.x * WARP + threadIdx.x;
     float sum = 0;

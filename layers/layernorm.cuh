@@ -119,7 +119,8 @@ static inline void layernorm_backward_cpu(float *dresidual, float *dbranch, floa
 #ifdef DEVICE_CUDA
 #include "kernel.cuh"
 
-enum { LAYERNORM_WARPS = 4 }; // rows in a forward block
+// Rows in a forward block, at most; the most shared memory for them, which every GPU from sm_80 on has.
+enum { LAYERNORM_WARPS = 4, LAYERNORM_SHARED = 96 * 1024 };
 
 // y = (x - mean) rstd gamma + beta, for eight channels; forward and recomputation share it.
 __device__ __forceinline__ Float8 normalised8(const Float8 &x, float mean, float rstd, const floatX *gamma,
@@ -170,9 +171,9 @@ static __global__ void __launch_bounds__(LAYERNORM_WARPS *WARP)
     }
 }
 
-static __global__ void layernorm_normalise_kernel(floatX *out, const floatX *x, const float *mean,
-                                                  const float *rstd, const floatX *gamma, const floatX *beta,
-                                                  size_t rows, size_t C) {
+static __global__ void __launch_bounds__(256)
+    layernorm_normalise_kernel(floatX *out, const floatX *x, const float *mean, const float *rstd,
+                               const floatX *gamma, const floatX *beta, size_t rows, size_t C) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= rows * C) return;
     size_t row = i / C, c = i % C;
@@ -248,9 +249,9 @@ static inline void layernorm_forward(floatX *residual_out, floatX *out, float *m
                                      const floatX *beta, size_t N, size_t T, size_t C, const Dropout *dropout,
                                      Stream stream) {
     CHECK(C % 8 == 0 && C <= LARGEST_LAYERNORM);
-    launch(layernorm_forward_kernel, blocks_for(N * T, LAYERNORM_WARPS), LAYERNORM_WARPS * WARP,
-           LAYERNORM_WARPS * C * sizeof(floatX), stream, residual_out, out, mean, rstd, residual_in, branch,
-           gamma, beta, N * T, T, C, *dropout);
+    const size_t row = C * sizeof(floatX), warps = least(LAYERNORM_WARPS, LAYERNORM_SHARED / row);
+    launch(layernorm_forward_kernel, blocks_for(N * T, warps), (unsigned)warps * WARP, warps * row, stream,
+           residual_out, out, mean, rstd, residual_in, branch, gamma, beta, N * T, T, C, *dropout);
 }
 
 static inline void layernorm_normalise(floatX *out, const floatX *x, const float *mean, const float *rstd,

@@ -255,17 +255,18 @@ static __global__ void __launch_bounds__(256) matmul_fill_kernel(floatX *x, size
     if (i < n) x[i] = from_float<floatX>((float)(int32_t)(bits ^ bits >> 13) * (1.0f / 2147483648.0f));
 }
 
-// GFLOP/s of a square product that fills the GPU, as far as it fits into `memory`, the best of a few: the peak to
-// compare with. Overwrites `memory`, which has room for at least three matrices of 8 x 8.
+// GFLOP/s of a square product that fills the GPU, the best of a few: the peak to compare with. Where there is no
+// memory left for it, of one that fits into `memory`, which it overwrites: three matrices of 8 x 8 at least.
 static inline double matmul_peak(const MatmulContext *context, void *memory, size_t bytes) {
     enum { ROUNDS = 5 };
     cudaDeviceProp properties;
     CHECK(cudaGetDeviceProperties(&properties, 0));
     size_t edge = least(8192, 64 * (size_t)properties.multiProcessorCount);
-    while (edge > 8 && 3 * edge * edge * sizeof(floatX) > bytes) edge -= 8;
-    CHECK(3 * edge * edge * sizeof(floatX) <= bytes);
+    void *own = device_alloc(3 * edge * edge * sizeof(floatX));
+    while (own == NULL && edge > 8 && 3 * edge * edge * sizeof(floatX) > bytes) edge -= 8;
+    CHECK(own != NULL || 3 * edge * edge * sizeof(floatX) <= bytes);
     const size_t n = edge * edge;
-    floatX *A = (floatX *)memory, *B = A + n, *C = B + n;
+    floatX *A = (floatX *)(own != NULL ? own : memory), *B = A + n, *C = B + n;
     Stream stream = stream_create();
     Event started = event_create(), ended = event_create();
     launch(matmul_fill_kernel, blocks_for(2 * n, 256), 256, 0, stream, A, 2 * n);
@@ -281,6 +282,7 @@ static inline double matmul_peak(const MatmulContext *context, void *memory, siz
     event_destroy(started);
     event_destroy(ended);
     stream_destroy(stream);
+    device_free(own);
     return best;
 }
 

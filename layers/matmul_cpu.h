@@ -9,8 +9,8 @@
 // products are summed in fp32. The blocking is that of Goto and van de Geijn, "Anatomy of High-Performance
 // Matrix Multiplication" (TOMS 2008): a block of B and a block of A are packed by all threads, then tiles of
 // C are handed out dynamically. The sum over K of an element of C has one order, fixed by K alone: neither
-// the number of threads nor M and N change a bit of it; except that MATMUL_NT with up to 4 rows, as when text
-// is generated, sums in another order.
+// the number of threads nor M and N change a bit of it; but products of up to 4 rows, as when text is generated,
+// have another order than larger ones.
 #ifndef LAYERS_MATMUL_CPU_H
 #define LAYERS_MATMUL_CPU_H
 

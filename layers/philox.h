@@ -70,7 +70,9 @@ static inline void philox_lanes(PhiloxKey key, uint32_t c0[PHILOX_LANES], uint32
 
 // Byte 0..15 of the 128 bits, least significant first.
 static inline HOST_DEVICE uint32_t philox_byte(const Philox *random, int byte) {
-    return random->v[byte / 4] >> (8 * (byte % 4)) & 255u;
+    // Not v[byte / 4]: a GPU would put the array into memory.
+    uint32_t low = byte < 4 ? random->v[0] : random->v[1], high = byte < 12 ? random->v[2] : random->v[3];
+    return (byte < 8 ? low : high) >> (8 * (byte % 4)) & 255u;
 }
 
 // Uniform in (0, 1), never 0 nor 1, from 32 bits.

@@ -28,12 +28,11 @@ static inline void range_end(void) {}
 #endif
 
 // Profilers that were told to (nsys --capture-range=cudaProfilerApi) record steps 10 .. 19 of a process.
-static inline void profile_steady_steps(int64_t done) {
+static inline void profile_steady_steps(int64_t done, Stream stream) {
+    if (done == 10 || done == 20) stream_wait(stream); // whole steps
 #ifdef DEVICE_CUDA
     if (done == 10) CHECK(cudaProfilerStart());
     if (done == 20) CHECK(cudaProfilerStop());
-#else
-    (void)done;
 #endif
 }
 

@@ -81,9 +81,10 @@ __device__ __forceinline__ void softmax_add8(float &maximum, float &sum, const F
     float higher = maximum;
 #pragma unroll
     for (int k = 0; k < 8; k++) higher = k < valid ? fmaxf(higher, x.v[k]) : higher;
-    sum *= __expf(maximum - higher);
+    const float base = higher == -INFINITY ? 0.0f : higher; // nothing but -inf so far
+    sum *= __expf(maximum - base);
 #pragma unroll
-    for (int k = 0; k < 8; k++) sum += k < valid ? __expf(x.v[k] - higher) : 0.0f;
+    for (int k = 0; k < 8; k++) sum += k < valid ? __expf(x.v[k] - base) : 0.0f;
     maximum = higher;
 }
 

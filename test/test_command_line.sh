@@ -51,6 +51,16 @@ for what in gelu layernorm block; do
 done
 expect 0 "step 8/8" "$train" --run pieces $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --logits-memory 100k
 near pieces whole && pass || fail "logits in pieces change the losses"
+# Validation of one model: four batches of two are two of four, logits whole or in pieces.
+validation() { grep -o '"validation_loss": [0-9.]*' "$1/metrics.jsonl" | cut -d' ' -f2; }
+still="--learning-rate 0 --steps 1 --warmup 0"
+expect 0 "step 1/1" "$train" --run by2 $small "${data[@]}" $still --validation-batches 4 --batch 2
+expect 0 "step 1/1" "$train" --run by4 $small "${data[@]}" $still --validation-batches 2
+expect 0 "step 1/1" "$train" --run by4pieces $small "${data[@]}" $still --validation-batches 2 --logits-memory 50k
+echo "$(validation by2) $(validation by4) $(validation by4pieces)" |
+    awk '{ exit NF != 3 || ($1 - $2) ^ 2 > 1e-10 || ($1 - $3) ^ 2 > 1e-10 }' &&
+    pass || fail "validation by batches of 2 and 4, in pieces: $(validation by2) $(validation by4) $(validation by4pieces)"
+refuse "less than one token's logits" "$train" $small "${data[@]}" --logits-memory 100
 expect 0 "^in all +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
 refuse "no cuBLAS" "$train" $small "${data[@]}" --matmul cublas
 refuse "weights in bf16" "$train" $small "${data[@]}" --stochastic-rounding

@@ -63,7 +63,8 @@ if no_gpu; then
     equal "$(PATH=$stubs:$PATH variable ARCH DEVICE=cuda CUDA_HOME="$toolkit")" "sm_80 sm_86 sm_89 sm_90a sm_100" "all that nvcc knows"
 fi
 holds grep -q 'libnccl.so.2' <(CUDA_HOME=$toolkit dev/find_cuda.sh link)
-holds grep -qv nccl <(CUDA_HOME=$toolkit NCCL=0 dev/find_cuda.sh link)
+equal "$(NCCL=0 CUDA_HOME=$toolkit dev/find_cuda.sh link | grep -c nccl)" 0 "NCCL=0"
+equal "$(NCCL=0 CUDA_HOME=$toolkit dev/find_cuda.sh compile | grep -c NCCL)" 0 "NCCL=0"
 # Python packages: one folder, or older, one for each part.
 packages=$work/packages
 mkdir -p "$packages/nvidia/nccl" && mv "$toolkit" "$packages/nvidia/cu13" &&
@@ -147,7 +148,7 @@ holds grep -q '^stats --report nvtx_sum --report cuda_gpu_kern_sum .*/profile/st
 
 check() { OUT=$work/check env PATH="$stubs:$PATH" dev/gpu_check.sh "$@" >"$out" 2>&1 </dev/null; }
 mkdir "$work/check"
-holds [ "$(dev/gpu_check.sh --list | wc -w)" -eq 9 ]
+holds [ "$(dev/gpu_check.sh --list | wc -w)" -eq 13 ]
 says "error: 'kernel' is not one of: versions build" 1 dev/gpu_check.sh kernel
 # Nothing has a GPU, a compiler or a program here but by stubs that say what they were asked: what is reported,
 # remembered and done again. A part that fails does not stop the next.
@@ -157,16 +158,17 @@ stub make 'echo "made: $*"'
 stub sleep 'exec /bin/sleep 10'
 if check versions sanitizer build; then fail "a race goes unnoticed"; else pass; fi
 report=$work/check/report.txt
-holds grep -q '^======== .* cuda, GPU 0: stub, commit .*: versions sanitizer build$' "$report"
+holds grep -q '^======== .* cuda, GPU 0: stub, commit .*: versions memcheck racecheck synccheck initcheck build$' "$report"
 equal "$(grep -c '^asked: --tool .* --error-exitcode 9 build/cuda-bf16/' "$report")" 16 "four tools on four programs"
 equal "$(grep -c '^FAILED with status 9' "$report")" 1 "one of them failed"
 holds grep -q '^made: .*DEVICE=cuda .*PRECISION=fp32 programs tests' "$report"
 holds grep -qE '^versions +passed|^versions +FAILED' "$report" # by whether torch is here
-holds grep -qE '^sanitizer +FAILED' "$report"
+holds grep -qE '^racecheck +FAILED' "$report"
+holds grep -qE '^memcheck +passed' "$report"
 holds grep -qE '^build +passed' "$report"
 holds grep -qx 'cuda build' "$work/check/report_passed"
 check && fail "the programs are not there" # all that have not passed, in their order; the programs are not there
-holds grep -qE '^======== .*: .*tests conformance sanitizer kernels training sdpa curve$' "$report"
+holds grep -qE '^======== .*: .*tests conformance racecheck kernels training_124M training_350M sdpa curve$' "$report"
 equal "$(grep -c -- '^---- build$' "$report")" 1 "what has passed is not done again"
 equal "$(grep -c -- '^---- tests$' "$report")" 1 "the tests' turn came"
 if grep -q '^cuda tests$' "$work/check/report_passed"; then pass; else fail "the tests passed (by a stub), and it is forgotten"; fi
@@ -177,8 +179,8 @@ PART_SECONDS=1 check build && fail "it should be cut off" || pass
 holds grep -qE '^build +cut off after 1 s' "$report"
 rm "$stubs/make" "$stubs/nvidia-smi" "$stubs/sleep" "$stubs/compute-sanitizer"
 # For real, on the emulated build.
-ln -s "$work/corpus" "$work/check/corpus"
-if CURVE_DATA=$work/corpus check --emulated conformance curve; then pass; else fail "dev/gpu_check.sh --emulated" && cat "$out"; fi
+if DATA=$work/corpus check --emulated conformance training_tiny curve; then pass; else fail "dev/gpu_check.sh --emulated" && cat "$out"; fi
+holds grep -qE '^tiny, ours: median of 3 steps [0-9.]+ ms, [0-9]+ tokens/s$' "$report"
 holds grep -qE '^1 [0-9.]+$' "$report"
 holds grep -qE '^4 validation [0-9.]+$' "$report"
 holds grep -qE '^curve +passed' "$report"

@@ -36,6 +36,14 @@ close gpu_plain cpu_plain
 validation() { grep -o '"validation_loss": [0-9.]*' "$1/metrics.jsonl" | cut -d' ' -f2; }
 echo "$(validation gpu) $(validation cpu)" | awk -v bound=$bound '{ d = ($1 - $2) / $2; exit NF != 2 || d < -bound || d > bound }' &&
     pass || fail "validation: $(validation gpu) and $(validation cpu)"
+# Of one model, four batches of two are two of four, logits whole or in pieces.
+still=(--learning-rate 0 --steps 1 --warmup 0)
+run "$gpu" by2 "${still[@]}" --validation-batches 4
+run "$gpu" by4 "${still[@]}" --validation-batches 2 --batch 4
+run "$gpu" by4pieces "${still[@]}" --validation-batches 2 --batch 4 --logits-memory 10k
+echo "$(validation by2) $(validation by4) $(validation by4pieces)" |
+    awk '{ exit NF != 3 || ($1 - $2) ^ 2 > 1e-10 || ($1 - $3) ^ 2 > 1e-10 }' &&
+    pass || fail "validation by batches of 2 and 4, in pieces: $(validation by2) $(validation by4) $(validation by4pieces)"
 
 # The same bits: again, with blocks and threads in other orders, and with activations computed again.
 run "$gpu" again "${hard[@]}"
@@ -59,6 +67,10 @@ if [ "$PRECISION" = bf16 ]; then
     run "$gpu" stochastic "${hard[@]}" --stochastic-rounding
     close stochastic cpu
     cmp -s <(losses stochastic) <(losses gpu) && fail "--stochastic-rounding changes nothing" || pass
+    run "$gpu" cut "${hard[@]}" --stochastic-rounding --save-every 2
+    rm -r cut/checkpoints/step_00000003
+    "$gpu" --run cut --resume >out.txt 2>&1 || fail "$(tail -n 1 out.txt)"
+    same <(curve stochastic) <(curve cut) a resumed run rounds otherwise
 else
     refuse "weights in bf16" "$gpu" "${data[@]}" "${shape[@]}" --stochastic-rounding
 fi
@@ -89,12 +101,21 @@ program=("$gpu" "${data[@]}" "${shape[@]}")
 case $PRECISION in fp32) other=bf16 ;; *) other=fp32 ;; esac
 refuse "make PRECISION=$other" --precision $other
 refuse "no --attention flash" --attention flash
-case $(basename "$device_build") in emulated*) refuse "no cuBLAS" --matmul cublas ;; esac
-export CUDA_EMULATION_MEMORY=60000000
-if refuse "the largest that fits is --batch [0-9]+" --run large --batch 4000; then
+case $(basename "$device_build") in emulated*) # where the size of memory can be set
+    refuse "no cuBLAS" --matmul cublas
+    export CUDA_EMULATION_MEMORY=60000000
+    refuse "the largest that fits is --batch [0-9]+" --run large --batch 4000
     fits=$(sed -n 's/.*that fits is --batch \([0-9]*\).*/\1/p' out.txt)
     refuse "the largest that fits is --batch $fits " --run large --batch $((fits + 1))
-    expect 0 "^in all" --plan --batch "$fits"
-fi
-refuse "not even --batch 1 fits" --run large --channels 512 --num-layers 20
+    expect 0 "step 1/1 " --run fits --batch "$fits" --sequence-length 1 --steps 1 --warmup 0
+    refuse "not even --batch 1 fits" --run large --channels 512 --num-layers 20
+    unset CUDA_EMULATION_MEMORY
+    ;;
+esac
+# Weights that blow up: what the checkpoint says of skipped steps is what the metrics say.
+program=()
+"$gpu" --run diverged "${data[@]}" "${shape[@]}" --steps 60 --warmup 0 --schedule constant --learning-rate 10 \
+    --weight-decay 10 --clip 0 --max-skips 3 >out.txt 2>&1 && fail "training goes on with weights that blew up" || pass
+said=$(grep -oh '"skipped":[^,]*' diverged/checkpoints/*/training_state.json | head -n 1 | tr -dc 0-9)
+[ "$said" = "$(grep -c '"skipped": true' diverged/metrics.jsonl)" ] && pass || fail "the checkpoint says $said skipped steps"
 finish

@@ -250,7 +250,7 @@ static void reference_free(Reference *r) {
 }
 
 typedef struct {
-    double forward, backward;
+    double forward, backward, lse; // lse is fp32, whatever out is
 } Errors;
 
 static double infinities_agree(const float *got, const double *wanted, size_t n) {
@@ -267,8 +267,8 @@ static Errors errors_of(const Outputs *o, const Reference *r) {
         lse[i] = isinf(r->lse[i]) ? 0 : r->lse[i];
         got[i] = isinf(o->lse[i]) ? 0 : o->lse[i];
     }
-    e.forward = fmax(relative_error(o->out, r->out, r->out_size, 1e-3),
-                     relative_error(got, lse, r->lse_size, 1));
+    e.forward = relative_error(o->out, r->out, r->out_size, 1e-3);
+    e.lse = relative_error(got, lse, r->lse_size, 1);
     if (!infinities_agree(o->lse, r->lse, r->lse_size)) e.forward = INFINITY;
     // Gradients that cancel to nothing are compared with their terms, which are of the size of dout: 1.
     e.backward = fmax(
@@ -289,7 +289,7 @@ static void test_case(Attention a, double size) {
     Inputs in = inputs_create(a, size);
     Reference r = reference_create(&in);
     reference_run(&r);
-    Errors plain = {0, 0};
+    Errors plain = {0, 0, 0};
     for (int variant = ATTENTION_NAIVE; variant <= ATTENTION_FLASH; variant++) {
         if (!is_available(variant)) continue;
         Outputs o = outputs_create((AttentionVariant)variant, &in),
@@ -311,6 +311,7 @@ static void test_case(Attention a, double size) {
                a.mask == MASK_CAUSAL ? "causal" : "full  ", (double)a.scale, 1 - a.dropout.threshold / 256.0,
                e.forward, forward, e.backward, backward, milliseconds);
         EXPECT(e.forward <= forward && e.backward <= backward, "the case above");
+        EXPECT(e.lse <= 2e-5 * fmax(1, size * size), "the case above: lse is off by %g", e.lse);
         EXPECT(outputs_guarded(&o, &in, (AttentionVariant)variant),
                "the case above writes outside its outputs");
         omp_set_num_threads(3);
@@ -378,12 +379,13 @@ static void test_extremes(void) {
     reference_run(&r);
     // In bf16 D is off by about 2^-9 of a sum of 64 terms of size 3, which is multiplied by scale and the key of 1000:
     // several units, where gradients that do not cancel have some too.
-    Errors plain = {1e-3 + forward_rounding, DEVICE_IS_BF16 ? 4 : 1e-3};
+    Errors plain = {1e-3 + forward_rounding, DEVICE_IS_BF16 ? 4 : 1e-3, 1e-4};
     for (int variant = ATTENTION_NAIVE; variant <= ATTENTION_FLASH; variant++) {
         if (!is_available(variant)) continue;
         Outputs o = outputs_create((AttentionVariant)variant, &in);
         run_variant((AttentionVariant)variant, &in, &o);
         Errors e = errors_of(&o, &r);
+        EXPECT(e.lse <= plain.lse, "variant %d: lse is off by %g", variant, e.lse);
         EXPECT(e.forward <= plain.forward && e.backward <= plain.backward, "variant %d: %g %g, allowed %g %g",
                variant, e.forward, e.backward, plain.forward, plain.backward);
         plain.forward = 2 * e.forward + 1e-5;

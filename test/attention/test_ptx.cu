@@ -2,8 +2,8 @@
 // conversions, integer intrinsics, atomics. Emulator and hardware are held to one table: expected values are
 // literals, or formulas as they stand in the PTX ISA and the CUDA programming guide.
 //
-//     nvcc -std=c++17 -arch=sm_80 -I. test/attention/test_ptx.cu nvcc -std=c++17 -arch=sm_90a -DHOPPER -I.
-//     test/attention/test_ptx.cu -lcuda
+//     nvcc -std=c++17 -arch=sm_80 -I. test/attention/test_ptx.cu
+//     nvcc -std=c++17 -gencode arch=compute_90a,code=sm_90a -DHOPPER -I. test/attention/test_ptx.cu
 //
 // and with g++ as in dev/cuda_on_cpu/cuda_on_cpu.h. `--table` prints every lane's values, for diff.
 #include <cuda_bf16.h>
@@ -357,6 +357,23 @@ static void test_atomics() {
 // ---- Hopper -----------------------------------------------------------------------------------------------
 
 #ifdef TEST_HOPPER
+// The driver's library is not linked; its function is asked for.
+static decltype(&cuTensorMapEncodeTiled) encode_tiled() {
+#ifdef CUDA_EMULATION
+    return cuTensorMapEncodeTiled;
+#else
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+#if CUDART_VERSION >= 13000
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+#else
+    cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+    EXPECT(function != nullptr && found == cudaDriverEntryPointSuccess, "the driver has no tensor maps");
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+#endif
+}
+
 // 64 rows of 64 bf16 with the 128-byte swizzle: 16-byte chunk c of row r is at chunk c ^ (r % 8).
 __host__ __device__ inline int swizzled(int row, int column) {
     return row * 64 + ((column / 8 ^ row % 8) * 8) + column % 8;
@@ -428,7 +445,7 @@ static void test_tma() {
     CUtensorMap map;
     cuuint64_t size[2] = {COLUMNS, ROWS}, stride[1] = {COLUMNS * 2};
     cuuint32_t box[2] = {64, 16}, ones[2] = {1, 1};
-    CUresult error = cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, device, size, stride,
+    CUresult error = encode_tiled()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, device, size, stride,
                                             box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
                                             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
@@ -473,6 +490,11 @@ static void test_mbarrier() {
 #endif
 
 int main(int argc, char **argv) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        printf("this build needs an NVIDIA GPU, and no driver or no GPU was found\n");
+        return 1;
+    }
     print_table = argc > 1 && !strcmp(argv[1], "--table");
     test_mma();
     test_ldmatrix();

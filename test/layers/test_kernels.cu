@@ -391,7 +391,7 @@ static AdamWCase adamw_case(size_t n) {
 // Two steps on the device and on the CPU; then one that a NaN forbids.
 static void test_adamw(size_t n, double max_norm, int stochastic) {
     AdamWCase k = adamw_case(n);
-    AdamW a = {1e-2, 0.9, 0.95, 1e-8, max_norm, stochastic, 99, 4};
+    AdamW a = {1e-2, 0.9, 0.95, 1e-8, max_norm, stochastic, 99};
     StepOutcome start = {1.5, 0, 6, 0, 0, 0, 0}, wanted = start;
     double *scratch = (double *)malloc(global_norm_scratch(n) * sizeof(double));
     float *master = upload<float>(k.master, n), *m = poisoned_copy(k.m, n), *v = poisoned_copy(k.v, n);
@@ -431,7 +431,7 @@ static void test_adamw(size_t n, double max_norm, int stochastic) {
     StepOutcome *skipped = download_as_is(outcome, 1);
     EXPECT(memcmp(kept, got_master, n * sizeof(float)) == 0 && skipped->skipped && skipped->updates == 6,
            "a loss of NaN does not skip the step");
-    round_weights(weights, master, n, 0);
+    round_weights(weights, master, n, 0, 0, NULL, 0);
     float *rounded = download(weights, n);
     size_t wrong = 0;
     for (size_t i = 0; i < n; i++) wrong += rounded[i] != as_floatX(kept[i]);
@@ -444,37 +444,42 @@ static void test_adamw(size_t n, double max_norm, int stochastic) {
     free(k.master), free(k.m), free(k.v), free(k.gradients), free(k.chunks);
 }
 
-// Rounding up or down at random is right on average: 1 + 1/1024, an eighth of the way between two bf16 numbers.
+// Rounding up or down at random is right on average, independently for neighbours and from update to update, and
+// can be done again: 1 + 0.3 / 128 is three tenths of the way between two bf16 numbers.
 static void test_stochastic_rounding(void) {
-    enum { N = 4096 };
+    enum { N = 8192 };
     static float master[N], zeros[N];
-    for (int i = 0; i < N; i++) master[i] = 1.0f + 1.0f / 1024;
+    for (int i = 0; i < N; i++) master[i] = 1.0f + 0.3f / 128;
     AdamWChunk chunk = {0, N, 0};
-    StepOutcome go = {0, 0, 1, 0, 1, 1, 1};
+    AdamW a = {0, 0.9, 0.95, 1, 0, 1, 5};
     float *d_master = upload<float>(master, N), *m = upload<float>(zeros, N), *v = upload<float>(zeros, N);
-    floatX *weights = poisoned<floatX>(N);
+    floatX *weights[2] = {poisoned<floatX>(N), poisoned<floatX>(N)};
     AdamWChunk *chunks = upload_as_is(&chunk, 1);
-    StepOutcome *outcome = upload_as_is(&go, 1);
-    double mean[2] = {0, 0};
-    float *first = NULL;
-    for (uint32_t step = 0; step < 2; step++) {
-        AdamW a = {0, 0.9, 0.95, 1, 0, 1, 5, step};
-        adamw_update(weights, d_master, m, v, m, chunks, 1, &a, outcome, 0);
-        float *got = download(weights, N);
-        for (int i = 0; i < N; i++) mean[step] += (double)got[i] / N;
-        if (step == 0)
-            first = got;
-        else {
-            EXPECT(memcmp(first, got, sizeof(zeros)) != 0, "two steps round alike");
-            free(got);
-        }
+    float *up[2];
+    for (int update = 0; update < 2; update++) {
+        StepOutcome go = {0, 0, update + 1, 0, 1, 1, 1};
+        StepOutcome *outcome = upload_as_is(&go, 1);
+        adamw_update(weights[0], d_master, m, v, m, chunks, 1, &a, outcome, 0);
+        round_weights(weights[1], d_master, N, 1, a.seed, outcome, 0);
+        EXPECT(same_bits_on_device(weights[0], weights[1], N), "rounding again gives other bits");
+        up[update] = download(weights[0], N);
+        for (int i = 0; i < N; i++) up[update][i] = (up[update][i] - 1.0f) * 128;
+        device_free(outcome);
     }
-    const double sigma = sqrt(0.125 * 0.875 / N) / 128;
-    for (int step = 0; step < 2; step++)
-        EXPECT(fabs(mean[step] - (1 + 1.0 / 1024)) < 4 * sigma, "mean %.9g after stochastic rounding",
-               mean[step]);
-    free(first), device_free(d_master), device_free(m), device_free(v), device_free_poisoned(weights);
-    device_free(chunks), device_free(outcome);
+    const double p = (double)(float)(1.0f + 0.3f / 128) * 128 - 128, sigma = sqrt(p * (1 - p) / N);
+    for (int update = 0; update < 2; update++) {
+        double mean = 0, neighbours = 0, updates = 0;
+        for (int i = 0; i < N; i++) {
+            mean += (double)up[update][i] / N;
+            neighbours += ((double)up[update][i] - p) * ((double)up[update][(i + 1) % N] - p) / N;
+            updates += ((double)up[0][i] - p) * ((double)up[1][i] - p) / N;
+        }
+        EXPECT(fabs(mean - p) < 4 * sigma, "%g of the weights are rounded up, wanted %g", mean, p);
+        EXPECT(fabs(neighbours) < 5 * p * (1 - p) / sqrt((double)N) && fabs(updates) < 5 * p * (1 - p) / sqrt((double)N),
+               "covariance of neighbours %g, of updates %g", neighbours, updates);
+        free(up[update]), device_free_poisoned(weights[update]);
+    }
+    device_free(d_master), device_free(m), device_free(v), device_free(chunks);
 }
 
 int main(int argc, char **argv) {

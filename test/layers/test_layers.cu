@@ -334,7 +334,7 @@ static void test_adamw(void) {
     enum { N = 1003, STEPS = 5 };
     float *w = random_floats(N, 1), m[N] = {0}, v[N] = {0};
     double *wanted = as_doubles(w, N), md[N] = {0}, vd[N] = {0};
-    const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0, 0};
+    const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0};
     const AdamWChunk chunks[] = {{0, 512, 0.1f}, {512, N - 512, 0.0f}};
     StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0};
     for (int step = 1; step <= STEPS; step++) {
@@ -359,6 +359,16 @@ static void test_adamw(void) {
     outcome.loss = INFINITY;
     outcome_decide(&outcome, 1, 3, 0.9, 0.95);
     EXPECT(outcome.skipped, "an infinite loss does not skip the step");
+    outcome.loss = 1;
+    outcome_decide(&outcome, INFINITY, 3, 0.9, 0.95);
+    EXPECT(outcome.skipped, "an infinite norm does not skip the step");
+    outcome_decide(&outcome, 4.5, 3, 0.9, 0.95);
+    EXPECT(!outcome.skipped && outcome.clip == 3.0f / 4.5f, "a norm of 4.5 is clipped by %g",
+           (double)outcome.clip);
+    outcome_decide(&outcome, 2.9, 3, 0.9, 0.95);
+    EXPECT(outcome.clip == 1, "a norm below the limit is clipped by %g", (double)outcome.clip);
+    outcome_decide(&outcome, 1e9, 0, 0.9, 0.95);
+    EXPECT(outcome.clip == 1, "without a limit the clip is %g", (double)outcome.clip);
     free(w), free(wanted);
 }
 
