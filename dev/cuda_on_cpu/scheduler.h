@@ -20,8 +20,7 @@ constexpr size_t shared_alignment = 1024;   // of dynamic shared memory
 constexpr size_t guard_below_shared = 256;  // bytes watched below it
 constexpr unsigned max_copies = 128;        // cp.async copies a thread can have in flight
 #ifdef EMU_TSAN
-constexpr unsigned thread_sets =
-    2; // a fiber that plays in two blocks orders them: neighbours have none in common
+constexpr unsigned thread_sets = 2; // a fiber that plays in two blocks orders them: neighbours have none in common
 #else
 constexpr unsigned thread_sets = 1;
 #endif

@@ -475,10 +475,11 @@ static void test_stochastic_rounding(void) {
             updates += ((double)up[0][i] - p) * ((double)up[1][i] - p) / N;
         }
         EXPECT(fabs(mean - p) < 4 * sigma, "%g of the weights are rounded up, wanted %g", mean, p);
-        EXPECT(fabs(neighbours) < 5 * p * (1 - p) / sqrt((double)N) && fabs(updates) < 5 * p * (1 - p) / sqrt((double)N),
+        EXPECT(fabs(neighbours) < 5 * p * (1 - p) / sqrt((double)N) &&
+                   fabs(updates) < 5 * p * (1 - p) / sqrt((double)N),
                "covariance of neighbours %g, of updates %g", neighbours, updates);
-        free(up[update]), device_free_poisoned(weights[update]);
     }
+    for (int i = 0; i < 2; i++) free(up[i]), device_free_poisoned(weights[i]);
     device_free(d_master), device_free(m), device_free(v), device_free(chunks);
 }
 
