@@ -109,7 +109,8 @@ override ARCH := $(strip $(shell $(FIND_CUDA) architectures))
 endif
 # Code for every architecture, and PTX of the lowest (sm_90a's would run on no other) for GPUs that come later.
 lowest     := $(firstword $(ARCH))
-NVCC_FLAGS  = -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS $(shell $(FIND_CUDA) compile) \
+TOOLKIT    := $(shell $(FIND_CUDA) compile)
+NVCC_FLAGS  = -std=c++17 -O3 -lineinfo -Werror all-warnings -I. $(DEVICE_FLAGS) -DHAVE_CUBLAS $(TOOLKIT) \
               -Xcompiler -fopenmp,-fno-math-errno,-Wall,-Wno-unknown-pragmas
 COMPILE_CU  = $(NVCC) $(NVCC_FLAGS) --threads 0 \
               $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \

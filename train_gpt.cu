@@ -1198,8 +1198,8 @@ static int load_training_state(Trainer *t, const char *folder, Error *error) {
     StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
     outcome->updates = t->state.step - t->state.skipped;
     host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
-    round_weights(m->weights_memory, m->master, m->num_floats, t->options.stochastic_rounding, m->seed,
-                  m->outcome, m->stream);
+    if (t->options.stochastic_rounding) // as the run left them; load_weights rounded to nearest
+        round_weights(m->weights_memory, m->master, m->num_floats, 1, m->seed, m->outcome, m->stream);
     return result;
 }
 
@@ -1535,10 +1535,11 @@ static void print_plan(const Trainer *t) {
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)total[b] * 1e-6);
     for (size_t i = 0; i < sizeof(gigabytes) / sizeof(gigabytes[0]); i++) {
         printf("\nlargest --batch in %3.0f GB    ", gigabytes[i]);
-        for (int b = 0; b < NUM_BUILDS; b++)
-            printf(" %12zu",
-                   largest_batch(m, (size_t)(gigabytes[i] * 1e9 * (builds[b].on_gpu ? 63.0 / 64 : 1)),
-                                 builds[b].on_gpu, builds[b].floatX_size));
+        for (int b = 0; b < NUM_BUILDS; b++) {
+            size_t total_here = (size_t)(gigabytes[i] * 1e9);
+            size_t left = builds[b].on_gpu ? device_memory_left(total_here, total_here) : total_here;
+            printf(" %12zu", largest_batch(m, left, builds[b].on_gpu, builds[b].floatX_size));
+        }
     }
     printf("\n");
 }

@@ -177,7 +177,7 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
     b->dropout = dropout_make(256, 1, RANDOM_MLP_RESIDUAL, 0, 0, 0);
     b->stream = stream_create();
     matmul_open(&b->matmul, MATMUL_AUTO, (Precision)DEVICE_IS_BF16);
-    size_t workspace = matmul_workspace_size(4 * C);
+    size_t workspace = matmul_gpu_workspace_size(4 * C);
     matmul_set_workspace(&b->matmul, must_alloc(workspace), workspace);
 
     int32_t *tokens = (int32_t *)malloc(b->N * sizeof(int32_t));

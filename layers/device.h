@@ -14,6 +14,11 @@
 
 enum { DEVICE_ALIGNMENT = 256 }; // bytes; what device_alloc and the arena give
 
+// Of a GPU's memory, what is left when the runtime and the libraries have taken theirs: a 64th of it is set aside.
+static inline size_t device_memory_left(size_t available, size_t total) {
+    return available > total / 64 ? available - total / 64 : 0;
+}
+
 #ifdef DEVICE_CUDA
 #include <cuda_bf16.h>
 
@@ -50,7 +55,7 @@ static inline void device_describe(char *text, size_t size) {
 }
 static inline void device_memory(size_t *available, size_t *total) {
     CHECK(cudaMemGetInfo(available, total));
-    *available -= *available < *total / 64 ? *available : *total / 64;
+    *available = device_memory_left(*available, *total);
 }
 
 // NULL when there is not that much memory. The content is not defined.

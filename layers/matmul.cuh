@@ -101,12 +101,8 @@ static inline void matmul_close(MatmulContext *context) {
     memset(context, 0, sizeof(*context));
 }
 
-static inline size_t matmul_workspace_size(size_t widest) {
-    return matmul_gpu_workspace_size(widest);
-}
-
 static inline void matmul_set_workspace(MatmulContext *context, void *workspace, size_t bytes) {
-    CHECK(bytes >= matmul_workspace_size(0));
+    CHECK(bytes >= matmul_gpu_workspace_size(0));
     context->workspace = workspace;
     context->workspace_bytes = bytes;
 #ifdef HAVE_CUBLAS
@@ -305,10 +301,6 @@ static inline void matmul_close(MatmulContext *context) {
     matmul_cpu_close(context);
 }
 
-static inline size_t matmul_workspace_size(size_t widest) {
-    (void)widest;
-    return 0;
-}
 static inline void matmul_set_workspace(MatmulContext *context, void *workspace, size_t bytes) {
     (void)context, (void)workspace, (void)bytes;
 }
