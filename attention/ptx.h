@@ -73,5 +73,34 @@ template <int allowed> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(allowed) : "memory");
 }
 
+// ex2.approx.ftz.f32: 2^x to 2 units in the last place; 0 for -inf and where the result is subnormal.
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// threadIdx.x, read anew: what a loop computes from it is computed each time and takes no registers in between.
+__device__ __forceinline__ unsigned thread_index_anew() {
+    unsigned x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
+// ld.acquire.gpu and st.release.gpu, of a number in global memory: what the storing thread (and, before a barrier,
+// its block) wrote before the store is seen after a load that returns the number stored. Unlike the rest, not
+// for whole warps.
+__device__ __forceinline__ unsigned load_acquire(const unsigned *p) {
+    unsigned x;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                 : "=r"(x)
+                 : "l"(__cvta_generic_to_global(p))
+                 : "memory");
+    return x;
+}
+__device__ __forceinline__ void store_release(unsigned *p, unsigned x) {
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(x) : "memory");
+}
+
 #endif
 #endif

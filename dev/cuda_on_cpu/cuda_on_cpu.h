@@ -37,6 +37,8 @@
 //                               odd n: threads in uniformly random order, even n: shuffled, one warp running
 //                               ahead; asynchronous work at random times
 //     CUDA_EMULATION_MEMORY=n   bytes of device memory, default 8 GiB
+//     CUDA_EMULATION_SHARED=n   bytes of shared memory that a block can have, default (and at most) 227 KB, as on
+//                               sm_90; 101376 (99 KB) as on sm_86, sm_89, sm_120. May change while a program runs
 #pragma once
 #include "bf16.h"
 #include "hopper.h"

@@ -270,13 +270,22 @@ inline cudaError_t free_synchronously(void *p, bool pinned, Site site) {
 
 // ---- launches ---------------------------------------------------------------------------------------------
 
+constexpr size_t l2_cache_size = 128 << 10; // little: what is cut to fit it is cut in small tests too
+
+// What a GPU gives a block; asked for each time, so that a program can be several GPUs.
+inline size_t shared_memory_of_block() {
+    const char *text = getenv("CUDA_EMULATION_SHARED");
+    return text ? std::min(size_t(strtoull(text, nullptr, 10)), max_shared) : max_shared;
+}
+
 constexpr size_t default_dynamic_shared = 48 << 10;
 inline std::map<const void *, size_t>
     shared_limits; // of kernels that have cudaFuncAttributeMaxDynamicSharedMemorySize
 
 inline size_t shared_limit(const void *kernel) {
     auto found = shared_limits.find(kernel);
-    return found == shared_limits.end() ? default_dynamic_shared : found->second;
+    return std::min(found == shared_limits.end() ? default_dynamic_shared : found->second,
+                    shared_memory_of_block());
 }
 
 inline bool launch_is_possible(dim3 grid, dim3 block) {
@@ -342,7 +351,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
 
 template <class K> cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute attribute, int value) {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (value < 0 || size_t(value) > emulation::max_shared) return emulation::result(cudaErrorInvalidValue);
+    if (value < 0 || size_t(value) > emulation::shared_memory_of_block())
+        return emulation::result(cudaErrorInvalidValue);
     emulation::Lock lock(emulation::memory.mutex);
     emulation::shared_limits[reinterpret_cast<const void *>(kernel)] = size_t(value);
     return cudaSuccess;
@@ -355,7 +365,7 @@ template <class K> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attribu
 template <class K>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, K *, int threads,
                                                           size_t dynamic_bytes) {
-    size_t by_shared = (228 << 10) / (dynamic_bytes + (1 << 10)),
+    size_t by_shared = (emulation::shared_memory_of_block() + (1 << 10)) / (dynamic_bytes + (1 << 10)),
            by_threads = 2048 / emulation::round_up(size_t(threads), 32);
     *blocks = int(std::min({by_shared, by_threads, size_t(32)}));
     return cudaSuccess;
@@ -504,15 +514,15 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     *p = {"CUDA emulation on the CPU",
           emulation::memory_limit(),
           48 << 10,
-          emulation::max_shared,
-          228 << 10,
+          emulation::shared_memory_of_block(),
+          emulation::shared_memory_of_block() + (1 << 10),
           9,
           0,
           32,
           int(emulation::max_threads),
           2,
           2048,
-          1 << 20,
+          int(emulation::l2_cache_size),
           64};
     return cudaSuccess;
 }
@@ -541,7 +551,7 @@ inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, 
         *value = 64;
         break;
     case cudaDevAttrL2CacheSize:
-        *value = 1 << 20;
+        *value = int(emulation::l2_cache_size);
         break;
     case cudaDevAttrMaxThreadsPerMultiProcessor:
         *value = 2048;
@@ -553,10 +563,10 @@ inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, 
         *value = 0;
         break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-        *value = 228 << 10;
+        *value = int(emulation::shared_memory_of_block()) + (1 << 10);
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = int(emulation::max_shared);
+        *value = int(emulation::shared_memory_of_block());
         break;
     default:
         return emulation::result(cudaErrorInvalidValue);

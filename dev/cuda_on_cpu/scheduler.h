@@ -20,11 +20,14 @@ constexpr size_t shared_alignment = 1024;   // of dynamic shared memory
 constexpr size_t guard_below_shared = 256;  // bytes watched below it
 constexpr unsigned max_copies = 128;        // cp.async copies a thread can have in flight
 #ifdef EMU_TSAN
-constexpr unsigned thread_sets = 2; // a fiber that plays in two blocks orders them: neighbours have none in common
+constexpr unsigned thread_sets =
+    2; // a fiber that plays in two blocks orders them: neighbours have none in common
 #else
 constexpr unsigned thread_sets = 1;
 #endif
-constexpr uint64_t fruitless_polls = 1000; // rounds of polling without any progress that mean a deadlock
+// Rounds of polling without any progress that mean a deadlock: of the only block under way, and of one that may wait
+// for another one's thread of the system (then every round takes 0.1 ms).
+constexpr uint64_t fruitless_polls = 1000, fruitless_polls_beside_others = 200000;
 
 struct AsyncCopy {
     void *target;
@@ -79,7 +82,7 @@ struct Worker { // one OS thread's machinery, kept between launches
     const void *body_data;
     uint64_t random, switches, blocks_run;
     uint64_t progress, polled_at, poll_rounds; // anything that can end somebody's polling counts as progress
-    bool uniform;                // pick the next thread uniformly instead of running one warp ahead
+    bool polled_alone, uniform;  // uniform: pick the next thread uniformly instead of running one warp ahead
     char block_start, block_end; // addresses for the race detector
 };
 inline thread_local Worker *worker = nullptr;
@@ -173,10 +176,15 @@ EMU_UNTRACED inline void shuffle_ready(Worker &w, unsigned first) {
         exchange(w.ready[i - 1], w.ready[first + next_random(w.random) % (i - first)]);
 }
 
+inline unsigned blocks_under_way = 0;
+
 EMU_UNTRACED inline void let_all_poll(Worker &w) {
-    if (w.progress == w.polled_at && ++w.poll_rounds > fruitless_polls)
+    const bool alone = __atomic_load_n(&blocks_under_way, __ATOMIC_RELAXED) == 1;
+    if (w.progress != w.polled_at || alone != w.polled_alone) w.poll_rounds = 0;
+    if (w.poll_rounds++ > (alone ? fruitless_polls : fruitless_polls_beside_others))
         report_stuck("deadlock (threads spin for ever)");
-    if (w.progress != w.polled_at) w.poll_rounds = 0;
+    if (!alone && w.poll_rounds > 1) usleep(100); // the other block gets the processor
+    w.polled_alone = alone;
     w.polled_at = w.progress;
     while (w.polling_count) make_ready(w, w.polling[--w.polling_count]);
     shuffle_ready(w, 0);
@@ -302,7 +310,9 @@ EMU_UNTRACED inline void run_block(Worker &w, uint3 block) {
     w.blocks_run++;
     shuffle_ready(w, 0);
     release(&w.block_start);
+    __atomic_fetch_add(&blocks_under_way, 1, __ATOMIC_RELAXED);
     switch_to(pick(w));
+    __atomic_fetch_sub(&blocks_under_way, 1, __ATOMIC_RELAXED);
     if (w.outstanding)
         fail("block (%u,%u,%u) ends with TMA copies that nobody has waited for", block.x, block.y, block.z);
     check_shared_memory(w);

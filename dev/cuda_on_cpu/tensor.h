@@ -1,5 +1,5 @@
-// mma.sync, ldmatrix and cp.async, with the fragment layouts of the PTX ISA: the emulated side of
-// attention/ptx.h.
+// mma.sync, ldmatrix and cp.async, with the fragment layouts of the PTX ISA, and the rest of attention/ptx.h:
+// its emulated side.
 //
 // Checked: the whole warp takes part, alignment, operands lie where they must (shared memory), every cp.async
 // is waited for. By default cp.async writes NaN at once and delivers when it is waited for, as late as is
@@ -171,4 +171,20 @@ EMU_UNTRACED inline void cp_async_commit() {
 }
 template <int allowed> void cp_async_wait() {
     emulation::cp_async_wait(allowed);
+}
+inline float exp2_approx(float x) {
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y; // NaN stays
+}
+inline unsigned thread_index_anew() {
+    return threadIdx.x;
+}
+inline unsigned load_acquire(const unsigned *p) {
+    unsigned x = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    emulation::acquire(const_cast<unsigned *>(p));
+    return x;
+}
+inline void store_release(unsigned *p, unsigned x) {
+    emulation::release(p);
+    __atomic_store_n(p, x, __ATOMIC_RELEASE);
 }
