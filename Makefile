@@ -8,11 +8,12 @@ DEVICE   ?=
 # of weights and activations where DEVICE is cuda or emulated: bf16 or fp32
 PRECISION ?= bf16
 # DEVICE=cuda: the toolkit, when it is not where dev/find_cuda.sh looks; GPUs to compile for (sm_80 sm_90a ...), without
-# it those of this machine or else all; NCCL=0 leaves NCCL out
+# it those of this machine or else all; NCCL=0 leaves NCCL out; CUDNN=1 adds --attention cudnn (bf16 only)
 CUDA_HOME  ?=
 CUDA_PLACE ?= /usr/local/cuda
 ARCH       ?=
 NCCL       ?= 1
+CUDNN      ?= 0
 # address, undefined, thread, or a comma-separated list
 SANITIZE ?=
 # the processor to compile for; MARCH=-march=x86-64-v3 for binaries that run elsewhere
@@ -36,6 +37,14 @@ $(error DEVICE=$(DEVICE): cpu, cuda or emulated was expected)
 endif
 ifeq ($(filter bf16 fp32,$(PRECISION)),)
 $(error PRECISION=$(PRECISION): bf16 or fp32 was expected)
+endif
+ifeq ($(filter 0 1,$(CUDNN)),)
+$(error CUDNN=$(CUDNN): 0 or 1 was expected)
+endif
+# Other builds that this one starts are left without it.
+HAS_CUDNN := $(and $(filter cuda-bf16,$(DEVICE)-$(PRECISION)),$(filter 1,$(CUDNN)))
+ifeq ($(CUDNN)$(HAS_CUDNN)-$(MAKELEVEL),1-0)
+$(error CUDNN=1 is for DEVICE=cuda PRECISION=bf16)
 endif
 ifneq ($(filter-out address undefined thread,$(subst $(comma), ,$(SANITIZE))),)
 $(error SANITIZE=$(SANITIZE): address, undefined, thread or a comma-separated list was expected)
@@ -118,6 +127,19 @@ COMPILE_CU  = $(NVCC) $(NVCC_FLAGS) --threads 0 \
               -MMD -MP -x cu
 LINK        = g++
 LDLIBS     += $(shell $(FIND_CUDA) link)
+ifneq ($(HAS_CUDNN),)
+CUDNN_FLAGS := $(shell $(FIND_CUDA) cudnn-compile)
+CUDNN_LINK  := $(shell $(FIND_CUDA) cudnn-link)
+ifeq ($(and $(CUDNN_FLAGS),$(CUDNN_LINK))$(filter help clean% deps,$(MAKECMDGOALS)),)
+$(error CUDNN=1 needs cuDNN 9 and the headers of its C++ frontend (pip install nvidia-cudnn-cu13 nvidia-cudnn-frontend), and they are not in $(shell $(FIND_CUDA) places))
+endif
+NVCC_FLAGS += -DHAVE_CUDNN
+LDLIBS     += $(CUDNN_LINK)
+# Not CFLAGS: the frontend's headers take a minute as it is.
+$(BUILD)/attention/cudnn.o: attention/cudnn.cpp Makefile | $(AFTER_DEPS)
+	@mkdir -p $(@D)
+	g++ -std=c++17 -O1 -fPIC -Wall -Wextra -Werror -I. $(DEVICE_FLAGS) $(CUDNN_FLAGS) -MMD -MP -c $< -o $@
+endif
 # Hopper's instructions exist for sm_90a alone.
 ifeq ($(ARCH),sm_90a)
 $(BUILD)/test/attention/test_ptx.o: DEVICE_FLAGS += -DHOPPER
@@ -131,7 +153,8 @@ endif
 COMMON    := data/files.o data/options.o data/progress.o
 TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
-KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o)
+KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
+             $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
 TRAINER   := $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/safetensors.o data/checkpoint.o \
              data/metrics.o
 
@@ -198,6 +221,13 @@ fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 $(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
 	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+# Our attention for PyTorch's process (dev/bench_attention.py).
+LIBRARY := $(addprefix $(BUILD)/,dev/attention_library.o $(filter attention/%,$(KERNELS)))
+$(LIBRARY): CFLAGS += -fPIC
+$(LIBRARY): NVCC_FLAGS += -Xcompiler -fPIC
+$(BUILD)/dev/libattention.so: $(LIBRARY)
+	$(LINK) -shared $(LDFLAGS) $^ -Wl,--as-needed $(LDLIBS) -o $@
+
 # With `deps` among the goals, nothing is compiled before it is done, also under -j.
 AFTER_DEPS := $(filter deps,$(MAKECMDGOALS))
 # -MMD writes the header dependencies.
@@ -215,7 +245,7 @@ clean:
 	rm -rf build $(PROGRAMS)
 
 # ---- testing ------------------------------------------------------------------------------------------------------
-.PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program
+.PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program attention_library
 # Each program's line, then one line that adds them up. Without SANITIZE= the CPU's suite runs twice, the second time
 # with AddressSanitizer and UndefinedBehaviorSanitizer, then the CUDA kernels, emulated, and nvcc's build where nvcc is.
 ifeq ($(DEVICE),cpu)
@@ -225,11 +255,21 @@ test: programs tests $(if $(variant),,fuzz_programs)
 else
 # The kernels; without SANITIZE= also the whole trainer beside the CPU's.
 test: tests $(if $(variant),,programs cpu_programs)
-	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) \
+	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_MUTATIONS) \
 	    $(if $(variant),,test/test_devices.sh)
 .PHONY: cpu_programs test_seeds
 cpu_programs:
 	@$(MAKE) --no-print-directory DEVICE=cpu NO_LINKS=1 programs
+# Emulated attention with mistakes in it, which its test must find.
+ifeq ($(DEVICE)-$(PRECISION)$(variant),emulated-bf16)
+TESTS_MUTATIONS := test/attention/test_mutations.py
+test test_mutations: export MUTATION_COMPILE = $(COMPILE_CU)
+test test_mutations: export MUTATION_LINK = $(LINK) $(LDFLAGS) $(filter-out %/attention/flash.o,$(addprefix $(BUILD)/,\
+    test/attention/test_attention.o $(PARTS_test/attention/test_attention))) $(LDLIBS)
+.PHONY: test_mutations
+test_mutations: $(BUILD)/test/attention/test_attention
+	$(TESTS_MUTATIONS) $(MUTATIONS)
+endif
 # Emulated kernels with their threads in other orders.
 test_seeds: tests
 	@for seed in 1 2 3 4 5; do CUDA_EMULATION_SEED=$$seed test/run.sh \
@@ -244,7 +284,7 @@ cuda_all_architectures:
 	    BUILD=build/cuda-$$precision-all NO_LINKS=1 programs tests || exit 1; done
 ifeq ($(DEVICE),cuda)
 kernel_resources:
-	@dev/kernel_resources.py --nvcc $(NVCC) --nvcc-flags="$(NVCC_FLAGS)" train_gpt.cu
+	@dev/kernel_resources.py --nvcc $(NVCC) --nvcc-flags="$(NVCC_FLAGS)" train_gpt.cu attention/flash.cu
 else
 kernel_resources:
 	@$(MAKE) --no-print-directory DEVICE=cuda PRECISION=$(PRECISION) kernel_resources
@@ -267,6 +307,7 @@ fuzz_programs: | $(AFTER_DEPS)
 fuzz: fuzz_programs
 	$(FUZZ) test/fuzz.sh
 
+attention_library: $(BUILD)/dev/libattention.so
 bench_program: $(BUILD)/$(BENCH)
 bench: bench_program
 	$(BUILD)/$(BENCH) $(if $(filter cpu,$(DEVICE)),all)
@@ -353,10 +394,12 @@ help:
 	@echo '                         shards, training, samples; a second time it goes on from what exists'
 	@echo '  make test              build and run every test; the last line is "N passed, N failed"'
 	@echo '  make test_attention    after changing an attention kernel: one line a case, with errors and times'
+	@echo '  make DEVICE=emulated test_mutations   plants mistakes in flash attention, each of which its test must find'
 	@echo '  make test_layers       after changing a layer'
 	@echo '  make test_data         after changing data/'
 	@echo '  make fuzz              fuzz the readers of files for FUZZ_SECONDS=$(FUZZ_SECONDS) in all (needs clang)'
 	@echo '  make bench             speed against a measured peak: of matmul, attention and whole steps; on a GPU, of every kernel'
+	@echo '  make attention_library our attention as a library for dev/bench_attention.py, which times it beside that of PyTorch'
 	@echo '  make profile           ten steps on a GPU under nsys, then time by ranges and kernels; PROFILE_OPTIONS="--channels 768 ..."'
 	@echo '  make kernel_resources  registers, shared memory, spills and occupancy of every kernel (needs nvcc, no GPU)'
 	@echo '  make cuda_all_architectures  the CUDA build, both precisions, for $(ALL_ARCHITECTURES)'
@@ -370,5 +413,6 @@ help:
 	@echo '  ARCH="sm_80 sm_90a"    GPUs to compile for; without it those of this machine, else all'
 	@echo '  CUDA_HOME=DIR          the CUDA toolkit; without it /usr/local/cuda, PATH, packages of python3 (nvidia-cuda-nvcc ...)'
 	@echo '  NCCL=0                 leaves NCCL out of the CUDA build'
+	@echo '  CUDNN=1                adds --attention cudnn to it, in bf16, to compare with (needs cuDNN 9 and nvidia-cudnn-frontend)'
 	@echo '  SANITIZE=address,undefined or thread: every target with sanitizers, in a build folder of its own'
 	@echo '  CC=clang               the compiler; MARCH=-march=x86-64-v3: the processor to compile for'

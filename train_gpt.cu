@@ -38,7 +38,7 @@ typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } Mod
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *sample;
-    int model, schedule, attention, precision, matmul, matmul_search, recompute, stochastic_rounding, plan;
+    int model, schedule, attention, attention_atomics, precision, matmul, matmul_search, recompute, stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
     int64_t num_layers, num_heads, channels, max_sequence_length, vocab_size;
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
@@ -103,7 +103,8 @@ static const Option OPTIONS[] = {
     {NULL, REAL("clip", clip, "1", 0, 1e9, "largest global gradient norm; 0: no clipping")},
     {NULL, INTEGER("max-skips", max_skips, "5", 1, 1e9, "steps with a non-finite loss or gradient skipped in a row before training stops")},
 
-    {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash", "changes speed and memory, not results")},
+    {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash|cudnn", "changes speed and memory, not results, but for cudnn's dropout, which has masks of its own")},
+    {NULL, FLAG("attention-atomics", attention_atomics, "flash on a GPU adds up gradients of queries in any order: faster, but not the same bits each time")},
     {NULL, CHOICE("precision", precision, "auto", "auto|fp32|bf16", "of matmul inputs on the CPU; on a GPU the build's; sums and master weights stay fp32")},
     {NULL, CHOICE("matmul", matmul, "auto", "auto|cublas|own", "whose matrix products; auto: cuBLAS where the build has it")},
     {NULL, FLAG("matmul-search", matmul_search, "time cuBLAS's proposals for every product before choosing, rather than take its first")},
@@ -126,6 +127,7 @@ static const Option OPTIONS[] = {
 enum { NUM_OPTIONS = sizeof(OPTIONS) / sizeof(OPTIONS[0]) };
 
 static const char *const PRECISIONS[] = {"fp32", "bf16"};
+static const char *const ATTENTIONS[] = {"auto", "naive", "flash", "cudnn"};
 
 static Precision precision_of(const Settings *o) {
     return o->precision == 0 ? (Precision)DEVICE_IS_BF16 : (Precision)(o->precision - 1);
@@ -172,7 +174,8 @@ static const struct {
     X(dbranch, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) */                                         \
     X(dnormed, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) of a layernorm's output, of attention's */ \
     X(dwide, floatX, training *N * 4 * C, MEMORY_OTHER) /* (N, 4C) of the pre-activation; (N, 3C) of qkv */  \
-    X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_WORKSPACE)
+    X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_WORKSPACE)                            \
+    X(attention_scratch, float, training *attention_scratch_size(attention, arena->on_gpu, B, NH, T, HS), MEMORY_WORKSPACE)
 // member, type, elements, and when all blocks share one: because backward computes it again (--recompute), or
 // because nothing is kept but keys and values
 #define BLOCK_ACTIVATIONS(X)                                                                                 \
@@ -288,6 +291,7 @@ typedef struct {
     size_t num_floats;     // with padding
     Shape shape;
     AttentionVariant attention;
+    int attention_atomics; // Attention's
 
     Arena arena;
     ModelWeights weights;
@@ -400,7 +404,7 @@ static void place_training_state(GPT *m, Arena *arena) {
 #define SIZE_float   sizeof(float)
 #define SIZE_int32_t sizeof(int32_t)
 static void place_activations(const GPT *m, Activations *x, Arena *arena) {
-    const size_t B = x->B, T = x->T, N = B * T, C = m->C, NH = m->NH, Vp = m->Vp, logit_rows = x->logit_rows;
+    const size_t B = x->B, T = x->T, N = B * T, C = m->C, NH = m->NH, HS = m->HS, Vp = m->Vp, logit_rows = x->logit_rows;
     const size_t training = x->keep != KEEP_CACHE;
     const Keep keep = x->keep;
     const AttentionVariant attention = m->attention;
@@ -454,7 +458,6 @@ static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size,
     CHECK(m->arena.base == NULL); // places are forgotten
     GPT plan = *m;
     Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
-    plan.attention = attention_choose(m->shape.attention, on_gpu);
     set_shapes(&plan, B, floatX_size);
     gpt_place(&plan, &arena);
     if (of != NULL) memcpy(of, arena.of, sizeof(arena.of));
@@ -489,7 +492,7 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
     m->V = (size_t)config->vocab_size;
     m->Vp = round_up(m->V, VOCAB_MULTIPLE);
     m->shape = *shape;
-    m->attention = attention_choose(shape->attention, DEVICE_IS_GPU);
+    m->attention = attention_choose(shape->attention);
     list_parameters(m);
     m->block_weights = (BlockWeights *)xcalloc(m->L, sizeof(BlockWeights));
     m->block_gradients = (BlockGradients *)xcalloc(m->L, sizeof(BlockGradients));
@@ -614,7 +617,13 @@ static Attention attention_of(const GPT *m, const Activations *x, size_t layer, 
     Attention a = attention_packed(x->B, x->T, m->NH, m->NH, m->HS,
                                    dropout_of(m, RANDOM_ATTENTION_DROPOUT, layer, s));
     a.Tk = x->past + x->T;
+    a.atomics = m->attention_atomics;
     return a;
+}
+
+// Generating text reads cached keys: fewer queries than keys, which cuDNN does not serve.
+static AttentionVariant attention_variant(const GPT *m, const Activations *x) {
+    return x->keep == KEEP_CACHE && m->attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->attention;
 }
 
 static const floatX *residual_into(const Activations *x, size_t l) {
@@ -648,8 +657,8 @@ static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroS
     profile_enter(&m->profile, LAP_QKV, pass, m->stream);
     matmul_forward(&m->matmul, qkv, b->ln1, w->qkvw, w->qkvb, N, C, 3 * C, m->stream);
     profile_enter(&m->profile, LAP_ATTENTION, pass, m->stream);
-    attention_forward(m->attention, b->attended, b->lse, b->saved, qkv, b->qkv + C, b->qkv + 2 * C,
-                      &attention, m->stream);
+    attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + C,
+                      b->qkv + 2 * C, &attention, m->stream);
     profile_enter(&m->profile, LAP_PROJECTION, pass, m->stream);
     matmul_forward(&m->matmul, branch, b->attended, w->projw, w->projb, N, C, C, m->stream);
     profile_enter(&m->profile, LAP_LAYERNORM, pass, m->stream);
@@ -783,7 +792,8 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
                     C, s->mode, m->stream);
     profile_enter(&m->profile, LAP_ATTENTION, PASS_BACKWARD, m->stream);
     attention_backward(m->attention, a->dwide, a->dwide + C, a->dwide + 2 * C, a->dnormed, b->qkv, b->qkv + C,
-                       b->qkv + 2 * C, b->attended, b->lse, b->saved, &attention, m->stream);
+                       b->qkv + 2 * C, b->attended, b->lse, b->saved, a->attention_scratch,
+                       &attention, m->stream);
     profile_enter(&m->profile, LAP_QKV, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dnormed, g->qkvw, g->qkvb, a->dwide, b->ln1, w->qkvw, NULL, N, C, 3 * C,
                     s->mode, m->stream);
@@ -1355,7 +1365,7 @@ static void print_banner(const Trainer *t, double peak) {
            (double)t->train.num_tokens * 1e-6, t->train.count, per_step,
            (double)(o->steps * o->batch * o->accumulate) / (double)loader_sequences_per_epoch(t->loader));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
-           PRECISIONS[precision_of(o)], peak, m->attention == ATTENTION_FLASH ? "flash" : "naive");
+           PRECISIONS[precision_of(o)], peak, ATTENTIONS[m->attention]);
     if (m->dropout_threshold < 256)
         printf("dropout     %.4f (asked for %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
     fflush(stdout);
@@ -1400,9 +1410,6 @@ static int check_options(const Settings *o, Error *error) {
                     PRECISIONS[precision_of(o)], PRECISIONS[precision_of(o)]);
     if (!matmul_library_available((MatmulLibrary)o->matmul))
         return fail(error, "this build has no cuBLAS: use --matmul own");
-    if (o->attention && !attention_available((AttentionVariant)o->attention, DEVICE_IS_GPU))
-        return fail(error, "this build has no --attention %s for its device",
-                    option_choice_name(OPTIONS, NUM_OPTIONS, o, "attention"));
     if (o->stochastic_rounding && sizeof(floatX) == sizeof(float))
         return fail(error, "--stochastic-rounding is for weights in bf16; this build has them in fp32");
     if (o->init_from != NULL && o->resume)
@@ -1486,13 +1493,23 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                    (size_t)o->logits_memory, (AttentionVariant)o->attention};
     gpt_describe(&t->model, &config, &shape);
     t->model.seed = (uint64_t)o->seed;
+    t->model.attention_atomics = o->attention_atomics;
     return 0;
+}
+
+static int check_attention(const GPT *m, const Settings *o, Error *error) {
+    const MicroStep step = {0, 0, dropout_threshold(o->dropout), 0, MATMUL_OVERWRITE};
+    if (m->acts.B == 0) return 0;
+    Attention attention = attention_of(m, &m->acts, 0, &step);
+    const char *refusal = attention_refusal(m->attention, &attention);
+    return refusal == NULL ? 0 : fail(error, "--attention %s: %s", ATTENTIONS[m->attention], refusal);
 }
 
 // Memory, and the weights in it.
 static int set_up_model(Trainer *t, const char *folder, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
+    if (check_attention(m, o, error) != 0) return -1;
     if (gpt_allocate(m, (MatmulLibrary)o->matmul, precision_of(o), error) != 0) return -1;
     matmul_search_algorithms(&m->matmul, o->matmul_search);
     if (folder != NULL) return load_weights(m, folder, error);
@@ -1526,7 +1543,7 @@ static void print_plan(const Trainer *t) {
     printf("\n%-28s", "attention");
     for (int b = 0; b < NUM_BUILDS; b++)
         printf(" %12s",
-               attention_choose(m->shape.attention, builds[b].on_gpu) == ATTENTION_FLASH ? "flash" : "naive");
+               ATTENTIONS[m->attention]);
     for (int memory = 0; memory < NUM_MEMORIES; memory++) {
         printf("\n%-28s", purposes[memory]);
         for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);

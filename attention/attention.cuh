@@ -4,33 +4,52 @@
 #define ATTENTION_ATTENTION_CUH
 
 #include "attention.h"
+#include "cudnn.h"
+#include "flash.h"
 #include "naive.cuh"
 
-typedef enum { ATTENTION_AUTO, ATTENTION_NAIVE, ATTENTION_FLASH } AttentionVariant;
+typedef enum { ATTENTION_AUTO, ATTENTION_NAIVE, ATTENTION_FLASH, ATTENTION_CUDNN } AttentionVariant;
 
-// Floats of scratch that the forward pass leaves for the backward pass beside out and lse.
+// NULL where `variant` computes this here, else a sentence that says why not.
+static inline const char *attention_refusal(AttentionVariant variant, const Attention *a) {
+    (void)a;
+    if (variant != ATTENTION_CUDNN) return NULL;
+#ifdef HAVE_CUDNN
+    return attention_cudnn_refusal(a);
+#else
+    return "this build has no cuDNN (make DEVICE=cuda CUDNN=1)";
+#endif
+}
+
+// `variant`, or the fastest there is for ATTENTION_AUTO.
+static inline AttentionVariant attention_choose(AttentionVariant variant) {
+    return variant == ATTENTION_AUTO ? ATTENTION_FLASH : variant;
+}
+
+// Floats that the forward pass leaves for the backward pass beside out and lse.
 static inline size_t attention_saved_size(AttentionVariant variant, size_t B, size_t NH, size_t Tq,
                                           size_t Tk) {
     return variant == ATTENTION_NAIVE ? B * NH * Tq * Tk : 0;
 }
-
-static inline int attention_available(AttentionVariant variant, int on_gpu) {
-    return variant == ATTENTION_NAIVE || (variant == ATTENTION_FLASH && !on_gpu);
+// Floats that the backward pass needs for itself.
+static inline size_t attention_scratch_size(AttentionVariant variant, int on_gpu, size_t B, size_t NH,
+                                            size_t Tq, size_t HS) {
+    return variant == ATTENTION_FLASH && on_gpu ? attention_flash_scratch_size(B, NH, Tq, HS) : 0;
 }
 
-// `variant` where it is available; else, and for ATTENTION_AUTO, the fastest there is.
-static inline AttentionVariant attention_choose(AttentionVariant variant, int on_gpu) {
-    if (attention_available(variant, on_gpu)) return variant;
-    return attention_available(ATTENTION_FLASH, on_gpu) ? ATTENTION_FLASH : ATTENTION_NAIVE;
-}
-
-// `saved`: attention_saved_size floats. The variant must be available.
+// `saved`: attention_saved_size floats. The variant must not be refused.
 static inline void attention_forward(AttentionVariant variant, floatX *out, float *lse, float *saved,
                                      const floatX *q, const floatX *k, const floatX *v, const Attention *a,
                                      Stream stream) {
-    CHECK(attention_available(variant, DEVICE_IS_GPU));
+#ifdef HAVE_CUDNN
+    if (variant == ATTENTION_CUDNN) return attention_cudnn_forward(out, lse, q, k, v, a, stream);
+#endif
+    CHECK(variant == ATTENTION_NAIVE || variant == ATTENTION_FLASH);
 #ifdef DEVICE_CUDA
-    attention_naive_forward(out, lse, saved, q, k, v, a, stream);
+    if (variant == ATTENTION_NAIVE)
+        attention_naive_forward(out, lse, saved, q, k, v, a, stream);
+    else
+        attention_flash_forward(out, lse, q, k, v, a, stream);
 #else
     (void)stream;
     if (variant == ATTENTION_NAIVE)
@@ -40,16 +59,23 @@ static inline void attention_forward(AttentionVariant variant, floatX *out, floa
 #endif
 }
 
+// `scratch`: attention_scratch_size floats, of which nothing is needed before and after.
 static inline void attention_backward(AttentionVariant variant, floatX *dq, floatX *dk, floatX *dv,
                                       const floatX *dout, const floatX *q, const floatX *k, const floatX *v,
-                                      const floatX *out, const float *lse, const float *saved,
+                                      const floatX *out, const float *lse, const float *saved, float *scratch,
                                       const Attention *a, Stream stream) {
-    CHECK(attention_available(variant, DEVICE_IS_GPU));
+#ifdef HAVE_CUDNN
+    if (variant == ATTENTION_CUDNN)
+        return attention_cudnn_backward(dq, dk, dv, dout, q, k, v, out, lse, a, stream);
+#endif
+    CHECK(variant == ATTENTION_NAIVE || variant == ATTENTION_FLASH);
 #ifdef DEVICE_CUDA
-    (void)lse;
-    attention_naive_backward(dq, dk, dv, dout, q, k, v, out, saved, a, stream);
+    if (variant == ATTENTION_NAIVE)
+        attention_naive_backward(dq, dk, dv, dout, q, k, v, out, saved, a, stream);
+    else
+        attention_flash_backward(dq, dk, dv, dout, q, k, v, out, lse, scratch, a, stream);
 #else
-    (void)stream;
+    (void)stream, (void)scratch;
     if (variant == ATTENTION_NAIVE)
         attention_naive_backward_cpu(dq, dk, dv, dout, q, k, v, out, saved, a);
     else

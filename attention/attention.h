@@ -39,6 +39,7 @@ typedef struct {
     AttentionMask mask;
     float scale;
     Dropout dropout; // key of RANDOM_ATTENTION_DROPOUT and the layer
+    int atomics;     // flash on a GPU may add up dQ in any order: faster, other roundings each time
 } Attention;
 
 // q, k and v packed in one row a token, qkv (B, T, NH + 2 NKV, HS), as the QKV matmul writes it: q at element
@@ -48,7 +49,7 @@ static inline Attention attention_packed(size_t B, size_t T, size_t NH, size_t N
     size_t row = (NH + 2 * NKV) * HS;
     Attention a = {B,      T,       T,       NH,      NKV,         HS,          row,
                    row,    NH * HS, T * row, T * row, T * NH * HS, MASK_CAUSAL, 1.0f / sqrtf((float)HS),
-                   dropout};
+                   dropout, 0};
     return a;
 }
 

@@ -114,7 +114,7 @@ static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, doubl
                               qkv + 2 * C, &a, 0);
             double middle = seconds_now();
             attention_backward((AttentionVariant)(ATTENTION_NAIVE + v), dqkv, dqkv + C, dqkv + 2 * C, dout,
-                               qkv, qkv + C, qkv + 2 * C, out, lse, saved, &a, 0);
+                               qkv, qkv + C, qkv + 2 * C, out, lse, saved, NULL, &a, 0);
             seconds[v][0][round] = middle - started;
             seconds[v][1][round] = seconds_now() - middle;
         }

@@ -17,13 +17,16 @@ enum { ROUNDS = 15, NUM_TENSORS = 6 };
 
 typedef struct {
     size_t B, T, N, C, V, Vp, parameters;
+    size_t HS;                  // of attention
     floatX *x[NUM_TENSORS];     // (N, 4C) each
     floatX *logits, *wte, *wpe; // (N, Vp), (Vp, C), (T, C)
     float *f[2], *dwte;         // (N), (Vp, C)
     float *flat[4];             // (parameters): master, m, v, gradients
     floatX *weights;            // (parameters)
     double *partial;
-    float *scratch;  // layernorm's
+    float *scratch; // layernorm's
+    float *lse, *attention_scratch;
+    int atomics;
     int32_t *tokens; // (N)
     AdamWChunk *chunks;
     size_t num_chunks;
@@ -92,6 +95,23 @@ static void run_head_forward(Bench *b) {
 static void run_head_backward(Bench *b) {
     matmul_head_backward(&b->matmul, b->x[0], b->dwte, b->logits, b->x[1], b->wte, b->N, b->C, b->Vp,
                          MATMUL_ACCUMULATE, b->stream);
+}
+static Attention attention_of(const Bench *b) {
+    Dropout dropout = dropout_make(b->dropout.threshold, 1, RANDOM_ATTENTION_DROPOUT, 0, 0, 0);
+    Attention a = attention_packed(b->B, b->T, b->C / b->HS, b->C / b->HS, b->HS, dropout);
+    a.atomics = b->atomics;
+    return a;
+}
+static void run_attention_forward(Bench *b) {
+    Attention a = attention_of(b);
+    attention_flash_forward(b->x[0], b->lse, b->x[1], b->x[1] + b->C, b->x[1] + 2 * b->C, &a, b->stream);
+}
+static void run_attention_backward(Bench *b) {
+    Attention a = attention_of(b);
+    const floatX *qkv = b->x[1];
+    floatX *dqkv = b->x[3];
+    attention_flash_backward(dqkv, dqkv + b->C, dqkv + 2 * b->C, b->x[2], qkv, qkv + b->C, qkv + 2 * b->C,
+                             b->x[0], b->lse, b->attention_scratch, &a, b->stream);
 }
 static void run_copy(Bench *b) {
     CHECK(cudaMemcpyAsync(b->logits, (char *)b->logits + b->N * b->Vp * sizeof(floatX) / 2,
@@ -171,6 +191,9 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
     b->weights = random_tensor(b->parameters);
     b->partial = (double *)must_alloc(global_norm_scratch(b->parameters) * sizeof(double));
     b->scratch = zero_floats(layernorm_scratch(C));
+    b->attention_scratch = zero_floats(
+        attention_flash_scratch_size(B, C / 64, T, 64)); // smaller with heads of 128
+    b->lse = zero_floats(b->N * (C / 64));
     b->outcome = (StepOutcome *)zero_floats(sizeof(StepOutcome));
     b->cache_filler_bytes = (size_t)4 * b->N * C * sizeof(floatX);
     b->cache_filler = must_alloc(b->cache_filler_bytes);
@@ -240,6 +263,26 @@ static void bench_products(Bench *b) {
     bench_product(b, "matmul output head backward", 4 * N * C * Vp, run_head_backward);
 }
 
+// Causal, by the products over visible pairs alone; backward has 2.5 times those of forward.
+static void bench_attention(Bench *b) {
+    static const size_t head_sizes[] = {64, 128};
+    for (int i = 0; i < 4; i++) {
+        char name[64];
+        b->HS = head_sizes[i / 2];
+        b->dropout.threshold = i % 2 ? 230 : 256;
+        if (b->C % b->HS != 0) continue;
+        const double flop = 2.0 * (double)b->N * (double)b->T * (double)b->C;
+        const char *dropped = i % 2 ? ", dropout 0.1" : "";
+        snprintf(name, sizeof(name), "attention HS %zu%s", b->HS, dropped);
+        bench_product(b, name, flop, run_attention_forward);
+        for (b->atomics = 0; b->atomics < 2; b->atomics++) {
+            snprintf(name, sizeof(name), "attention HS %zu%s, backward%s", b->HS, dropped,
+                     b->atomics ? ", atomics" : "");
+            bench_product(b, name, 2.5 * flop, run_attention_backward);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     size_t sizes[4] = {16, 1024, 768, 50257};
     const char *refusal = device_open(argv);
@@ -265,6 +308,7 @@ int main(int argc, char **argv) {
            bench.product_rate * 1e-3);
     bench_memory_bound(&bench);
     bench_products(&bench);
+    bench_attention(&bench);
     bench_close(&bench);
     return 0;
 }

@@ -4,18 +4,22 @@
 #     dev/find_cuda.sh nvcc            the compiler
 #     dev/find_cuda.sh compile         options for the headers of CUDA, cuBLASLt, NVTX and NCCL
 #     dev/find_cuda.sh link            options for the libraries
+#     dev/find_cuda.sh cudnn-compile   options for the headers of CUDA, cuDNN and cuDNN's C++ frontend
+#     dev/find_cuda.sh cudnn-link      options for cuDNN
 #     dev/find_cuda.sh nvtx            the folder with nvtx3/nvToolsExt.h
 #     dev/find_cuda.sh architectures   sm_90a for a GPU of compute capability 9.0; all that nvcc knows of ours, without a GPU
 #     dev/find_cuda.sh nsys            the profiler
 #     dev/find_cuda.sh places          where is looked, for a message
 # Looks in $CUDA_HOME, in $CUDA_PLACE (/usr/local/cuda), around an nvcc on PATH, and in a Python environment's packages
-# (nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cublas, nvidia-nccl-cu13 ...). NCCL=0 leaves NCCL out.
+# (nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cublas, nvidia-nccl-cu13, nvidia-cudnn-cu13, nvidia-cudnn-frontend ...).
+# NCCL=0 leaves NCCL out.
 
-# Packages keep to one folder (nvidia/cu13) or, older ones, to one each (nvidia/cublas).
+# Packages keep to one folder (nvidia/cu13) or, older ones, to one each (nvidia/cublas); the frontend of cuDNN is in include/.
 python_roots() {
     command -v python3 >/dev/null || return
     python3 -c 'import sys; print("\n".join(p for p in sys.path if p))' 2>/dev/null | while read -r folder; do
         [ -d "$folder/nvidia" ] && printf '%s\n' "$folder/nvidia/cu13" "$folder"/nvidia/*
+        [ ! -e "$folder/include/cudnn_frontend.h" ] || echo "$folder"
     done
 }
 roots() {
@@ -35,7 +39,7 @@ first_file() { # first_file PATH...: PATH under each root in turn
 }
 nvcc() { first_file bin/nvcc; }
 include_of() { # include_of HEADER: the folder it is in
-    header=$(first_file "include/$1") && echo "${header%/"$1"}"
+    header=$(first_file "include/$1" "include/$(uname -m)-linux-gnu/$1") && echo "${header%/"$1"}"
 }
 library() { # library NAME...: options that link the first there is; packages have libNAME.so.13 alone
     for root in $ROOTS; do
@@ -70,6 +74,15 @@ link)
     # Linked even before anything calls it: a program without its library is found out when it is built.
     has_nccl && echo "-Wl,--no-as-needed $(library nccl || echo -lnccl) -Wl,--as-needed"
     echo "$(library cudart_static cudart || echo -lcudart_static) -ldl -lrt"
+    ;;
+cudnn-compile)
+    cuda=$(include_of cuda_runtime.h) && cudnn=$(include_of cudnn.h) && frontend=$(include_of cudnn_frontend.h) || exit 0
+    printf '%s\n' "$cuda" "$cudnn" "$frontend" | awk '!seen[$0]++' | grep -v '^/usr/include' | sed 's/^/-isystem /' | tr '\n' ' '
+    echo -DHAVE_CUDNN
+    ;;
+cudnn-link)
+    # cuDNN finds its parts beside itself. Its frontend may call NVRTC (newer ones do, for graphs that are not ours).
+    cudnn=$(library cudnn) && echo "-Wl,--as-needed $cudnn $(library nvrtc)"
     ;;
 nvtx) include_of nvtx3/nvToolsExt.h ;;
 architectures)

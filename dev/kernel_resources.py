@@ -31,6 +31,24 @@ DYNAMIC = {
     "layernorm_forward_kernel": 4 * 768 * 4,  # LAYERNORM_WARPS rows, as wide as they are in fp32
 }
 
+# Tiles of flash attention (attention/flash.cu) that only GPUs with more shared memory get; elsewhere others are chosen.
+SMALL_SHARED_MEMORY = 99 * 1024
+
+
+def dynamic_shared(name, element):
+    """Bytes; `element`: of floatX. Of flash attention what ForwardShared and BackwardShared hold."""
+    block = 64  # ForwardBlock and BackwardBlock have a few bytes less
+    tile = re.search(r"(Forward|Backward)Tile<([\d, ]+)>", name)
+    if tile and "finish_dq" not in name:
+        numbers = [int(n) for n in tile.group(2).split(",")]
+        if tile.group(1) == "Forward":
+            head, warps, slabs, keys, stages, _ = numbers
+            return (16 * slabs * warps + stages * keys) * head * element + block
+        head, warps, slabs, groups, queries, _ = numbers
+        keys = 16 * slabs * warps // groups
+        return ((2 * keys + 4 * queries) * head + keys * queries) * element + 2 * queries * 8 + block
+    return DYNAMIC.get(name, DYNAMIC.get(re.sub(r"<.*", "", name).split("::")[-1], 0))
+
 
 def round_up(x, unit):
     return (x + unit - 1) // unit * unit
@@ -73,6 +91,10 @@ def readable(names):
     return result
 
 
+def short(name):
+    return name.replace("flash::", "")[:58]
+
+
 def kernels_of(source, architecture, options, folder):
     """Yields (mangled name, (threads or 0, dynamic shared memory used), registers, static shared bytes, stack bytes,
     spilled bytes)."""
@@ -111,8 +133,7 @@ def main():
             names = readable([row[0] for row in rows])
             for mangled, (threads, uses_dynamic), registers, shared, stack, spills in sorted(rows, key=lambda row: names[row[0]]):
                 name = names[mangled]
-                plain = re.sub(r"<.*", "", name).split("::")[-1]
-                dynamic = DYNAMIC.get(name, DYNAMIC.get(plain, 0))
+                dynamic = dynamic_shared(name, 4 if "PRECISION_IS_FP32" in options.nvcc_flags else 2)
                 wrong = []
                 if uses_dynamic != (dynamic > 0):
                     wrong.append("the table DYNAMIC of dev/kernel_resources.py is wrong about it")
@@ -122,13 +143,15 @@ def main():
                 else:
                     blocks, room, warps = blocks_per_multiprocessor(architecture, threads, registers, shared + dynamic)
                     occupancy = f"{100 * blocks * warps / room:.0f} %"
-                    if blocks == 0:
+                    if dynamic > SMALL_SHARED_MEMORY and "Tile<" in name and LIMITS[architecture.rstrip("af")][2] == 100:
+                        occupancy = "not here"
+                    elif blocks == 0:
                         wrong.append("it does not fit on a multiprocessor")
                 if spills:
                     wrong.append(f"{spills} bytes of registers are spilled")
                 if stack:
                     wrong.append(f"{stack} bytes of local memory (an array that is not in registers)")
-                print(f"{name[:58]:58} {architecture:7} {threads:7} {registers:9} {shared:7} {dynamic:7} {stack:5} {spills:6} {occupancy:>9}")
+                print(f"{short(name):58} {architecture:7} {threads:7} {registers:9} {shared:7} {dynamic:7} {stack:5} {spills:6} {occupancy:>9}")
                 for what in wrong:
                     print(f"FAILED: {name} for {architecture}: {what}")
                 failed += bool(wrong)

@@ -92,6 +92,14 @@ __device__ __forceinline__ void store8(__nv_bfloat16 *p, const Float8 &x) {
                                                pack_bf16(x.v[4], x.v[5]), pack_bf16(x.v[6], x.v[7]));
 }
 
+// Two neighbours, the first at an even place.
+__device__ __forceinline__ void store_pair(__nv_bfloat16 *p, float x, float y) {
+    *reinterpret_cast<uint32_t *>(p) = pack_bf16(x, y);
+}
+__device__ __forceinline__ void store_pair(float *p, float x, float y) {
+    *reinterpret_cast<float2 *>(p) = make_float2(x, y);
+}
+
 // What x becomes when it is stored as floatX.
 __device__ __forceinline__ void round_to_floatX(Float8 &x) {
 #pragma unroll

@@ -145,13 +145,6 @@ __device__ __forceinline__ void multiply_tiles(WarpSums &sum, const floatX *tile
 }
 #endif
 
-__device__ __forceinline__ void store_pair(__nv_bfloat16 *p, float x, float y) {
-    *reinterpret_cast<uint32_t *>(p) = pack_bf16(x, y);
-}
-__device__ __forceinline__ void store_pair(float *p, float x, float y) {
-    *reinterpret_cast<float2 *>(p) = make_float2(x, y);
-}
-
 // Writes sums of rows m .. and columns n .., as far as they are inside C (M, N).
 template <class Out>
 __device__ __forceinline__ void store_sums(Out *C, const WarpSums &sum, const floatX *bias, size_t M,

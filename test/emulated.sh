@@ -1,6 +1,6 @@
 #!/bin/sh
-# The CUDA kernels, and the trainer on them, executed on the CPU (dev/cuda_on_cpu): in bf16 and fp32; with
-# AddressSanitizer and UndefinedBehaviorSanitizer; small shapes with threads and blocks in five other orders, and with
+# The CUDA kernels, and the trainer on them, executed on the CPU (dev/cuda_on_cpu): in bf16 and fp32; on small shapes with
+# AddressSanitizer and UndefinedBehaviorSanitizer, with threads and blocks in five other orders, and with
 # ThreadSanitizer, which finds races.
 unset MAKEFLAGS MFLAGS MAKELEVEL # of a make that calls this
 passed=0 failed=0
@@ -21,8 +21,8 @@ suite() { # suite NAME WORD...: runs make, and adds up
 }
 suite "emulated, bf16" DEVICE=emulated PRECISION=bf16 test
 suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test
-suite "emulated, AddressSanitizer" DEVICE=emulated SANITIZE=address,undefined test
 export TEST_SMALL=1
+suite "emulated, AddressSanitizer" DEVICE=emulated SANITIZE=address,undefined test
 suite "emulated, five orders" DEVICE=emulated test_seeds
 suite "emulated, ThreadSanitizer" DEVICE=emulated SANITIZE=thread test
 echo "$passed passed, $failed failed"

@@ -11,6 +11,11 @@
 
 static int test_passed, test_failed;
 
+static inline int test_finish(void) {
+    printf("%d passed, %d failed\n", test_passed, test_failed);
+    return test_failed == 0 && test_passed > 0 ? 0 : 1;
+}
+
 // Counts one check; when it does not hold, prints where, what, and the message (printf format, required).
 #define EXPECT(condition, ...) test_expect((condition) != 0, __FILE__, __LINE__, #condition, __VA_ARGS__)
 
@@ -31,17 +36,13 @@ test_expect(int holds, const char *file, int line, const char *condition, const 
     va_end(arguments);
     printf("\n");
     fflush(stdout);
+    if (getenv("TEST_STOP_AT_FIRST") != NULL) exit(test_finish()); // for those who only ask whether it fails
     return 0;
 }
 
 // Where everything is slow (emulated kernels under ThreadSanitizer) TEST_SMALL is set, and only small shapes are tried.
 static inline int test_is_small(void) {
     return getenv("TEST_SMALL") != NULL;
-}
-
-static inline int test_finish(void) {
-    printf("%d passed, %d failed\n", test_passed, test_failed);
-    return test_failed == 0 && test_passed > 0 ? 0 : 1;
 }
 
 #endif

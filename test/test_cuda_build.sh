@@ -168,7 +168,7 @@ holds grep -qE '^memcheck +passed' "$report"
 holds grep -qE '^build +passed' "$report"
 holds grep -qx 'cuda build' "$work/check/report_passed"
 check && fail "the programs are not there" # all that have not passed, in their order; the programs are not there
-holds grep -qE '^======== .*: .*tests conformance racecheck kernels training_124M training_350M sdpa curve$' "$report"
+holds grep -qE '^======== .*: .*tests conformance racecheck kernels training_124M training_350M attention curve$' "$report"
 equal "$(grep -c -- '^---- build$' "$report")" 1 "what has passed is not done again"
 equal "$(grep -c -- '^---- tests$' "$report")" 1 "the tests' turn came"
 if grep -q '^cuda tests$' "$work/check/report_passed"; then pass; else fail "the tests passed (by a stub), and it is forgotten"; fi

@@ -75,6 +75,19 @@ else
     refuse "weights in bf16" "$gpu" "${data[@]}" "${shape[@]}" --stochastic-rounding
 fi
 
+# Attention in several tiles of queries and keys: naive, flash, and flash that adds in any order, learn alike.
+long=(--sequence-length 144 --steps 6)
+for dropout in 0 0.1; do
+    run "$cpu" long_cpu "${long[@]}" --dropout $dropout
+    for attention in "naive" "flash" "flash --attention-atomics"; do
+        rm -rf long
+        run "$gpu" long "${long[@]}" --dropout $dropout --attention $attention
+        close long long_cpu
+        grep -q "attention ${attention%% *}$" out.txt && pass || fail "--attention $attention trains with another"
+    done
+    rm -rf long_cpu
+done
+
 # ---- checkpoints cross builds -----------------------------------------------------------------------------------------
 
 run "$cpu" whole "${hard[@]}" --steps 5
@@ -100,7 +113,7 @@ done >samples.txt
 program=("$gpu" "${data[@]}" "${shape[@]}")
 case $PRECISION in fp32) other=bf16 ;; *) other=fp32 ;; esac
 refuse "make PRECISION=$other" --precision $other
-refuse "no --attention flash" --attention flash
+refuse "--attention cudnn: " --attention cudnn --dropout 0 --sequence-length 1
 case $(basename "$device_build") in emulated*) # where the size of memory can be set
     refuse "no cuBLAS" --matmul cublas
     export CUDA_EMULATION_MEMORY=60000000

@@ -276,7 +276,8 @@ static void test_variants(void) {
     omp_set_num_threads(omp_get_num_procs());
     double *wanted = as_doubles(gradients[0], n);
     double error = relative_error(gradients[1], wanted, n, 1e-4);
-    EXPECT(error < 1e-5, "naive and flash differ by %g", error);
+    // In bf16 flash rounds probabilities to 8 bits where naive does not.
+    EXPECT(error < (DEVICE_IS_BF16 ? 0.03 : 1e-5), "naive and flash differ by %g", error);
     EXPECT(memcmp(gradients[0], gradients[2], n * sizeof(float)) == 0,
            "gradients have other bits with 3 threads");
     free(wanted);
@@ -595,7 +596,6 @@ int main(int argc, char **argv) {
     const char *refusal = device_open(argv);
     if (refusal != NULL) die("%s", refusal);
     for (int attention = ATTENTION_NAIVE; attention <= ATTENTION_FLASH; attention++) {
-        if (!attention_available((AttentionVariant)attention, DEVICE_IS_GPU)) continue;
         test_gradients((AttentionVariant)attention, NO_DROPOUT);
         test_gradients((AttentionVariant)attention, SOME_DROPOUT);
     }

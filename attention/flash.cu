@@ -1,0 +1,220 @@
+// Launches flash attention (flash.h): which tiles for which head size on which GPU.
+//
+// A multiprocessor of sm_80 gives a block up to 163 KB of shared memory, of sm_90 and sm_100 227 KB, of sm_86,
+// sm_89 and sm_120 99 KB. Where the best tiles of a head size do not fit the last ones, or would leave them with
+// too few warps, there are two choices, and the first that fits is taken.
+#include "flash.h"
+#include "flash_backward.cuh"
+#include "flash_forward.cuh"
+
+namespace flash {
+
+// ---- tiles ------------------------------------------------------------------------------------------------
+// ForwardTile<head, warps, slabs of 16 queries a warp, keys, stages, blocks on a multiprocessor>
+// BackwardTile<head, warps, slabs of 16 keys a warp, column groups, queries, blocks on a multiprocessor>
+
+template <int head> struct Tiles;
+#ifndef PRECISION_IS_FP32
+template <> struct Tiles<32> {
+    typedef ForwardTile<32, 4, 2, 64, 4, 2> Forward, SmallForward;
+    typedef BackwardTile<32, 4, 2, 1, 64, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<64> {
+    typedef ForwardTile<64, 4, 2, 64, 4, 2> Forward, SmallForward;
+    typedef BackwardTile<64, 4, 2, 1, 64, 2> Backward;
+    typedef BackwardTile<64, 8, 1, 1, 64, 1> SmallBackward;
+};
+template <> struct Tiles<96> {
+    typedef ForwardTile<96, 4, 2, 64, 3, 2> Forward, SmallForward;
+    typedef BackwardTile<96, 4, 1, 1, 64, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<128> {
+    typedef ForwardTile<128, 4, 2, 64, 3, 2> Forward;
+    typedef ForwardTile<128, 8, 1, 64, 3, 1> SmallForward;
+    typedef BackwardTile<128, 8, 1, 1, 64, 1> Backward;
+    typedef BackwardTile<128, 4, 1, 1, 32, 1> SmallBackward;
+};
+template <> struct Tiles<192> {
+    typedef ForwardTile<192, 8, 1, 64, 2, 1> Forward, SmallForward;
+    typedef BackwardTile<192, 4, 1, 2, 32, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<256> {
+    typedef ForwardTile<256, 4, 1, 64, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<256, 4, 1, 2, 32, 2> Backward, SmallBackward;
+};
+#else
+template <> struct Tiles<32> {
+    typedef ForwardTile<32, 4, 1, 32, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<32, 4, 1, 1, 32, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<64> {
+    typedef ForwardTile<64, 4, 1, 32, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<64, 4, 1, 1, 32, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<96> {
+    typedef ForwardTile<96, 4, 1, 32, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<96, 4, 1, 1, 16, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<128> {
+    typedef ForwardTile<128, 4, 1, 32, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<128, 2, 1, 1, 16, 2> Backward, SmallBackward;
+};
+template <> struct Tiles<192> {
+    typedef ForwardTile<192, 4, 1, 32, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<192, 4, 1, 2, 16, 1> Backward, SmallBackward;
+};
+template <> struct Tiles<256> {
+    typedef ForwardTile<256, 2, 1, 32, 2, 2> Forward, SmallForward;
+    typedef BackwardTile<256, 4, 1, 4, 16, 1> Backward, SmallBackward;
+};
+#endif
+
+// Shared memory that a block can have on the GPU in use.
+static int shared_memory_of_block(void) {
+    int device, bytes;
+    CHECK(cudaGetDevice(&device));
+    CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return bytes;
+}
+enum { SMALL_SHARED_MEMORY = 99 * 1024 };
+
+// How many heads blocks go through together (tile_of_head): as many as half of the L2 cache has room for.
+static int heads_together(size_t heads, size_t bytes_of_head) {
+    int device, bytes;
+    CHECK(cudaGetDevice(&device));
+    CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, device));
+    const size_t fit = (size_t)bytes / 2 / bytes_of_head;
+    return (int)(fit < 1 ? 1 : fit < heads ? fit : heads);
+}
+
+// exp(a.scale * s) = 2^(s * this). Never 0, so that a hidden score, -inf, times it is -inf also where the scale is 0.
+static float exponent_scale(const Attention &a) {
+    const float LOG2_E = 1.44269504088896340736f;
+    return fmaxf(a.scale * LOG2_E, 1e-30f);
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------
+
+struct ForwardArguments {
+    floatX *out;
+    float *lse;
+    const floatX *q, *k, *v;
+    const Attention *a;
+    Stream stream;
+};
+
+template <class Tile> static void forward_with(const ForwardArguments &x) {
+    static_assert(sizeof(ForwardShared<Tile>) <= 227 * 1024, "no GPU has so much shared memory");
+    unsigned blocks = blocks_for(x.a->B * x.a->NH * divide_up(x.a->Tq, Tile::QUERIES), 1);
+    launch(x.a->dropout.threshold < 256 ? forward_kernel<Tile, true> : forward_kernel<Tile, false>, blocks,
+           Tile::THREADS, sizeof(ForwardShared<Tile>), x.stream, x.out, x.lse, x.q, x.k, x.v, *x.a,
+           exponent_scale(*x.a),
+           heads_together(x.a->B * x.a->NH, x.a->Tk * x.a->HS * 2 * sizeof(floatX))); // K and V
+}
+template <int head> static void forward_of_head(const ForwardArguments &x) {
+    typedef typename Tiles<head>::SmallForward Small;
+    static_assert(sizeof(ForwardShared<Small>) <= SMALL_SHARED_MEMORY, "the second choice fits every GPU");
+    if (shared_memory_of_block() > SMALL_SHARED_MEMORY)
+        forward_with<typename Tiles<head>::Forward>(x);
+    else
+        forward_with<Small>(x);
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------
+
+struct BackwardArguments {
+    floatX *dq, *dk, *dv;
+    const floatX *dout, *q, *k, *v, *out;
+    const float *lse;
+    float *scratch;
+    const Attention *a;
+    Stream stream;
+};
+
+template <class Tile> static void backward_with(const BackwardArguments &x) {
+    static_assert(sizeof(BackwardShared<Tile>) <= 227 * 1024, "no GPU has so much shared memory");
+    static_assert(FLASH_LARGEST_QUERY_TILE % Tile::QUERIES == 0 &&
+                      Tile::QUERIES % FLASH_SMALLEST_QUERY_TILE == 0,
+                  "attention_flash_scratch_size is enough");
+    const Attention &a = *x.a;
+    const size_t heads = a.B * a.NH, padded = round_up(a.Tq, Tile::QUERIES),
+                 query_tiles = padded / Tile::QUERIES;
+    BackwardScratch s;
+    s.padded = padded;
+    s.dq = x.scratch;
+    s.statistics = (QueryStatistics *)(s.dq + heads * padded * Tile::HEAD);
+    s.ticket = (unsigned *)(s.statistics + heads * padded);
+    s.parts = s.ticket + 1;
+    launch(prepare_kernel, blocks_for(heads * padded * LANES_PER_QUERY, PREPARE_THREADS), PREPARE_THREADS, 0,
+           x.stream, s.statistics, s.ticket, 1 + heads * query_tiles, x.dout, x.out, x.lse, a, padded);
+    if (a.atomics) device_zero(s.dq, heads * padded * Tile::HEAD * sizeof(float), x.stream);
+    launch(a.dropout.threshold < 256 ? backward_kernel<Tile, true> : backward_kernel<Tile, false>,
+           blocks_for(a.B * a.NKV * divide_up(a.Tk, Tile::KEYS), 1), Tile::THREADS,
+           sizeof(BackwardShared<Tile>), x.stream, x.dq, x.dk, x.dv, x.dout, x.q, x.k, x.v, s, a,
+           exponent_scale(a),
+           heads_together(a.B * a.NKV, // Q, dO and the sums of dQ
+                          a.NH / a.NKV * padded * (2 * a.HS * sizeof(floatX) + Tile::HEAD * sizeof(float))));
+    if (a.atomics)
+        launch(finish_dq_kernel<Tile>, blocks_for(heads * query_tiles, 1), Tile::THREADS, 0, x.stream, x.dq,
+               s, a);
+}
+template <int head> static void backward_of_head(const BackwardArguments &x) {
+    typedef typename Tiles<head>::SmallBackward Small;
+    static_assert(sizeof(BackwardShared<Small>) <= SMALL_SHARED_MEMORY, "the second choice fits every GPU");
+    if (shared_memory_of_block() > SMALL_SHARED_MEMORY)
+        backward_with<typename Tiles<head>::Backward>(x);
+    else
+        backward_with<Small>(x);
+}
+
+// ---- head sizes -------------------------------------------------------------------------------------------
+
+// Calls the function for tiles of `columns` columns.
+#define FOR_COLUMNS(columns, function, arguments)                                                            \
+    switch (columns) {                                                                                       \
+    case 32:                                                                                                 \
+        function<32>(arguments);                                                                             \
+        break;                                                                                               \
+    case 64:                                                                                                 \
+        function<64>(arguments);                                                                             \
+        break;                                                                                               \
+    case 96:                                                                                                 \
+        function<96>(arguments);                                                                             \
+        break;                                                                                               \
+    case 128:                                                                                                \
+        function<128>(arguments);                                                                            \
+        break;                                                                                               \
+    case 192:                                                                                                \
+        function<192>(arguments);                                                                            \
+        break;                                                                                               \
+    case 256:                                                                                                \
+        function<256>(arguments);                                                                            \
+        break;                                                                                               \
+    }
+
+static void check_shapes(const Attention *a) {
+    CHECK(a->HS % 8 == 0 && a->HS >= 8 && a->HS <= ATTENTION_LARGEST_HEAD && a->B >= 1 && a->NKV >= 1 &&
+          a->NH % a->NKV == 0);
+    CHECK(a->q_sequence % 8 == 0 && a->kv_sequence % 8 == 0 && a->out_sequence % 8 == 0);
+    CHECK(a->q_token % 8 == 0 && a->kv_token % 8 == 0 && a->out_token % 8 == 0); // rows are read in 16 bytes
+    CHECK(a->Tq >= 1 && a->Tq < 1u << 29 && a->Tk >= 1 && a->Tk < 1u << 29);
+}
+
+} // namespace flash
+
+void attention_flash_forward(floatX *out, float *lse, const floatX *q, const floatX *k, const floatX *v,
+                             const Attention *a, Stream stream) {
+    using namespace flash;
+    check_shapes(a);
+    const ForwardArguments x = {out, lse, q, k, v, a, stream};
+    FOR_COLUMNS(attention_flash_columns(a->HS), forward_of_head, x);
+}
+
+void attention_flash_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q,
+                              const floatX *k, const floatX *v, const floatX *out, const float *lse,
+                              float *scratch, const Attention *a, Stream stream) {
+    using namespace flash;
+    check_shapes(a);
+    const BackwardArguments x = {dq, dk, dv, dout, q, k, v, out, lse, scratch, a, stream};
+    FOR_COLUMNS(attention_flash_columns(a->HS), backward_of_head, x);
+}
