@@ -3,10 +3,9 @@
 
     python3 dev/bench_torch.py [--rounds N] [--shapes small,medium,gpt2] [--precisions fp32,bf16] [--variants eager,compiled]
     python3 dev/bench_torch.py --cuda --model gpt2-124M --batch 16 --sequence-length 1024 [--variants compiled,eager]
-    python3 dev/bench_torch.py --sdpa
 
 --cuda: PyTorch alone, on a GPU: bf16 autocast, SDPA, fused AdamW, as nanoGPT trains; dev/gpu_check.sh runs our trainer
-beside it. --sdpa: TFLOP/s of PyTorch's attention backends on a GPU, causal, bf16. Without either, on the CPU:
+beside it. Without, on the CPU:
 
 PyTorch trains the same GPT-2 (F.scaled_dot_product_attention where it has it, AdamW, tied head, fp32 or bf16
 autocast) on the CPU with the same number of threads. Best first call `make bench`, which builds the other side,
@@ -191,34 +190,6 @@ def bench_training_on_gpu(options):
         del training
 
 
-def bench_sdpa():
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    backends = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
-                "efficient": SDPBackend.EFFICIENT_ATTENTION}
-    print(f"PyTorch {torch.__version__}, {torch.cuda.get_device_name()}: SDPA, bf16, causal, 16384 tokens, C = 2048")
-    print(f"{'HS':>4} {'T':>6} {'backend':10} {'forward':>18} {'backward':>18}")
-    for HS in (64, 128):
-        for T in (512, 1024, 2048, 4096, 8192, 16384):
-            B, NH = 16384 // T, 2048 // HS
-            for name, backend in backends.items():
-                q, k, v, dout = (torch.randn(B, NH, T, HS, device="cuda", dtype=torch.bfloat16) for _ in range(4))
-                inputs = [x.requires_grad_() for x in (q, k, v)]
-                forward_flop = 2 * B * NH * T * T * HS  # two products, each over half of the pairs
-                try:
-                    with sdpa_kernel(backend):
-                        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-                        with torch.no_grad():
-                            forward = gpu_seconds(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), 20)
-                        backward = gpu_seconds(lambda: torch.autograd.grad(out, inputs, dout, retain_graph=True), 20)
-                except RuntimeError as error:
-                    print(f"{HS:4} {T:6} {name:10} {str(error).splitlines()[0][:60]}")
-                    continue
-                shown = [f"{1e3 * statistics.median(t):7.3f} ms {factor * forward_flop / statistics.median(t) / 1e12:7.1f}"
-                         for t, factor in ((forward, 1), (backward, 2.5))]
-                print(f"{HS:4} {T:6} {name:10} {shown[0]:>18} {shown[1]:>18} TFLOP/s", flush=True)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="small,medium,gpt2")
@@ -226,17 +197,14 @@ def main():
     parser.add_argument("--variants", default="eager", help="eager, compiled, or both: the better one counts")
     parser.add_argument("--rounds", type=int, default=0, help="0: enough for each shape")
     parser.add_argument("--cuda", action="store_true", help="training on a GPU")
-    parser.add_argument("--sdpa", action="store_true", help="attention on a GPU")
     parser.add_argument("--model", default="gpt2-124M", choices=MODELS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--sequence-length", type=int, default=1024)
     options = parser.parse_args()
-    if (options.cuda or options.sdpa) and not torch.cuda.is_available():
+    if options.cuda and not torch.cuda.is_available():
         sys.exit("error: PyTorch finds no GPU")
     if options.cuda:
         return bench_training_on_gpu(options)
-    if options.sdpa:
-        return bench_sdpa()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, SDPA {hasattr(F, 'scaled_dot_product_attention')}")
     for name in options.shapes.split(","):

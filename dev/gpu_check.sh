@@ -14,7 +14,7 @@
 cd "$(dirname "$0")/.." || exit 1
 SANITIZER="memcheck racecheck synccheck initcheck"
 TRAINING="training_124M training_350M"
-PARTS="versions build tests conformance $SANITIZER kernels $TRAINING sdpa curve"
+PARTS="versions build tests conformance $SANITIZER kernels $TRAINING attention curve"
 EMULATED_PARTS="versions build tests conformance training_tiny curve"
 DEVICE=cuda
 PYTHON=${PYTHON:-python3}
@@ -155,8 +155,12 @@ part_training_tiny() {
     skip=1 train tiny --num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 4 --vocab-size 3400
 }
 
-part_sdpa() {
-    try_if_there torch 80 "$PYTHON" dev/bench_torch.py --sdpa
+# Ours beside PyTorch's: backends, head sizes, lengths, dropout; cuDNN's too, where its frontend is.
+part_attention() {
+    local cudnn=0
+    [ -z "$(dev/find_cuda.sh cudnn-compile)" ] || cudnn=1
+    try 2 make_it PRECISION=bf16 CUDNN=$cudnn attention_library || return
+    try_if_there torch 200 "$PYTHON" dev/bench_attention.py
 }
 
 part_curve() {
