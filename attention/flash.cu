@@ -69,22 +69,25 @@ template <> struct Tiles<256> {
 };
 #endif
 
-// Shared memory that a block can have on the GPU in use.
-static int shared_memory_of_block(void) {
-    int device, bytes;
+static int attribute(cudaDeviceAttr of) {
+    int device, value;
     CHECK(cudaGetDevice(&device));
-    CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    return bytes;
+    CHECK(cudaDeviceGetAttribute(&value, of, device));
+    return value;
 }
+// Whether a block can have more shared memory than the small tiles need.
 enum { SMALL_SHARED_MEMORY = 99 * 1024 };
+static bool shared_memory_is_large(void) {
+    return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) > SMALL_SHARED_MEMORY;
+}
 
-// How many heads blocks go through together (tile_of_head): as many as half of the L2 cache has room for.
+// How many heads blocks go through together (tile_of_head): as many as half of the L2 cache has room for, but enough
+// that few tiles of one head are under way at a time, which in backward wait for each other.
 static int heads_together(size_t heads, size_t bytes_of_head) {
-    int device, bytes;
-    CHECK(cudaGetDevice(&device));
-    CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, device));
-    const size_t fit = (size_t)bytes / 2 / bytes_of_head;
-    return (int)(fit < 1 ? 1 : fit < heads ? fit : heads);
+    const size_t fit = (size_t)attribute(cudaDevAttrL2CacheSize) / 2 / bytes_of_head;
+    const size_t enough = (size_t)attribute(cudaDevAttrMultiProcessorCount) / 4;
+    const size_t together = fit > enough ? fit : enough;
+    return (int)(together < 1 ? 1 : together < heads ? together : heads);
 }
 
 // exp(a.scale * s) = 2^(s * this). Never 0, so that a hidden score, -inf, times it is -inf also where the scale is 0.
@@ -114,7 +117,7 @@ template <class Tile> static void forward_with(const ForwardArguments &x) {
 template <int head> static void forward_of_head(const ForwardArguments &x) {
     typedef typename Tiles<head>::SmallForward Small;
     static_assert(sizeof(ForwardShared<Small>) <= SMALL_SHARED_MEMORY, "the second choice fits every GPU");
-    if (shared_memory_of_block() > SMALL_SHARED_MEMORY)
+    if (shared_memory_is_large())
         forward_with<typename Tiles<head>::Forward>(x);
     else
         forward_with<Small>(x);
@@ -161,7 +164,7 @@ template <class Tile> static void backward_with(const BackwardArguments &x) {
 template <int head> static void backward_of_head(const BackwardArguments &x) {
     typedef typename Tiles<head>::SmallBackward Small;
     static_assert(sizeof(BackwardShared<Small>) <= SMALL_SHARED_MEMORY, "the second choice fits every GPU");
-    if (shared_memory_of_block() > SMALL_SHARED_MEMORY)
+    if (shared_memory_is_large())
         backward_with<typename Tiles<head>::Backward>(x);
     else
         backward_with<Small>(x);
@@ -171,26 +174,12 @@ template <int head> static void backward_of_head(const BackwardArguments &x) {
 
 // Calls the function for tiles of `columns` columns.
 #define FOR_COLUMNS(columns, function, arguments)                                                            \
-    switch (columns) {                                                                                       \
-    case 32:                                                                                                 \
-        function<32>(arguments);                                                                             \
-        break;                                                                                               \
-    case 64:                                                                                                 \
-        function<64>(arguments);                                                                             \
-        break;                                                                                               \
-    case 96:                                                                                                 \
-        function<96>(arguments);                                                                             \
-        break;                                                                                               \
-    case 128:                                                                                                \
-        function<128>(arguments);                                                                            \
-        break;                                                                                               \
-    case 192:                                                                                                \
-        function<192>(arguments);                                                                            \
-        break;                                                                                               \
-    case 256:                                                                                                \
-        function<256>(arguments);                                                                            \
-        break;                                                                                               \
-    }
+    ((columns) == 32    ? function<32>(arguments)                                                            \
+     : (columns) == 64  ? function<64>(arguments)                                                            \
+     : (columns) == 96  ? function<96>(arguments)                                                            \
+     : (columns) == 128 ? function<128>(arguments)                                                           \
+     : (columns) == 192 ? function<192>(arguments)                                                           \
+                        : function<256>(arguments))
 
 static void check_shapes(const Attention *a) {
     CHECK(a->HS % 8 == 0 && a->HS >= 8 && a->HS <= ATTENTION_LARGEST_HEAD && a->B >= 1 && a->NKV >= 1 &&

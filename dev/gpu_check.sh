@@ -53,7 +53,12 @@ try_if_there() { # try_if_there PROGRAM-OR-MODULE LINES COMMAND...
         say "left out: there is no $1 on this machine"
     fi
 }
-make_it() { make --no-print-directory -j"$(nproc)" DEVICE="$DEVICE" NO_LINKS=1 "$@"; }
+# In bf16 with cuDNN's attention, where cuDNN and its frontend are.
+make_it() {
+    local cudnn=0
+    case "$DEVICE $*" in "cuda "*PRECISION=bf16*) [ -z "$(dev/find_cuda.sh cudnn-compile)" ] || cudnn=1 ;; esac
+    make --no-print-directory -j"$(nproc)" DEVICE="$DEVICE" NO_LINKS=1 CUDNN=$cudnn "$@"
+}
 build_of() { echo "build/$DEVICE-$1"; }
 
 # ---- the parts --------------------------------------------------------------------------------------------------------
@@ -157,9 +162,7 @@ part_training_tiny() {
 
 # Ours beside PyTorch's: backends, head sizes, lengths, dropout; cuDNN's too, where its frontend is.
 part_attention() {
-    local cudnn=0
-    [ -z "$(dev/find_cuda.sh cudnn-compile)" ] || cudnn=1
-    try 2 make_it PRECISION=bf16 CUDNN=$cudnn attention_library || return
+    try 2 make_it PRECISION=bf16 attention_library || return
     try_if_there torch 200 "$PYTHON" dev/bench_attention.py
 }
 
@@ -188,6 +191,12 @@ prepare() {
     cp -rL "$folder"/usr/include/pcre2.h "$folder"/usr/include/cjson "$carry/include/" &&
         cp -L "$folder"/usr/bin/make "$carry/bin/" || exit 1
     for library in libpcre2-8.a libcjson.so.1; do cp -L "$folder"/usr/lib/*/$library "$carry/lib/" || exit 1; done
+    # Headers alone; without them there is no --attention cudnn to compare with.
+    if python3 -m pip download -q --no-deps --dest "$folder" nvidia-cudnn-frontend; then
+        rm -rf "$carry/python" && mkdir "$carry/python" &&
+            python3 -c 'import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith("include/")])' \
+                "$folder"/nvidia_cudnn_frontend-*.whl "$carry/python" || exit 1
+    fi
     rm -rf "$folder"
     cat >"$carry/bin/pkg-config" <<'END'
 #!/bin/sh
@@ -199,9 +208,10 @@ case "$*" in
 esac
 END
     chmod +x "$carry/bin/pkg-config"
-    echo ".carry holds libpcre2 and libcjson: take it along, $(du -sh "$carry" | cut -f1)"
+    echo ".carry holds libpcre2, libcjson and, where pip had it, cuDNN's frontend: take it along, $(du -sh "$carry" | cut -f1)"
 }
 use_carried() {
+    [ ! -d .carry/python ] || export PYTHONPATH=$PWD/.carry/python${PYTHONPATH:+:$PYTHONPATH}
     command -v make >/dev/null || [ ! -x .carry/bin/make ] || PATH=$PATH:$PWD/.carry/bin
     pkg-config --exists libpcre2-8 libcjson 2>/dev/null && return
     if [ -x .carry/bin/pkg-config ]; then

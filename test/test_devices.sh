@@ -85,8 +85,12 @@ for dropout in 0 0.1; do
         close long long_cpu
         grep -q "attention ${attention%% *}$" out.txt && pass || fail "--attention $attention trains with another"
     done
-    rm -rf long_cpu
+    mv long_cpu "long_cpu_$dropout"
 done
+if "$gpu" "${data[@]}" "${shape[@]}" --attention cudnn --sequence-length 1 2>&1 | grep -q "has no cuDNN"; then pass; else
+    run "$gpu" long_cudnn "${long[@]}" --dropout 0 --attention cudnn # with dropout its masks are its own
+    close long_cudnn long_cpu_0
+fi
 
 # ---- checkpoints cross builds -----------------------------------------------------------------------------------------
 

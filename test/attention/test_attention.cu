@@ -58,9 +58,14 @@ static void test_inputs(Inputs *in, double out, double lse, double gradients, do
     reference_free(&r);
 }
 
+// How scores are added up shows where they are large: on the CPU naive has 16 sums side by side, flash one.
+static double slack_for_large_scores(void) {
+    return DEVICE_IS_GPU ? 1 : 4;
+}
+
 static void test_case(Attention a) {
     Inputs in = inputs_create(a, 1);
-    test_inputs(&in, 2e-5, 2e-5, 2e-5, 1, 0);
+    test_inputs(&in, 2e-5, 2e-5, 2e-5, a.scale > 1 ? slack_for_large_scores() : 1, 0);
     inputs_free(&in);
 }
 
@@ -165,6 +170,46 @@ static void test_less_shared_memory(void) {
 #endif
 }
 
+// ---- cuDNN, where it is built -----------------------------------------------------------------------------
+
+// Without dropout by the same rule as flash. With dropout its masks are its own: the same twice, others in another step.
+#ifdef HAVE_CUDNN
+static void test_cudnn_case(size_t T, size_t NH, size_t NKV, size_t HS, double p) {
+    Inputs in = inputs_create(attention_dense(2, T, T, NH, NKV, HS, MASK_CAUSAL, 1.0f / sqrtf((float)HS), p),
+                              1);
+    const char *refusal = attention_refusal(ATTENTION_CUDNN, &in.a);
+    if (refusal != NULL) {
+        printf("cudnn T %zu NH %zu NKV %zu HS %zu p %.2f: %s\n", T, NH, NKV, HS, p, refusal);
+        inputs_free(&in);
+        return;
+    }
+    Reference r = reference_create(&in);
+    reference_run(&r);
+    Outputs naive = outputs_create(&in), cudnn = outputs_create(&in);
+    run_variant(ATTENTION_NAIVE, &in, &naive);
+    double milliseconds = run_variant(ATTENTION_CUDNN, &in, &cudnn);
+    if (p == 0) {
+        Errors plain = errors_of(&naive, &in, &r), e = errors_of(&cudnn, &in, &r);
+        Errors allowed = allowed_by(&plain, &in, &r, 1, 0);
+        report(ATTENTION_CUDNN, &in, &e, &allowed, milliseconds);
+    }
+    expect_repeats(ATTENTION_CUDNN, &in, &cudnn);
+    in.a.dropout.step++;
+    run_variant(ATTENTION_CUDNN, &in, &naive);
+    EXPECT(same_bits(&naive, &cudnn, &in, OUT) == (p == 0), "cudnn: another step's mask, p %g", p);
+    outputs_free(&naive), outputs_free(&cudnn), inputs_free(&in);
+    reference_free(&r);
+}
+#endif
+static void test_cudnn(void) {
+#ifdef HAVE_CUDNN
+    static const size_t shapes[][4] = {{65, 2, 2, 64}, {256, 3, 1, 128}, {1024, 2, 2, 64}};
+    for (int i = 0; i < 3; i++)
+        for (int dropped = 0; dropped < 2; dropped++)
+            test_cudnn_case(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], dropped ? 0.1 : 0);
+#endif
+}
+
 // ---- extremes ---------------------------------------------------------------------------------------------
 
 // Magnitudes: q times 5 and k, v times 3; a query whose scores are all equal; a row of equal numbers; one huge key.
@@ -177,10 +222,10 @@ static void test_extremes(size_t HS) {
     for (size_t i = 0; i < HS; i++) in.k[90 * a.kv_token + i] = 1000.0f;
     // In bf16 D is off by about 2^-9 of a sum of 64 terms of size 3, which is multiplied by scale and the key of 1000:
     // several units, where gradients that do not cancel have some too.
-    // Scores of thousands leave fp32 few digits behind the point. How they are added up shows: on the CPU naive has 16
-    // sums, flash has one. And flash on a GPU knows of P only lse in other units: 2^-22 of 10^4.
-    const double slack = DEVICE_IS_GPU ? 1 : 4, more = DEVICE_IS_GPU && !DEVICE_IS_BF16 ? 2.5e-3 : 0;
-    test_inputs(&in, 1e-3, 1e-4, DEVICE_IS_BF16 ? 4 : 1e-3, slack, more);
+    // Scores of thousands leave fp32 few digits behind the point; and flash on a GPU knows of P only lse in other
+    // units: 2^-22 of 10^4.
+    const double more = DEVICE_IS_GPU && !DEVICE_IS_BF16 ? 2.5e-3 : 0;
+    test_inputs(&in, 1e-3, 1e-4, DEVICE_IS_BF16 ? 4 : 1e-3, slack_for_large_scores(), more);
     inputs_free(&in);
 }
 
@@ -373,6 +418,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 4; i++) test_mask_statistics(dropout_rates[i]);
     test_all_masks();
     test_less_shared_memory();
+    test_cudnn();
     test_orders(argv[0]);
     test_bank_conflicts();
     return test_finish();
