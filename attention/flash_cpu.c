@@ -177,6 +177,21 @@ static void rescale(ForwardTile *t, size_t keys, size_t HS) {
         for (size_t i = 0; i < QUERIES; i++) t->out[c * QUERIES + i] *= correction[i];
 }
 
+// Scores become exponentials, and are added up, while they are in registers.
+static void exponentiate(ForwardTile *t, const QueryTile *tile, size_t key0, size_t keys) {
+    float maximum[QUERIES], sum[QUERIES];
+    memcpy(maximum, t->maximum, sizeof(maximum));
+    memcpy(sum, t->sum, sizeof(sum));
+    for (size_t j = 0; j < keys; j++) {
+        float *s = t->s[j];
+        size_t visible = first_query_that_sees(tile, key0 + j);
+        for (size_t i = 0; i < QUERIES; i++) s[i] = fast_exp(s[i] - maximum[i]);
+        for (size_t i = 0; i < visible; i++) s[i] = 0.0f;
+        for (size_t i = 0; i < QUERIES; i++) sum[i] += s[i];
+    }
+    memcpy(t->sum, sum, sizeof(sum));
+}
+
 // One key tile: scores, online softmax (Milakov and Gimelshein, arXiv 1805.02867), O^T += V^T A^T.
 static void forward_keys(ForwardTile *t, const QueryTile *tile, size_t key0, size_t keys) {
     const Attention *a = tile->a;
@@ -185,11 +200,7 @@ static void forward_keys(ForwardTile *t, const QueryTile *tile, size_t key0, siz
         for (size_t i = 0; i < QUERIES; i++) t->s[j][i] *= a->scale;
     fill_hidden(t->s, tile, key0, keys, -INFINITY);
     rescale(t, keys, a->HS);
-    for (size_t j = 0; j < keys; j++)
-        for (size_t i = 0; i < QUERIES; i++) t->s[j][i] = fast_exp(t->s[j][i] - t->maximum[i]);
-    fill_hidden(t->s, tile, key0, keys, 0.0f);
-    for (size_t j = 0; j < keys; j++)
-        for (size_t i = 0; i < QUERIES; i++) t->sum[i] += t->s[j][i];
+    exponentiate(t, tile, key0, keys);
     if (a->dropout.threshold < 256) {
         dropout_factors(t->factor, tile, key0, keys);
         for (size_t j = 0; j < keys; j++)
