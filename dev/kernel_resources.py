@@ -46,7 +46,7 @@ def dynamic_shared(name, element):
             return (16 * slabs * warps + stages * keys) * head * element + block
         head, warps, slabs, groups, queries, _ = numbers
         keys = 16 * slabs * warps // groups
-        return ((2 * keys + 4 * queries) * head + keys * queries) * element + 2 * queries * 8 + block
+        return ((2 * keys + 4 * queries) * head + keys * queries) * element + queries * 8 + block
     return DYNAMIC.get(name, DYNAMIC.get(re.sub(r"<.*", "", name).split("::")[-1], 0))
 
 
