@@ -87,6 +87,8 @@ if [ ! -s "$out" ]; then
         env PATH="$work/bin" "$(command -v make)" DEVICE=cuda CUDA_HOME= CUDA_PLACE=/nonexistent
 fi
 says 'compute-sanitizer watches kernels' 2 make DEVICE=cuda SANITIZE=address
+says 'CUDNN=1 is for DEVICE=cuda PRECISION=bf16' 2 make DEVICE=cpu CUDNN=1
+says 'CUDNN=yes: 0 or 1 was expected' 2 make DEVICE=cpu CUDNN=yes
 stub nvidia-smi 'exit 9'
 
 # ---- ranges for profilers ---------------------------------------------------------------------------------------------
@@ -214,6 +216,15 @@ says '^in all' 0 "$cuda/train_gpt" --plan --model gpt2-124M --vocab-size 50257 -
 for program in layers/test_kernels attention/test_attention attention/test_ptx test_train_gpt; do says "$needs" 1 "$cuda/test/$program"; done
 says "$needs" 0 "$cuda/test/layers/test_matmul_device" # it tests what it can
 says "$needs" 1 "$cuda/dev/bench_kernels"
+
+# cuDNN's attention, where its frontend is: compiled and linked; where it is not, a sentence.
+if [ -n "$(dev/find_cuda.sh cudnn-compile)" ]; then
+    make -s $jobs DEVICE=cuda CUDNN=1 ARCH=sm_90a BUILD=build/cuda-cudnn NO_LINKS=1 programs >"$out" 2>&1
+    holds [ $? -eq 0 ]
+    holds grep -q 'NEEDED.*libcudnn\.so' <(readelf -d build/cuda-cudnn/train_gpt)
+else
+    says 'CUDNN=1 needs cuDNN 9 and the headers of its C\+\+ frontend .pip install' 2 make -n DEVICE=cuda CUDNN=1
+fi
 
 # Registers, shared memory, spills of every kernel.
 for precision in bf16 fp32; do
