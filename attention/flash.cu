@@ -2,7 +2,7 @@
 //
 // A multiprocessor of sm_80 gives a block up to 163 KB of shared memory, of sm_90 and sm_100 227 KB, of sm_86,
 // sm_89 and sm_120 99 KB. Where the best tiles of a head size do not fit the last ones, or would leave them with
-// too few warps, there are two choices, and the first that fits is taken.
+// too few warps, there are two choices, and the small one is for GPUs that have no more than those 99 KB.
 #include "flash.h"
 #include "flash_backward.cuh"
 #include "flash_forward.cuh"
