@@ -14,6 +14,8 @@ CUDA_PLACE ?= /usr/local/cuda
 ARCH       ?=
 NCCL       ?= 1
 CUDNN      ?= 0
+# DEVICE=cpu and emulated: processes talk over MPI where pkg-config finds it; MPI=0 leaves it out
+MPI        ?= 1
 # address, undefined, thread, or a comma-separated list
 SANITIZE ?=
 # the processor to compile for; MARCH=-march=x86-64-v3 for binaries that run elsewhere
@@ -66,14 +68,21 @@ endif
 export TSAN_OPTIONS := ignore_noninstrumented_modules=1 report_thread_leaks=0 allocator_may_return_null=1
 endif
 variant := $(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
-BUILD := build/$(DEVICE)$(if $(filter cpu,$(DEVICE)),,-$(PRECISION))$(variant)
+BUILD := build/$(DEVICE)$(if $(filter cpu,$(DEVICE)),,-$(PRECISION))$(if $(filter emulated-standin,$(DEVICE)-$(NCCL)),-nccl)$(variant)
 PACKAGES := libpcre2-8 libcjson
+# Processes talk over NCCL in a CUDA build, else over MPI: Open MPI or MPICH, of those that are there the first. For its
+# tests the emulated build can have NCCL's code with a stand-in for the library.
+USES_MPI      := $(filter-out cuda 0,$(if $(filter cuda,$(DEVICE)),cuda,$(MPI)))
+USES_STANDIN  := $(filter emulated-standin,$(DEVICE)-$(NCCL))
+MPI_PACKAGE    = $(shell for p in ompi ompi-c mpich; do pkg-config --exists $$p 2>/dev/null && echo $$p && break; done)
+MPI_FLAGS      = $(and $(USES_MPI),$(MPI_PACKAGE),$(if $(USES_STANDIN),-DHAVE_NCCL,-DHAVE_MPI) $(shell pkg-config --cflags $(MPI_PACKAGE)))
+MPI_LIBS       = $(and $(USES_MPI),$(MPI_PACKAGE),$(shell pkg-config --libs $(MPI_PACKAGE)))
 # Asked for when they are needed, not before: `make deps test` may have just installed them.
 # No -ffast-math: NaN checks must work, and the order of sums is part of the result.
 CFLAGS   = -std=gnu11 $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3) -g $(MARCH) $(OPENMP) -fno-math-errno \
            -fno-trapping-math -Wall -Wextra -Werror -I. $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LDFLAGS := $(OPENMP)
-LDLIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lpthread
+LDLIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) $(MPI_LIBS) -lm -lpthread
 ifneq ($(SANITIZE),)
 ifeq ($(DEVICE),emulated)
 OPENMP  := -Wno-unknown-pragmas
@@ -155,7 +164,10 @@ TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
-TRAINER   := $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/safetensors.o data/checkpoint.o \
+COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o comm/plan.o \
+             $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
+             $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)
+TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/safetensors.o data/checkpoint.o \
              data/metrics.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
@@ -170,17 +182,23 @@ TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul
 TESTS_ATTENTION := test/attention/test_attention
 TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories \
                    test/data/test_checkpoint test/data/test_options
+TESTS_COMM      := test/comm/test_partition test/comm/test_launch test/comm/test_control test/comm/test_watchdog \
+                   test/comm/test_plan
 TESTS_TRAINER   := test/test_train_gpt
 # Of the kernels, where there are some; everything else is tested in the CPU's build.
 ifneq ($(DEVICE),cpu)
 TESTS_LAYERS    := test/layers/test_kernels test/layers/test_matmul_device
 TESTS_ATTENTION := test/attention/test_attention test/attention/test_ptx
 TESTS_DATA      :=
+TESTS_COMM      :=
 endif
 ifeq ($(DEVICE),emulated)
 TESTS_TRAINER   += test/test_cuda_on_cpu
 endif
-TESTS           := $(TESTS_LAYERS) $(TESTS_ATTENTION) $(TESTS_DATA) $(TESTS_TRAINER)
+ifneq ($(filter cuda,$(DEVICE))$(USES_STANDIN),)
+TESTS_COMM      := $(if $(filter 0,$(NCCL)),,test/comm/test_nccl)
+endif
+TESTS           := $(TESTS_LAYERS) $(TESTS_ATTENTION) $(TESTS_DATA) $(TESTS_COMM) $(TESTS_TRAINER)
 PARTS_test/layers/test_layers       := data/files.o
 PARTS_test/layers/test_matmul       := $(KERNELS)
 PARTS_test/layers/test_kernels      :=
@@ -194,9 +212,17 @@ PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
 PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
 PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/checkpoint.o data/metrics.o
 PARTS_test/data/test_options        := $(COMMON)
+PARTS_test/comm/test_partition      := comm/partition.o data/files.o
+PARTS_test/comm/test_plan           := comm/plan.o
+PARTS_test/comm/test_launch         := comm/launch.o comm/control.o data/files.o
+PARTS_test/comm/test_control        := comm/control.o data/files.o
+PARTS_test/comm/test_watchdog       := comm/watchdog.o comm/control.o data/files.o
+PARTS_test/comm/test_nccl           := comm/nccl.o $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o) comm/control.o \
+                                       comm/launch.o data/files.o
 PARTS_test/test_train_gpt           := $(TRAINER)
 # Shell scripts; they find the programs in the folder BUILD.
-TESTS_SHELL     := test/test_command_line.sh test/data/test_tokenize.sh test/data/test_download.sh
+TESTS_SHELL     := test/test_command_line.sh test/data/test_tokenize.sh test/data/test_download.sh \
+                   $(if $(USES_MPI),test/test_processes.sh test/test_two_hosts.sh)
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
 PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
@@ -237,6 +263,10 @@ $(BUILD)/%.o: %.c Makefile | $(AFTER_DEPS)
 $(BUILD)/%.o: %.cu Makefile $(COMPILED_BY) | $(AFTER_DEPS)
 	@mkdir -p $(@D)
 	$(COMPILE_CU) -c $< -o $@
+# What depends on MPI is compiled again when it comes or goes.
+$(shell mkdir -p $(BUILD); echo '$(MPI_FLAGS)' | cmp -s - $(BUILD)/mpi_flags || echo '$(MPI_FLAGS)' >$(BUILD)/mpi_flags)
+$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) test/comm/test_nccl.o): CFLAGS += $(MPI_FLAGS) $(if $(USES_STANDIN),-Itest/comm/nccl_standin)
+$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) test/comm/test_nccl.o): $(BUILD)/mpi_flags
 # These include the trainer whole and do not use all of it.
 $(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o: CFLAGS += -Wno-unused-function
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
@@ -255,8 +285,19 @@ test: programs tests $(if $(variant),,fuzz_programs)
 else
 # The kernels; without SANITIZE= also the whole trainer beside the CPU's.
 test: tests $(if $(variant),,programs cpu_programs)
-	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_MUTATIONS) \
-	    $(if $(variant),,test/test_devices.sh)
+	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) \
+	    $(TESTS_MUTATIONS) $(if $(variant),,test/test_devices.sh $(TESTS_PROCESSES))
+# In bf16 kernels meet processes; in fp32 also NCCL's code does, over a stand-in for its library.
+ifeq ($(DEVICE)-$(USES_MPI)$(variant)$(USES_STANDIN),emulated-$(MPI))
+TESTS_PROCESSES := test/test_processes.sh
+ifeq ($(PRECISION),fp32)
+test: standin
+NCCL_BUILD := NCCL_BUILD=$(BUILD)-nccl
+.PHONY: standin
+standin: programs cpu_programs
+	@$(MAKE) --no-print-directory NCCL=standin NO_LINKS=1 build/emulated-fp32-nccl/train_gpt build/emulated-fp32-nccl/test/comm/test_nccl
+endif
+endif
 .PHONY: cpu_programs test_seeds
 cpu_programs:
 	@$(MAKE) --no-print-directory DEVICE=cpu NO_LINKS=1 programs
@@ -338,7 +379,7 @@ profile_run: programs $$(STORIES)/validation_000000.bin
 # What the goals named on the command line need; clang and its runtimes are for fuzzing and for the tests built with it.
 DEBIAN := gcc g++ libc6-dev make pkg-config libpcre2-dev libcjson-dev
 ifneq ($(filter test% fuzz,$(MAKECMDGOALS)),)
-DEBIAN += clang libclang-rt-dev libomp-dev curl python3
+DEBIAN += libopenmpi-dev openmpi-bin clang libclang-rt-dev libomp-dev curl python3
 endif
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .PHONY: deps deps_if_missing

@@ -13,8 +13,15 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <omp.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include "attention/attention.cuh"
+#include "comm/comm.h"
+#include "comm/partition.h"
+#include "comm/plan.h"
+#include "comm/sum.cuh"
+#include "comm/watchdog.h"
 #include "data/checkpoint.h"
 #include "data/files.h"
 #include "data/loader.h"
@@ -38,14 +45,19 @@ typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } Mod
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *sample;
-    int model, schedule, attention, attention_atomics, precision, matmul, matmul_search, recompute, stochastic_rounding, plan;
+    int model, schedule, attention, attention_atomics, precision, matmul, matmul_search, recompute,
+        stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
+    int shard, deterministic_reduce;
+    int plan_gpu;
+    int64_t processes, global_batch, plan_node;
     int64_t num_layers, num_heads, channels, max_sequence_length, vocab_size;
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
     int64_t save_every, keep, logits_memory, validate_every, validation_batches, sample_every, sample_tokens,
         top_k;
     double dropout, learning_rate, final_learning_rate, weight_decay, beta1, beta2, epsilon, clip;
-    double validation_floor, temperature, top_p, init_embedding, init_matrices;
+    double validation_floor, temperature, top_p, init_embedding, init_matrices, deadline;
+    double plan_link, plan_network, plan_utilisation;
 } Settings;
 
 // One option a line: name, member of Settings, default, bounds or choices, help. Above the first of a group,
@@ -74,7 +86,7 @@ static const Option OPTIONS[] = {
     {NULL, TEXT("validation", validation, NULL, "token shards to validate on")},
     {NULL, TEXT("tokenizer", tokenizer, NULL, "tokenizer.json, or a folder with one; for text samples, bits per byte, V")},
     {NULL, INTEGER("validate-every", validate_every, "250", 0, 1e12, "steps between validations; 0: only at the end")},
-    {NULL, INTEGER("validation-batches", validation_batches, "20", 1, 1e9, "batches in a validation")},
+    {NULL, INTEGER("validation-batches", validation_batches, "20", 1, 1e9, "batches of each process in a validation")},
     {NULL, FLAG("validate-documents", validate_documents, "validate on whole documents from their start")},
     {NULL, REAL("validation-floor", validation_floor, "0", 0, 100, "bits per byte to show beside the validation's; 0: none")},
 
@@ -88,9 +100,10 @@ static const Option OPTIONS[] = {
     {NULL, REAL("init-matrices", init_matrices, "0.02", 0, 10, "of the blocks' matrices; those into the residual stream / sqrt(2 L)")},
     {NULL, REAL("dropout", dropout, "0", 0, 0.99, "on embedding, attention and both residual branches; steps of 1/256")},
 
-    {"Training", INTEGER("batch", batch, "12", 1, 1e6, "B, sequences in a micro-step")},
+    {"Training", INTEGER("batch", batch, "12", 1, 1e6, "B, sequences in a micro-step of one process")},
     {NULL, INTEGER("sequence-length", sequence_length, "256", 1, 1e6, "T")},
     {NULL, INTEGER("accumulate", accumulate, "1", 1, 1e6, "micro-steps in a step")},
+    {NULL, INTEGER("global-batch", global_batch, "0", 0, 1e9, "sequences in a step, of all processes; sets --accumulate. 0: batch x accumulate x processes")},
     {NULL, REAL("learning-rate", learning_rate, "6e-4", 0, 10, "the highest, after warm-up")},
     {NULL, REAL("final-learning-rate", final_learning_rate, "0.1", 0, 1, "the last, as a fraction of the highest")},
     {NULL, CHOICE("schedule", schedule, "cosine", "cosine|linear|constant|wsd", "after warm-up; wsd: constant, then a linear cool-down")},
@@ -111,7 +124,17 @@ static const Option OPTIONS[] = {
     {NULL, CHOICE("recompute", recompute, "none", "none|gelu|layernorm|block", "activations that backward computes again, each including the ones before; results stay the same")},
     {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "the most bytes for logits, which are then computed in pieces; 0: no limit")},
     {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, right on average (bf16 builds)")},
-    {NULL, FLAG("plan", plan, "no training: print the memory this model, batch and sequence length take, on the CPU and on GPUs")},
+    {NULL, FLAG("plan", plan, "no training: print the memory this model, batch and sequence length take, on the CPU and on GPUs, and a model of many GPUs")},
+    {NULL, CHOICE("plan-gpu", plan_gpu, "h100", "a100-40|a100-80|h100|h200|b200|l40s|rtx4090|rtx5090", "of the plan for many")},
+    {NULL, INTEGER("plan-node", plan_node, "8", 1, 1024, "GPUs in a node")},
+    {NULL, REAL("plan-link", plan_link, "0", 0, 1e6, "GB/s between GPUs of a node, one direction; 0: what is usual for them")},
+    {NULL, REAL("plan-network", plan_network, "0", 0, 1e6, "GB/s of network for each GPU; 0: what is usual")},
+    {NULL, REAL("plan-utilisation", plan_utilisation, "0", 0, 1, "share of its peak that a GPU gives; 0: what others publish")},
+
+    {"Many processes", INTEGER("processes", processes, "0", 0, 4096, "start so many here, on a GPU one each; 0: as torchrun, mpirun or srun started them, or one")},
+    {NULL, CHOICE("shard", shard, "none", "none|optimizer|gradients", "what processes divide among them: optimizer state and master weights (ZeRO-1), gradients too (ZeRO-2)")},
+    {NULL, FLAG("deterministic-reduce", deterministic_reduce, "add up gradients in the order of processes: the same bits each time (over MPI always)")},
+    {NULL, REAL("deadline", deadline, "120", 0, 1e6, "seconds until processes that do not come, answer or finish a step count as lost; steps: or 10 usual ones; 0: never")},
 
     {"Samples", TEXT("sample", sample, NULL, "no training: continue this text with the run's newest checkpoint (or --init-from)")},
     {NULL, INTEGER("sample-every", sample_every, "0", 0, 1e12, "steps between samples while training; 0: only at the end")},
@@ -175,7 +198,8 @@ static const struct {
     X(dnormed, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) of a layernorm's output, of attention's */ \
     X(dwide, floatX, training *N * 4 * C, MEMORY_OTHER) /* (N, 4C) of the pre-activation; (N, 3C) of qkv */  \
     X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_WORKSPACE)                            \
-    X(attention_scratch, float, training *attention_scratch_size(attention, arena->on_gpu, B, NH, T, HS), MEMORY_WORKSPACE)
+    X(attention_scratch, float, training *attention_scratch_size(attention, arena->on_gpu, B, NH, T, HS),    \
+      MEMORY_WORKSPACE)
 // member, type, elements, and when all blocks share one: because backward computes it again (--recompute), or
 // because nothing is kept but keys and values
 #define BLOCK_ACTIVATIONS(X)                                                                                 \
@@ -206,6 +230,9 @@ typedef enum {
 // What a forward pass keeps: everything; all but what --recompute names, each including the ones before; or, for
 // generating text, keys and values only.
 typedef enum { KEEP_ALL, KEEP_GELU, KEEP_LAYERNORM, KEEP_BLOCK, KEEP_CACHE } Keep;
+
+// What processes divide among them rather than each having all of it.
+typedef enum { SHARD_NONE, SHARD_OPTIMIZER, SHARD_GRADIENTS } Sharding;
 
 typedef struct {
     const char *name;
@@ -257,6 +284,9 @@ typedef struct {
     Keep keep;
     size_t logits_bytes; // the most for logits; 0: no limit
     AttentionVariant attention;
+    Sharding sharding;
+    int processes; // what is divided is divided among so many
+    Comm *comm;    // this process and the others
 } Shape;
 
 // What the memory is for, as --plan shows it.
@@ -282,6 +312,15 @@ typedef struct {
     size_t floatX_size; // there
 } Arena;
 
+// Tensors that are sent together, consecutive in the flat memory.
+typedef struct {
+    size_t offset, size;              // numbers
+    size_t first_tensor, num_tensors; // of GPT.parameters
+    size_t first_piece, num_pieces;   // of GPT.owned
+    float *gradients;                 // (size)
+    Ticket reduced, gathered;         // the last operations on its gradients and its weights
+} Bucket;
+
 typedef struct {
     GPTConfig config;
     size_t L, NH, C, HS, V, Vp; // the same numbers under their short names
@@ -293,6 +332,15 @@ typedef struct {
     AttentionVariant attention;
     int attention_atomics; // Attention's
 
+    // Who owns what (partition.h). Buckets are what is sent together: the model's tensors, then each block's.
+    PartitionChunk *partition; // (num_chunks)
+    CommPiece *pieces;         // (num_pieces), to fill in for one operation
+    PartitionPiece *owned;     // (num_pieces), bucket after bucket
+    size_t num_chunks, num_pieces;
+    size_t most_owned; // numbers that a process owns, at most
+    Bucket *buckets;   // (L + 1)
+    Ticket turns[3];   // the last reductions out of each memory for gradients
+
     Arena arena;
     ModelWeights weights;
     BlockWeights *block_weights; // (L)
@@ -300,17 +348,20 @@ typedef struct {
     float *master;               // the same in fp32; where floatX is fp32, the weights themselves
     ModelGradients gradients;
     BlockGradients *block_gradients; // (L)
-    float *gradients_memory;
+    float *gradients_memory;         // num_floats; with SHARD_GRADIENTS of the model's tensors and two blocks
+    float *gradient_sums;     // of all processes: the same memory, or with SHARD_GRADIENTS of what is owned
     float *moment1, *moment2; // AdamW's m and v
-    AdamWChunk *chunks;
-    size_t num_chunks;
-    double *norm_partial, *score; // score: sum of validation losses
+    AdamWChunk *chunks;       // (num_owned_chunks)
+    size_t num_owned_chunks;
+    double *totals; // of a step, and of a validation
     StepOutcome *outcome;
     Activations acts;  // of training and validation
     Activations cache; // of generating text; in the same memory
 
     MatmulContext matmul;
     Stream stream;
+    Comm *comm;
+    int rank;                   // of this process
     uint32_t dropout_threshold; // while training
     uint64_t seed;
     Profile profile;
@@ -332,6 +383,53 @@ static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size
     m->num_floats += round_up(p->size, ALIGNMENT);
     m->num_parameters += p->size;
     m->num_chunks += divide_up(p->size, ADAMW_CHUNK);
+}
+
+// Where a process finds a number that it owns: in memories of `most_owned` numbers, if they are divided.
+static size_t place_of(const GPT *m, const PartitionChunk *chunk, int divided) {
+    return divided && m->shape.sharding != SHARD_NONE ? chunk->own : chunk->offset;
+}
+
+// Cuts the tensors into chunks. A matrix begins a unit that the vectors after it belong to.
+static void list_chunks(GPT *m) {
+    PartitionChunk *next = m->partition;
+    int32_t unit = -1, bucket = -1;
+    for (size_t t = 0; t < m->num_tensors; t++) {
+        const Parameter *p = &m->parameters[t];
+        int begins_bucket = t == 0 || p->layer != p[-1].layer;
+        unit += begins_bucket || p->rows > 0;
+        bucket += begins_bucket;
+        if (begins_bucket) m->buckets[bucket].first_tensor = t;
+        m->buckets[bucket].num_tensors++;
+        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
+            PartitionChunk chunk = {p->offset + done,
+                                    round_up(least(p->size - done, ADAMW_CHUNK), ALIGNMENT),
+                                    unit,
+                                    bucket,
+                                    0,
+                                    0};
+            *next = chunk;
+        }
+    }
+}
+
+// Decides who owns what.
+static void divide_parameters(GPT *m) {
+    m->partition = (PartitionChunk *)xcalloc(m->num_chunks, sizeof(PartitionChunk));
+    m->buckets = (Bucket *)xcalloc(m->L + 1, sizeof(Bucket));
+    list_chunks(m);
+    m->most_owned = partition_make(m->partition, m->num_chunks, m->shape.processes);
+    m->num_pieces = partition_pieces(m->partition, m->num_chunks, NULL);
+    m->owned = (PartitionPiece *)xcalloc(m->num_pieces, sizeof(PartitionPiece));
+    m->pieces = (CommPiece *)xcalloc(m->num_pieces, sizeof(CommPiece));
+    partition_pieces(m->partition, m->num_chunks, m->owned);
+    for (size_t i = m->num_pieces; i-- > 0;) {
+        Bucket *b = &m->buckets[m->owned[i].bucket];
+        b->offset = m->owned[i].offset;
+        b->first_piece = i;
+        b->size += m->owned[i].size;
+        b->num_pieces++;
+    }
 }
 
 // Fills the list of parameter tensors: the model's, then block after block.
@@ -364,10 +462,11 @@ static void *arena_take(Arena *arena, Memory memory, size_t count, size_t size) 
 
 static void place_weights(GPT *m, Arena *arena) {
     const Parameter *p = m->parameters;
+    const size_t owned = m->shape.sharding == SHARD_NONE ? m->num_floats : m->most_owned;
     m->weights_memory = (floatX *)arena_take(arena, MEMORY_WEIGHTS, m->num_floats, arena->floatX_size);
     m->master = (float *)m->weights_memory;
     if (arena->floatX_size != sizeof(float))
-        m->master = (float *)arena_take(arena, MEMORY_MASTER, m->num_floats, sizeof(float));
+        m->master = (float *)arena_take(arena, MEMORY_MASTER, owned, sizeof(float));
     if (arena->base == NULL) return;
 #define POINT(member, ...) m->weights.member = m->weights_memory + (p++)->offset;
     MODEL_PARAMETERS(POINT)
@@ -379,32 +478,48 @@ static void place_weights(GPT *m, Arena *arena) {
 #undef POINT
 }
 
-static void place_training_state(GPT *m, Arena *arena) {
+// Where they are divided, a block's gradients leave as soon as they are complete: two blocks take turns.
+static void place_gradients(GPT *m, Arena *arena) {
     const Parameter *p = m->parameters;
-    const size_t n = m->num_floats;
-    m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, n, sizeof(float));
-    m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, n, sizeof(float));
-    m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, n, sizeof(float));
-    m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_WORKSPACE, m->num_chunks, sizeof(AdamWChunk));
-    m->norm_partial = (double *)arena_take(arena, MEMORY_WORKSPACE, global_norm_scratch(n), sizeof(double));
-    m->score = (double *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(double));
-    m->outcome = (StepOutcome *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(StepOutcome));
+    const size_t of_model = m->buckets[0].size, of_block = m->buckets[1].size;
+    const int divided = m->shape.sharding == SHARD_GRADIENTS;
+    const size_t size = divided ? of_model + least(m->L, 2) * of_block : m->num_floats;
+    m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, size, sizeof(float));
+    m->gradient_sums = m->gradients_memory;
+    if (divided)
+        m->gradient_sums = (float *)arena_take(arena, MEMORY_GRADIENTS, m->most_owned, sizeof(float));
     if (arena->base == NULL) return;
-#define POINT(member, ...) m->gradients.member = m->gradients_memory + (p++)->offset;
+    for (size_t b = 0; b <= m->L; b++)
+        m->buckets[b].gradients = m->gradients_memory + (divided && b > 0
+                                                             ? of_model + b % 2 * of_block * (m->L > 1)
+                                                             : m->buckets[b].offset);
+#define POINT(member, ...) m->gradients.member = m->buckets[0].gradients + (p++)->offset;
     MODEL_PARAMETERS(POINT)
 #undef POINT
-#define POINT(member, ...) m->block_gradients[l].member = m->gradients_memory + (p++)->offset;
+#define POINT(member, ...)                                                                                   \
+    m->block_gradients[l].member = m->buckets[l + 1].gradients + ((p++)->offset - m->buckets[l + 1].offset);
     for (size_t l = 0; l < m->L; l++) {
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
 }
 
+static void place_training_state(GPT *m, Arena *arena) {
+    const size_t owned = m->shape.sharding == SHARD_NONE ? m->num_floats : m->most_owned;
+    place_gradients(m, arena);
+    m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, owned, sizeof(float));
+    m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, owned, sizeof(float));
+    m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_WORKSPACE, m->num_chunks, sizeof(AdamWChunk));
+    m->totals = (double *)arena_take(arena, MEMORY_WORKSPACE, step_totals(m->num_chunks), sizeof(double));
+    m->outcome = (StepOutcome *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(StepOutcome));
+}
+
 #define SIZE_floatX  arena->floatX_size
 #define SIZE_float   sizeof(float)
 #define SIZE_int32_t sizeof(int32_t)
 static void place_activations(const GPT *m, Activations *x, Arena *arena) {
-    const size_t B = x->B, T = x->T, N = B * T, C = m->C, NH = m->NH, HS = m->HS, Vp = m->Vp, logit_rows = x->logit_rows;
+    const size_t B = x->B, T = x->T, N = B * T, C = m->C, NH = m->NH, HS = m->HS, Vp = m->Vp,
+                 logit_rows = x->logit_rows;
     const size_t training = x->keep != KEEP_CACHE;
     const Keep keep = x->keep;
     const AttentionVariant attention = m->attention;
@@ -492,8 +607,11 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
     m->V = (size_t)config->vocab_size;
     m->Vp = round_up(m->V, VOCAB_MULTIPLE);
     m->shape = *shape;
+    m->comm = shape->comm;
+    m->rank = comm_rank(m->comm);
     m->attention = attention_choose(shape->attention);
     list_parameters(m);
+    divide_parameters(m);
     m->block_weights = (BlockWeights *)xcalloc(m->L, sizeof(BlockWeights));
     m->block_gradients = (BlockGradients *)xcalloc(m->L, sizeof(BlockGradients));
     m->acts.block = (BlockActivations *)xcalloc(m->L, sizeof(BlockActivations));
@@ -519,18 +637,26 @@ static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *er
         s->B, s->T, takes, has);
 }
 
-// AdamW's work in pieces of one tensor each, with its decay.
-static void list_chunks(GPT *m, double weight_decay) {
+// AdamW's work: the chunks that this process updates, with their decay.
+static void send_chunks(GPT *m, double weight_decay) {
     AdamWChunk *chunks = (AdamWChunk *)host_alloc(m->num_chunks * sizeof(AdamWChunk)), *next = chunks;
+    const PartitionChunk *c = m->partition;
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
-        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
-            next->offset = p->offset + done;
+        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, c++) {
+            if (m->shape.sharding != SHARD_NONE && c->owner != m->rank) continue;
+            next->number = (uint64_t)(c - m->partition);
+            next->weight = c->offset;
+            next->master = place_of(m, c, sizeof(floatX) != sizeof(float));
+            next->gradient = place_of(m, c, m->gradient_sums != m->gradients_memory);
+            next->moment = place_of(m, c, 1);
             next->size = (uint32_t)least(p->size - done, ADAMW_CHUNK);
             next->decay = p->decay ? (float)weight_decay : 0.0f;
+            next++;
         }
     }
-    copy_to_device(m->chunks, chunks, m->num_chunks * sizeof(AdamWChunk), m->stream);
+    m->num_owned_chunks = (size_t)(next - chunks);
+    copy_to_device(m->chunks, chunks, m->num_owned_chunks * sizeof(AdamWChunk), m->stream);
     stream_wait(m->stream);
     host_free(chunks);
 }
@@ -546,11 +672,10 @@ static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Erro
     if (arena.base == NULL) return refuse_memory(m, asked, least(available, asked - 1), error);
     m->arena = arena;
     gpt_place(m, &m->arena);
-    device_zero(m->master, m->num_floats * sizeof(float), m->stream);
+    device_zero(m->arena.base, m->arena.of[MEMORY_WEIGHTS] + m->arena.of[MEMORY_MASTER], m->stream);
     if (m->shape.B > 0) {
-        device_zero(m->gradients_memory, m->num_floats * sizeof(float), m->stream);
-        device_zero(m->moment1, m->num_floats * sizeof(float), m->stream);
-        device_zero(m->moment2, m->num_floats * sizeof(float), m->stream);
+        device_zero(m->gradients_memory, m->arena.of[MEMORY_GRADIENTS] + m->arena.of[MEMORY_MOMENTS],
+                    m->stream);
         device_zero(m->outcome, sizeof(StepOutcome), m->stream);
     }
     stream_wait(m->stream);
@@ -566,7 +691,82 @@ static void gpt_free(GPT *m) {
         device_free(m->arena.base);
     }
     free(m->block_weights), free(m->block_gradients), free(m->acts.block), free(m->cache.block);
-    free(m->parameters);
+    free(m->parameters), free(m->partition), free(m->owned), free(m->pieces), free(m->buckets);
+}
+
+// ---- state that processes divide ------------------------------------------------------------------------------
+
+static int is_divided(const GPT *m, const float *memory) {
+    return m->shape.sharding != SHARD_NONE && memory != (const float *)m->weights_memory;
+}
+
+// The pieces of bucket b, in everybody's `data`, which holds the bucket, and in their owners' `own`.
+static const CommPiece *pieces_of(GPT *m, size_t b, void *data, void *own, size_t element, int divided) {
+    const Bucket *bucket = &m->buckets[b];
+    for (size_t i = 0; i < bucket->num_pieces; i++) {
+        const PartitionPiece *p = &m->owned[bucket->first_piece + i];
+        char *at = (char *)data + (p->offset - bucket->offset) * element;
+        CommPiece piece = {at, divided ? (char *)own + p->own * element : at, p->size, p->owner};
+        m->pieces[i] = piece;
+    }
+    return m->pieces;
+}
+
+// Everybody gets what each owner made of its weights, a bucket after the other: forward waits for one at a time.
+static void gather_weights(GPT *m) {
+    for (size_t b = 0; b <= m->L; b++) {
+        Bucket *bucket = &m->buckets[b];
+        const CommPiece *pieces = pieces_of(m, b, m->weights_memory + bucket->offset, NULL, sizeof(floatX),
+                                            0);
+        bucket->gathered = comm_all_gather(m->comm, pieces, bucket->num_pieces, sizeof(floatX), m->stream);
+    }
+}
+
+// Weights from the master weights.
+static void gpt_round(GPT *m, int stochastic) {
+    if (m->shape.sharding == SHARD_NONE) {
+        round_weights(m->weights_memory, m->master, 0, m->num_floats, stochastic, m->seed, m->outcome,
+                      m->stream);
+        return;
+    }
+    for (size_t i = 0; i < m->num_pieces && sizeof(floatX) != sizeof(float); i++) {
+        const PartitionPiece *p = &m->owned[i];
+        if (p->owner == m->rank)
+            round_weights(m->weights_memory + p->offset, m->master + p->own, p->offset, p->size, stochastic,
+                          m->seed, m->outcome, m->stream);
+    }
+    gather_weights(m);
+}
+
+// Master weights or moments (num_floats) as the host can read and write them: the memory itself or a copy, of what
+// is divided one that processes put together (all of them call this). Without `read` its content is not needed.
+static float *state_borrow(GPT *m, float *memory, int read) {
+    comm_wait(m->comm, m->buckets[m->L].gathered, m->stream);
+    if (!is_divided(m, memory)) return (float *)host_borrow(memory, m->num_floats * sizeof(float));
+    float *host = (float *)xcalloc(m->num_floats, sizeof(float));
+    for (size_t b = 0; b <= m->L && read; b++) { // by way of the gradients' memory
+        Bucket *bucket = &m->buckets[b];
+        const CommPiece *pieces = pieces_of(m, b, bucket->gradients, memory, sizeof(float), 1);
+        comm_wait(m->comm, comm_all_gather(m->comm, pieces, bucket->num_pieces, sizeof(float), m->stream),
+                  m->stream);
+        copy_to_host(host + bucket->offset, bucket->gradients, bucket->size * sizeof(float), m->stream);
+        stream_wait(m->stream);
+    }
+    return host;
+}
+
+static void state_return(GPT *m, float *host, float *memory, int changed) {
+    if (!is_divided(m, memory)) {
+        host_return(host, memory, m->num_floats * sizeof(float), changed);
+        return;
+    }
+    for (size_t i = 0; i < m->num_pieces && changed; i++) {
+        const PartitionPiece *p = &m->owned[i];
+        if (p->owner == m->rank)
+            copy_to_device(memory + p->own, host + p->offset, p->size * sizeof(float), m->stream);
+    }
+    stream_wait(m->stream);
+    free(host);
 }
 
 // Normal number of a parameter's element: Box and Muller's transform of one Philox call.
@@ -580,7 +780,7 @@ static double random_normal(uint64_t seed, size_t element, size_t tensor) {
 // projections into the residual stream get matrices / sqrt(2 L).
 static void gpt_initialise(GPT *m, double embedding, double matrices) {
     const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->L)};
-    float *host = (float *)host_borrow(m->master, m->num_floats * sizeof(float));
+    float *host = state_borrow(m, m->master, 0);
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         double deviation = deviations[p->init];
@@ -591,8 +791,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
                                   : deviation > 0     ? (float)(deviation * random_normal(m->seed, i, t))
                                                       : 0.0f;
     }
-    host_return(host, m->master, m->num_floats * sizeof(float), 1);
-    round_weights(m->weights_memory, m->master, m->num_floats, 0, 0, NULL, m->stream);
+    state_return(m, host, m->master, 1);
 }
 
 // ---- forward and backward ---------------------------------------------------------------------------------
@@ -603,10 +802,12 @@ typedef struct {
     uint32_t first_sequence;    // of the micro-step's batch, in the step's global batch
     uint32_t dropout_threshold; // 256: no dropout
     float loss_scale;           // 1 / number of tokens in the step
-    MatmulMode mode;            // the first micro-step overwrites weight gradients, later ones add
+    MatmulMode mode;            // of weight gradients: the first micro-step overwrites them, later ones add
+    int first;                  // no sums of gradients yet
+    int sends;                  // gradients go to the other processes
 } MicroStep;
 
-static const MicroStep NO_TRAINING = {0, 0, 256, 0, MATMUL_OVERWRITE};
+static const MicroStep NO_TRAINING = {0, 0, 256, 0, MATMUL_OVERWRITE, 1, 0};
 
 static Dropout dropout_of(const GPT *m, RandomStream stream, size_t layer, const MicroStep *s) {
     return dropout_make(s->dropout_threshold, m->seed, stream, (uint32_t)layer, s->step, s->first_sequence);
@@ -628,6 +829,14 @@ static AttentionVariant attention_variant(const GPT *m, const Activations *x) {
 
 static const floatX *residual_into(const Activations *x, size_t l) {
     return l == 0 ? x->model.embedded : x->block[l - 1].residual_out;
+}
+
+// Until bucket b's weights, which their owners updated, are here.
+static void wait_for_weights(GPT *m, size_t b) {
+    if (m->buckets[b].gathered == 0) return;
+    profile_enter(&m->profile, LAP_COMMUNICATION, PASS_FORWARD, m->stream);
+    comm_wait(m->comm, m->buckets[b].gathered, m->stream);
+    profile_leave(&m->profile, m->stream);
 }
 
 // Adds the branch to the residual stream after block l's MLP, and normalises for what comes next: block l +
@@ -657,8 +866,8 @@ static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroS
     profile_enter(&m->profile, LAP_QKV, pass, m->stream);
     matmul_forward(&m->matmul, qkv, b->ln1, w->qkvw, w->qkvb, N, C, 3 * C, m->stream);
     profile_enter(&m->profile, LAP_ATTENTION, pass, m->stream);
-    attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + C,
-                      b->qkv + 2 * C, &attention, m->stream);
+    attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + C, b->qkv + 2 * C,
+                      &attention, m->stream);
     profile_enter(&m->profile, LAP_PROJECTION, pass, m->stream);
     matmul_forward(&m->matmul, branch, b->attended, w->projw, w->projb, N, C, C, m->stream);
     profile_enter(&m->profile, LAP_LAYERNORM, pass, m->stream);
@@ -675,6 +884,7 @@ static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) 
     profile_enter(&m->profile, LAP_MLP_DOWN, PASS_FORWARD, m->stream);
     matmul_forward(&m->matmul, x->model.branch, x->block[l].gelu, w->downw, w->downb, x->B * x->T, 4 * m->C,
                    m->C, m->stream);
+    if (l + 1 < m->L) wait_for_weights(m, l + 2); // the next block's first layernorm is part of this one
     profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
     join_and_normalise(m, x, l, s);
     profile_leave(&m->profile, m->stream);
@@ -688,6 +898,8 @@ static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
     Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
 
     range_begin("forward");
+    wait_for_weights(m, 0);
+    wait_for_weights(m, 1);
     profile_enter(&m->profile, LAP_EMBEDDING, PASS_FORWARD, m->stream);
     embedding_forward(a->embedded, a->tokens, m->weights.wte, m->weights.wpe + x->past * m->C, x->B, x->T,
                       m->C, &dropout, m->stream);
@@ -762,6 +974,41 @@ static void block_recompute(GPT *m, size_t l, const MicroStep *s) {
     }
 }
 
+// Which of the memories for gradients bucket b has with SHARD_GRADIENTS.
+static size_t turn_of(size_t b) {
+    return b == 0 ? 0 : 1 + b % 2;
+}
+
+// Before backward writes gradients of bucket b: zeroes those that it adds to, all but the matrices of matmul.
+static void bucket_begin(GPT *m, size_t b, const MicroStep *s) {
+    const Bucket *bucket = &m->buckets[b];
+    if (s->mode == MATMUL_ACCUMULATE) return;
+    if (m->shape.sharding == SHARD_GRADIENTS) comm_wait(m->comm, m->turns[turn_of(b)], m->stream);
+    for (size_t i = 0; i < bucket->num_tensors; i++) {
+        const Parameter *p = &m->parameters[bucket->first_tensor + i];
+        float *gradients = bucket->gradients + (p->offset - bucket->offset);
+        if (p->rows == 0 || gradients == m->gradients.wpe)
+            device_zero(gradients, p->size * sizeof(float), m->stream);
+    }
+}
+
+// Backward is done with bucket b: its gradients go to the other processes while it goes on.
+static void bucket_end(GPT *m, size_t b, const MicroStep *s) {
+    Bucket *bucket = &m->buckets[b];
+    const int divided = m->shape.sharding == SHARD_GRADIENTS;
+    if (!s->sends) return;
+    if (m->shape.sharding == SHARD_NONE) {
+        bucket->reduced = comm_all_reduce(m->comm, bucket->gradients, bucket->size, COMM_FLOAT, m->stream);
+        return;
+    }
+    const CommPiece *pieces = pieces_of(m, b, bucket->gradients, m->gradient_sums, sizeof(float), divided);
+    for (size_t i = 0; i < bucket->num_pieces && divided && !s->first; i++)
+        if (pieces[i].owner == m->rank) // the sums so far go through the reduction once more
+            accumulate((float *)pieces[i].data, (const float *)pieces[i].own, pieces[i].count, m->stream);
+    bucket->reduced = comm_reduce_scatter(m->comm, pieces, bucket->num_pieces, m->stream);
+    m->turns[turn_of(b)] = bucket->reduced;
+}
+
 // On entry acts.dbranch is the gradient of the block's MLP branch, acts.dresidual that of its output; on exit
 // the same of the block before.
 static void block_backward(GPT *m, size_t l, const MicroStep *s) {
@@ -776,6 +1023,7 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
     Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, l == 0 ? 0 : l - 1, s); // of the block before
 
     range_begin("block backward");
+    bucket_begin(m, l + 1, s);
     block_recompute(m, l, s);
     profile_enter(&m->profile, LAP_MLP_DOWN, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dwide, g->downw, g->downb, a->dbranch, b->gelu, w->downw, b->up, N, 4 * C,
@@ -792,8 +1040,8 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
                     C, s->mode, m->stream);
     profile_enter(&m->profile, LAP_ATTENTION, PASS_BACKWARD, m->stream);
     attention_backward(m->attention, a->dwide, a->dwide + C, a->dwide + 2 * C, a->dnormed, b->qkv, b->qkv + C,
-                       b->qkv + 2 * C, b->attended, b->lse, b->saved, a->attention_scratch,
-                       &attention, m->stream);
+                       b->qkv + 2 * C, b->attended, b->lse, b->saved, a->attention_scratch, &attention,
+                       m->stream);
     profile_enter(&m->profile, LAP_QKV, PASS_BACKWARD, m->stream);
     matmul_backward(&m->matmul, a->dnormed, g->qkvw, g->qkvb, a->dwide, b->ln1, w->qkvw, NULL, N, C, 3 * C,
                     s->mode, m->stream);
@@ -802,6 +1050,7 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
                        a->dnormed, residual_into(x, l), b->ln1_mean, b->ln1_rstd, w->ln1w, x->B, x->T, C,
                        &dropout_mlp, m->stream);
     profile_leave(&m->profile, m->stream);
+    bucket_end(m, l + 1, s);
     range_end();
 }
 
@@ -815,6 +1064,7 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
     Dropout dropout_embedding = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
 
     range_begin("backward");
+    bucket_begin(m, 0, s);
     head_backward(m, s);
     profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
     device_zero(a->dresidual, N * m->C * sizeof(floatX), m->stream);
@@ -827,26 +1077,29 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
     embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, m->C, m->V, &dropout_embedding,
                        m->stream);
     profile_leave(&m->profile, m->stream);
+    bucket_end(m, 0, s);
     range_end();
 }
 
-// Zeroes the gradients that every micro-step adds to: all but the matrices of matmul.
-static void gpt_start_gradients(GPT *m) {
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *p = &m->parameters[t];
-        int is_matmul = p->rows > 0 && m->gradients_memory + p->offset != m->gradients.wpe;
-        if (!is_matmul) device_zero(m->gradients_memory + p->offset, p->size * sizeof(float), m->stream);
-    }
-}
-
-// Norm, clipping, AdamW; m->outcome says what came of it.
+// Norm, clipping, AdamW of what this process owns; m->outcome says what came of it.
 static void gpt_update(GPT *m, const AdamW *adamw) {
+    const int divided = m->shape.sharding != SHARD_NONE;
+    const size_t shared = divided ? step_totals(m->num_chunks)
+                                  : (size_t)TOTAL_SQUARES; // the rest everybody has
     range_begin("optimizer");
+    profile_enter(&m->profile, LAP_COMMUNICATION, PASS_BACKWARD, m->stream);
+    comm_wait(m->comm, m->buckets[0].reduced, m->stream); // the last one
     profile_enter(&m->profile, LAP_OPTIMIZER, PASS_BACKWARD, m->stream);
-    global_norm(m->outcome, m->gradients_memory, m->num_floats, m->norm_partial, adamw, m->stream);
-    adamw_update(m->weights_memory, m->master, m->moment1, m->moment2, m->gradients_memory, m->chunks,
-                 m->num_chunks, adamw, m->outcome, m->stream);
+    if (divided) device_zero(m->totals + TOTAL_SQUARES, m->num_chunks * sizeof(double), m->stream);
+    square_sums(m->totals, m->gradient_sums, m->chunks, m->num_owned_chunks, m->stream);
+    profile_enter(&m->profile, LAP_COMMUNICATION, PASS_BACKWARD, m->stream);
+    comm_wait(m->comm, comm_all_reduce(m->comm, m->totals, shared, COMM_DOUBLE, m->stream), m->stream);
+    profile_enter(&m->profile, LAP_OPTIMIZER, PASS_BACKWARD, m->stream);
+    step_outcome(m->outcome, m->totals, m->num_chunks, adamw, m->stream);
+    adamw_update(m->weights_memory, m->master, m->moment1, m->moment2, m->gradient_sums, m->chunks,
+                 m->num_owned_chunks, adamw, m->outcome, m->stream);
     profile_leave(&m->profile, m->stream);
+    if (divided) gather_weights(m);
     range_end();
 }
 
@@ -983,6 +1236,7 @@ typedef struct {
 typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;
+    double *stopping; // 1: this process was asked to end
     Event started, done;
 } PendingStep;
 
@@ -1000,8 +1254,21 @@ typedef struct {
     size_t num_batches;
     PendingStep pending[2]; // one may still be computed while the next is queued
     size_t num_steps, num_finished;
+    Launch launch;
+    Comm *comm;
+    Watchdog *watchdog;
+    int stopping;     // processes have agreed to end
     char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
 } Trainer;
+
+static int is_main(const Trainer *t) {
+    return t->launch.rank == 0;
+}
+
+// Is the run to end? Several processes ask each other, once a step.
+static int is_stopping(const Trainer *t) {
+    return t->launch.size > 1 ? t->stopping : stop_signal != 0;
+}
 
 // The next batch to fill: its last copy to the device is done.
 static Batch *next_batch(Trainer *t) {
@@ -1020,7 +1287,7 @@ static void send_batch(GPT *m, Batch *batch) {
 // ---- validation -------------------------------------------------------------------------------------------
 
 typedef struct {
-    double bytes;
+    double nats, bytes;
     int64_t tokens, cut, batches;
 } Score;
 
@@ -1043,28 +1310,29 @@ static void score_batch(Trainer *t, Batch *batch, Score *score) {
     send_batch(m, batch);
     gpt_forward(m, &m->acts, &NO_TRAINING);
     gpt_losses(m, &m->acts);
-    loss_add(m->score, m->acts.model.losses, N, 1.0, score->batches > 0, m->stream);
+    loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, 1.0, score->batches > 0, m->stream);
     m->profile.timing = timing;
     score->bytes += bytes_of(t->tokenizer, batch->targets, N);
     for (size_t i = 0; i < N; i++) score->tokens += batch->targets[i] != IGNORE_TARGET;
     score->batches++;
 }
 
-// The first validation batches in the order of the shards.
+// The first validation batches in the order of the shards; processes take turns.
 static int score_windows(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
     const size_t T = m->acts.T;
     const int64_t B = (int64_t)m->acts.B;
-    LoaderConfig config = {B, (int64_t)T, (int32_t)m->V, 0, 0, 0, 0};
+    LoaderConfig config = {B, (int64_t)T, (int32_t)m->V, 0, 0, 0, 0, t->launch.rank, t->launch.size};
     Loader *loader = loader_open(&t->validation, &config, error);
     if (loader == NULL) return -1;
     const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader);
     int result = 0;
-    for (int64_t i = 0; i < t->options.validation_batches && i * B < sequences && result == 0 && !stop_signal;
-         i++) {
+    for (int64_t i = 0; i < t->options.validation_batches && result == 0 && !is_stopping(t); i++) {
+        const int64_t first = (i * t->launch.size + t->launch.rank) * B;
+        if (first >= sequences) break;
         Batch *batch = next_batch(t);
         result = loader_next(loader, batch->tokens, batch->targets, error);
-        for (int64_t row = sequences - i * B; row < B; row++) // of the next epoch
+        for (int64_t row = sequences - first; row < B; row++) // of the next epoch
             for (size_t c = 0; c < T; c++) batch->targets[(size_t)row * T + c] = IGNORE_TARGET;
         if (result == 0) score_batch(t, batch, score);
     }
@@ -1072,40 +1340,61 @@ static int score_windows(Trainer *t, Score *score, Error *error) {
     return result;
 }
 
-// The first validation documents, each whole from its start, its end included.
+// The first validation documents, each whole from its start, its end included; processes read all and take turns.
 static int score_documents(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
     DocumentReader reader;
     int rows = 1;
     documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
-    while (rows > 0 && score->batches < t->options.validation_batches && !stop_signal) {
+    for (int64_t i = 0; rows > 0 && i < t->options.validation_batches * t->launch.size && !is_stopping(t);
+         i++) {
         Batch *batch = next_batch(t);
+        int64_t cut = 0;
         rows = documents_batch(&reader, (int32_t)m->V, m->acts.B, m->acts.T, batch->tokens, batch->targets,
-                               &score->cut, error);
-        if (rows > 0) score_batch(t, batch, score);
+                               &cut, error);
+        if (rows <= 0 || i % t->launch.size != t->launch.rank) continue;
+        score->cut += cut;
+        score_batch(t, batch, score);
     }
     documents_close(&reader);
     return rows < 0 ? -1 : 0;
 }
 
+// All processes' scores together, in each.
+static Score add_scores(const Trainer *t, const Score *mine) {
+    Score sum = {0, 0, 0, 0, 0}, *all = (Score *)xcalloc((size_t)t->launch.size, sizeof(Score));
+    comm_exchange(t->model.comm, mine, sizeof(Score), all);
+    for (int r = 0; r < t->launch.size; r++) {
+        sum.nats += all[r].nats;
+        sum.bytes += all[r].bytes;
+        sum.tokens += all[r].tokens;
+        sum.cut += all[r].cut;
+        sum.batches += all[r].batches;
+    }
+    free(all);
+    return sum;
+}
+
 static int validate(Trainer *t, Error *error) {
     GPT *m = &t->model;
-    double started = seconds_now(), *nats;
-    Score score = {0, 0, 0, 0};
+    double started = seconds_now();
+    Score score = {0, 0, 0, 0, 0};
     if ((t->options.validate_documents ? score_documents : score_windows)(t, &score, error) != 0) return -1;
-    if (stop_signal) return 0; // half a score is none
-    if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
+    if (is_stopping(t)) return 0; // half a score is none
     stream_wait(m->stream);
-    nats = (double *)host_borrow(m->score, sizeof(double));
+    double *nats = (double *)host_borrow(&m->totals[TOTAL_LOSS], sizeof(double));
+    if (score.batches > 0) score.nats = *nats;
+    host_return(nats, &m->totals[TOTAL_LOSS], sizeof(double), 0);
+    score = add_scores(t, &score);
+    if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
     ValidationMetrics v = {t->state.step,
-                           *nats / (double)score.tokens,
-                           score.bytes > 0 ? *nats / log(2.0) / score.bytes : -1,
+                           score.nats / (double)score.tokens,
+                           score.bytes > 0 ? score.nats / log(2.0) / score.bytes : -1,
                            t->options.validation_floor,
                            score.tokens,
                            score.cut,
                            seconds_now() - started};
-    host_return(nats, m->score, sizeof(double), 0);
-    return metrics_validation(&t->metrics, &v, error);
+    return is_main(t) ? metrics_validation(&t->metrics, &v, error) : 0;
 }
 
 // ---- checkpoints ------------------------------------------------------------------------------------------
@@ -1137,102 +1426,118 @@ static NamedTensor *name_moments(const GPT *m, float *moment1, float *moment2) {
     return first;
 }
 
+// Process 0 writes, the others help it to put together what is divided: their `writer` is NULL.
 static int save_weights(GPT *m, CheckpointWriter *writer, Error *error) {
-    const size_t bytes = m->num_floats * sizeof(float);
-    float *host = (float *)host_borrow(m->master, bytes);
-    NamedTensor *weights = name_tensors(m, "", host);
-    int result = checkpoint_tensors(writer, "model.safetensors", weights, m->num_tensors, error);
-    free(weights);
-    host_return(host, m->master, bytes, 0);
+    float *host = state_borrow(m, m->master, 1);
+    int result = 0;
+    if (writer != NULL) {
+        NamedTensor *weights = name_tensors(m, "", host);
+        result = checkpoint_tensors(writer, "model.safetensors", weights, m->num_tensors, error);
+        free(weights);
+    }
+    state_return(m, host, m->master, 0);
     return result;
 }
 
 static int save_moments(GPT *m, CheckpointWriter *writer, Error *error) {
-    const size_t bytes = m->num_floats * sizeof(float);
-    float *first = (float *)host_borrow(m->moment1, bytes), *second = (float *)host_borrow(m->moment2, bytes);
-    NamedTensor *moments = name_moments(m, first, second);
-    int result = checkpoint_tensors(writer, "optimizer.safetensors", moments, 2 * m->num_tensors, error);
-    free(moments);
-    host_return(first, m->moment1, bytes, 0);
-    host_return(second, m->moment2, bytes, 0);
+    float *first = state_borrow(m, m->moment1, 1), *second = state_borrow(m, m->moment2, 1);
+    int result = 0;
+    if (writer != NULL) {
+        NamedTensor *moments = name_moments(m, first, second);
+        result = checkpoint_tensors(writer, "optimizer.safetensors", moments, 2 * m->num_tensors, error);
+        free(moments);
+    }
+    state_return(m, first, m->moment1, 0);
+    state_return(m, second, m->moment2, 0);
     return result;
 }
 
-static int save_checkpoint(Trainer *t, Error *error) {
+static int write_checkpoint(Trainer *t, CheckpointWriter *writer, Error *error) {
     GPT *m = &t->model;
-    CheckpointWriter writer;
-    if (t->saved_step == t->state.step) return 0;
-    if (checkpoint_begin(&writer, t->options.run, t->state.step, error) != 0) return -1;
     char *config = gpt_config_text(&m->config), *state = training_state_text(&t->state);
-    char *tokenizer = checkpoint_path(&writer, "tokenizer.json");
+    char *tokenizer = checkpoint_path(writer, "tokenizer.json");
     int result = matmul_save_algorithms(&m->matmul, t->algorithms, error);
-    if (result == 0) result = save_weights(m, &writer, error);
-    if (result == 0) result = save_moments(m, &writer, error);
-    if (result == 0) result = checkpoint_text(&writer, "config.json", config, error);
-    if (result == 0) result = checkpoint_text(&writer, "training_state.json", state, error);
+    if (result == 0) result = save_weights(m, writer, error);
+    if (result == 0) result = save_moments(m, writer, error);
+    if (result == 0) result = checkpoint_text(writer, "config.json", config, error);
+    if (result == 0) result = checkpoint_text(writer, "training_state.json", state, error);
     if (result == 0 && t->tokenizer != NULL) result = tokenizer_save(t->tokenizer, tokenizer, error);
-    if (result == 0)
-        result = checkpoint_commit(&writer, t->options.keep, error);
-    else
-        checkpoint_abandon(&writer);
-    if (result == 0) t->saved_step = t->state.step;
     free(config), free(state), free(tokenizer);
     return result;
 }
 
+static int save_checkpoint(Trainer *t, Error *error) {
+    CheckpointWriter writer;
+    int result = 0;
+    if (t->saved_step == t->state.step) return 0;
+    if (is_main(t)) {
+        if (checkpoint_begin(&writer, t->options.run, t->state.step, error) != 0) return -1;
+        result = write_checkpoint(t, &writer, error);
+        if (result == 0)
+            result = checkpoint_commit(&writer, t->options.keep, error);
+        else
+            checkpoint_abandon(&writer);
+    } else {
+        save_weights(&t->model, NULL, error);
+        save_moments(&t->model, NULL, error);
+    }
+    if (result == 0) t->saved_step = t->state.step;
+    return result;
+}
+
 static int load_weights(GPT *m, const char *folder, Error *error) {
-    const size_t bytes = m->num_floats * sizeof(float);
     char *path = format_text("%s/model.safetensors", folder);
-    float *host = (float *)host_borrow(m->master, bytes);
+    float *host = state_borrow(m, m->master, 0);
     NamedTensor *weights = name_tensors(m, "", host);
     int result = safetensors_read(path, weights, m->num_tensors, error);
     free(weights), free(path);
-    host_return(host, m->master, bytes, 1);
-    round_weights(m->weights_memory, m->master, m->num_floats, 0, 0, NULL, m->stream);
+    state_return(m, host, m->master, 1);
     return result;
 }
 
 static int load_training_state(Trainer *t, const char *folder, Error *error) {
     GPT *m = &t->model;
-    const size_t bytes = m->num_floats * sizeof(float);
     char *path = format_text("%s/optimizer.safetensors", folder);
-    float *first = (float *)host_borrow(m->moment1, bytes), *second = (float *)host_borrow(m->moment2, bytes);
+    float *first = state_borrow(m, m->moment1, 0), *second = state_borrow(m, m->moment2, 0);
     NamedTensor *moments = name_moments(m, first, second);
     int result = safetensors_read(path, moments, 2 * m->num_tensors, error);
     if (result == 0) result = training_state_read(folder, &t->state, error);
     free(moments), free(path);
-    host_return(first, m->moment1, bytes, 1);
-    host_return(second, m->moment2, bytes, 1);
+    state_return(m, first, m->moment1, 1);
+    state_return(m, second, m->moment2, 1);
     t->saved_step = t->state.step;
     t->state.skipped_in_row = 0; // a new start, perhaps with other options
     StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
     outcome->updates = t->state.step - t->state.skipped;
     host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
-    if (t->options.stochastic_rounding) // as the run left them; load_weights rounded to nearest
-        round_weights(m->weights_memory, m->master, m->num_floats, 1, m->seed, m->outcome, m->stream);
     return result;
 }
 
 // ---- the loop ---------------------------------------------------------------------------------------------
 
-// Forward and backward of all micro-steps; the mean loss goes to the device's outcome.
+// Forward and backward of all micro-steps; this process's part of the mean loss goes to the step's totals.
 static int accumulate_gradients(Trainer *t, Error *error) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
     const size_t N = m->acts.B * m->acts.T;
-    const double tokens = (double)N * (double)o->accumulate;
-    gpt_start_gradients(m);
+    const double tokens = (double)N * (double)o->accumulate * t->launch.size;
+    const int divided = m->shape.sharding == SHARD_GRADIENTS;
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         profile_enter(&m->profile, LAP_DATA, PASS_FORWARD, m->stream);
         Batch *batch = next_batch(t);
         if (loader_next(t->loader, batch->tokens, batch->targets, error) != 0) return -1;
         send_batch(m, batch);
         profile_leave(&m->profile, m->stream);
-        MicroStep s = {(uint32_t)t->state.step, (uint32_t)(micro * o->batch), m->dropout_threshold,
-                       (float)(1.0 / tokens), micro == 0 ? MATMUL_OVERWRITE : MATMUL_ACCUMULATE};
+        MicroStep s = {(uint32_t)t->state.step,
+                       (uint32_t)((micro * t->launch.size + t->launch.rank) * o->batch),
+                       m->dropout_threshold,
+                       (float)(1.0 / tokens),
+                       divided || micro == 0 ? MATMUL_OVERWRITE : MATMUL_ACCUMULATE,
+                       micro == 0,
+                       divided || micro + 1 == o->accumulate};
         gpt_forward(m, &m->acts, &s);
         gpt_backward(m, &s);
-        loss_add(&m->outcome->loss, m->acts.model.losses, N, tokens, micro > 0, m->stream);
+        loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, tokens, micro > 0, m->stream);
     }
     return 0;
 }
@@ -1248,7 +1553,9 @@ static int finish_step(Trainer *t, Error *error) {
     s->seconds = event_seconds(p->started, p->done);
     t->state.skipped += s->skipped;
     t->state.skipped_in_row = s->skipped ? t->state.skipped_in_row + 1 : 0;
-    return metrics_step(&t->metrics, s, error);
+    t->stopping |= p->outcome->stopping;
+    watchdog_learn(t->watchdog, s->seconds);
+    return is_main(t) ? metrics_step(&t->metrics, s, error) : 0;
 }
 
 static int finish_steps(Trainer *t, Error *error) {
@@ -1262,7 +1569,7 @@ static int train_step(Trainer *t, Error *error) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
     PendingStep *p = &t->pending[t->num_steps % 2];
-    StepMetrics metrics = {t->state.step + 1, o->batch * o->sequence_length * o->accumulate, 0, 0, 0, 0, 0};
+    StepMetrics metrics = {t->state.step + 1, o->global_batch * o->sequence_length, 0, 0, 0, 0, 0};
     LearningRate schedule = {
         (Schedule)o->schedule, o->learning_rate, o->final_learning_rate, o->steps, o->warmup, o->cooldown};
     metrics.learning_rate = learning_rate_at(&schedule, metrics.step);
@@ -1270,8 +1577,11 @@ static int train_step(Trainer *t, Error *error) {
                    o->stochastic_rounding, m->seed};
     p->metrics = metrics;
     range_begin("step");
+    watchdog_step(t->watchdog, metrics.step);
     event_record(&p->started, m->stream);
     if (accumulate_gradients(t, error) != 0) return -1;
+    *p->stopping = stop_signal != 0;
+    copy_to_device(&m->totals[TOTAL_STOPPING], p->stopping, sizeof(double), m->stream);
     gpt_update(m, &adamw);
     copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
     event_record(&p->done, m->stream);
@@ -1284,7 +1594,7 @@ static int train_step(Trainer *t, Error *error) {
 }
 
 static void show_samples(Trainer *t) {
-    if (t->tokenizer == NULL) return;
+    if (t->tokenizer == NULL || !is_main(t)) return;
     metrics_end_line(&t->metrics);
     printf("---- sample after step %" PRId64 ":\n", t->state.step);
     print_sample(&t->model, t->tokenizer, &t->options, "", (uint32_t)t->state.step);
@@ -1304,40 +1614,48 @@ static int refuse_to_go_on(Trainer *t, Error *error) {
                 t->state.skipped_in_row, t->state.step, t->saved_step);
 }
 
+// What is due between steps: validation, samples, a checkpoint.
+static int after_step(Trainer *t, Error *error) {
+    const Settings *o = &t->options;
+    const int last = t->state.step == o->steps;
+    const int validates = t->validation.count > 0 && (last || is_due(t, o->validate_every));
+    const int samples = !last && is_due(t, o->sample_every), saves = last || is_due(t, o->save_every);
+    if ((validates || samples || saves) && finish_steps(t, error) != 0) return -1;
+    if (is_stopping(t)) return 0;
+    if (t->state.skipped_in_row >= o->max_skips) {
+        if (finish_steps(t, error) != 0) return -1; // one that is still computed may be good
+        if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
+    }
+    if (validates || samples || saves) watchdog_step(t->watchdog, 0);
+    if (validates && validate(t, error) != 0) return -1;
+    if (samples) show_samples(t);
+    // While steps are skipped, the checkpoints that are kept must not give way to ones that may be no better.
+    if (saves && (last || t->state.skipped_in_row == 0)) return save_checkpoint(t, error);
+    return 0;
+}
+
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
-    if (started_at >= o->steps) {
+    if (started_at >= o->steps && is_main(t))
         printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
-    }
-    while (t->state.step < o->steps && !stop_signal) {
+    while (t->state.step < o->steps && !is_stopping(t)) {
         if (train_step(t, error) != 0) return -1;
         profile_steady_steps(t->state.step - started_at, t->model.stream);
-        int last = t->state.step == o->steps;
-        int validates = t->validation.count > 0 && (last || is_due(t, o->validate_every));
-        int samples = !last && is_due(t, o->sample_every), saves = last || is_due(t, o->save_every);
-        if ((validates || samples || saves) && finish_steps(t, error) != 0) return -1;
-        if (stop_signal) break;
-        if (t->state.skipped_in_row >= o->max_skips) {
-            if (finish_steps(t, error) != 0) return -1; // one that is still computed may be good
-            if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
-        }
-        if (validates && validate(t, error) != 0) return -1;
-        if (samples) show_samples(t);
-        // While steps are skipped, the checkpoints that are kept must not give way to ones that may be no better.
-        if (saves && (last || t->state.skipped_in_row == 0) && save_checkpoint(t, error) != 0) return -1;
+        if (after_step(t, error) != 0) return -1;
     }
     if (finish_steps(t, error) != 0) return -1;
-    metrics_end_line(&t->metrics);
+    watchdog_step(t->watchdog, 0);
+    if (is_main(t)) metrics_end_line(&t->metrics);
     if (t->state.step < o->steps || t->saved_step != t->state.step) {
         if (save_checkpoint(t, error) != 0) return -1;
-        if (stop_signal)
+        if (is_stopping(t) && is_main(t))
             printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
                    t->state.step, o->run);
         return 0;
     }
     show_samples(t);
-    if (t->model.profile.timing && t->state.step > started_at)
+    if (t->model.profile.timing && t->state.step > started_at && is_main(t))
         profile_print(&t->model.profile, (int)(t->state.step - started_at), t->metrics.peak);
     return 0;
 }
@@ -1350,7 +1668,7 @@ static void print_banner(const Trainer *t, double peak) {
     const size_t *of = m->arena.of;
     char device[320];
     device_describe(device, sizeof(device));
-    int64_t per_step = o->batch * o->sequence_length * o->accumulate;
+    int64_t per_step = o->global_batch * o->sequence_length;
     printf("model       %zu layers, %zu heads, %zu channels, %" PRId64
            " positions, vocabulary %zu: %.2f M parameters\n",
            m->L, m->NH, m->C, m->config.max_sequence_length, m->V, (double)m->num_parameters * 1e-6);
@@ -1363,7 +1681,12 @@ static void print_banner(const Trainer *t, double peak) {
                (double)(m->acts.B * m->acts.T));
     printf("data        %.3f M tokens in %zu shards, %" PRId64 " tokens a step, this run sees %.2f epochs\n",
            (double)t->train.num_tokens * 1e-6, t->train.count, per_step,
-           (double)(o->steps * o->batch * o->accumulate) / (double)loader_sequences_per_epoch(t->loader));
+           (double)o->steps * (double)o->global_batch / (double)loader_sequences_per_epoch(t->loader));
+    if (t->launch.size > 1)
+        printf("processes   %d over %s, each step %d x %" PRId64 " micro-steps of %" PRId64
+               " sequences, sharded: %s\n",
+               t->launch.size, comm_transport(m->comm), t->launch.size, o->accumulate, o->batch,
+               option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
            PRECISIONS[precision_of(o)], peak, ATTENTIONS[m->attention]);
     if (m->dropout_threshold < 256)
@@ -1489,8 +1812,14 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     o->channels = config.channels;
     o->max_sequence_length = config.max_sequence_length;
     o->vocab_size = config.vocab_size;
-    Shape shape = {o->sample ? 0 : (size_t)o->batch, (size_t)o->sequence_length, (Keep)o->recompute,
-                   (size_t)o->logits_memory, (AttentionVariant)o->attention};
+    Shape shape = {o->sample ? 0 : (size_t)o->batch,
+                   (size_t)o->sequence_length,
+                   (Keep)o->recompute,
+                   (size_t)o->logits_memory,
+                   (AttentionVariant)o->attention,
+                   o->sample ? SHARD_NONE : (Sharding)o->shard,
+                   t->launch.size,
+                   t->comm};
     gpt_describe(&t->model, &config, &shape);
     t->model.seed = (uint64_t)o->seed;
     t->model.attention_atomics = o->attention_atomics;
@@ -1498,7 +1827,7 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
 }
 
 static int check_attention(const GPT *m, const Settings *o, Error *error) {
-    const MicroStep step = {0, 0, dropout_threshold(o->dropout), 0, MATMUL_OVERWRITE};
+    const MicroStep step = {0, 0, dropout_threshold(o->dropout), 0, MATMUL_OVERWRITE, 1, 0};
     if (m->acts.B == 0) return 0;
     Attention attention = attention_of(m, &m->acts, 0, &step);
     const char *refusal = attention_refusal(m->attention, &attention);
@@ -1515,6 +1844,17 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     if (folder != NULL) return load_weights(m, folder, error);
     gpt_initialise(m, o->init_embedding, o->init_matrices);
     return 0;
+}
+
+// The weights that training begins with: the same everywhere, whatever each process made or read (another host's
+// mathematical library may round otherwise).
+static void agree_on_weights(Trainer *t) {
+    GPT *m = &t->model;
+    if (!is_divided(m, m->master)) {
+        Ticket ticket = comm_broadcast(m->comm, m->master, m->num_floats * sizeof(float), 0, m->stream);
+        comm_wait(m->comm, ticket, m->stream);
+    }
+    gpt_round(m, t->options.stochastic_rounding && t->state.step > 0); // as the run left them
 }
 
 typedef struct {
@@ -1541,9 +1881,7 @@ static void print_plan(const Trainer *t) {
         printf(" %12s", builds[b].name);
     }
     printf("\n%-28s", "attention");
-    for (int b = 0; b < NUM_BUILDS; b++)
-        printf(" %12s",
-               ATTENTIONS[m->attention]);
+    for (int b = 0; b < NUM_BUILDS; b++) printf(" %12s", ATTENTIONS[m->attention]);
     for (int memory = 0; memory < NUM_MEMORIES; memory++) {
         printf("\n%-28s", purposes[memory]);
         for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);
@@ -1561,10 +1899,65 @@ static void print_plan(const Trainer *t) {
     printf("\n");
 }
 
+// The model as comm/plan.h plays it: weights in bf16, `sizes` of its buckets.
+static PlanModel plan_model(const GPT *m, const Settings *o, size_t *sizes) {
+    const double C = (double)m->C, T = (double)m->shape.T, V = (double)m->V;
+    const double block = 24 * C * C + 2 * T * C,
+                 again = 16 * C * C + 2 * T * C; // all but the product after GELU
+    for (size_t b = 0; b <= m->L; b++) sizes[b] = m->buckets[b].size;
+    PlanModel plan = {sizes,
+                      m->L + 1,
+                      m->shape.B * m->shape.T,
+                      (size_t)o->accumulate,
+                      block,
+                      2 * C * V,
+                      m->shape.keep == KEEP_BLOCK ? again / block : 0,
+                      2,
+                      sizeof(double) * (m->shape.sharding == SHARD_NONE ? (size_t)TOTAL_SQUARES
+                                                                        : step_totals(m->num_chunks)),
+                      (PlanSharding)m->shape.sharding};
+    return plan;
+}
+
+// --plan: 1 to 1024 GPUs, each with this batch.
+static void print_plan_of_many(const GPT *m, const Settings *o) {
+    PlanGpu gpu = *plan_gpu(option_choice_name(OPTIONS, NUM_OPTIONS, o, "plan-gpu"));
+    size_t *sizes = (size_t *)xcalloc(m->L + 1, sizeof(size_t));
+    const PlanModel plan = plan_model(m, o, sizes);
+    const double tokens = (double)(plan.tokens * plan.micro_steps);
+    if (o->plan_link > 0) gpu.link = o->plan_link * 1e9;
+    if (o->plan_network > 0) gpu.network = o->plan_network * 1e9;
+    if (o->plan_utilisation > 0) gpu.utilisation = o->plan_utilisation;
+    printf("\nA model, not a measurement (comm/plan.h): %s at %.0f %% of %.0f TFLOP/s in bf16, %" PRId64
+           " a node with %.0f GB/s between them, %.1f GB/s of\nnetwork each, %.0f tokens a step on each, "
+           "--shard %s\n"
+           "%6s %10s %10s %10s %12s %10s %14s %11s\n",
+           gpu.name, 100 * gpu.utilisation, gpu.flops * 1e-12, o->plan_node, gpu.link * 1e-9,
+           gpu.network * 1e-9, tokens, option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"), "GPUs",
+           "GB each", "GB sent", "step ms", "sending ms", "hidden %", "tokens/s", "efficiency");
+    for (int gpus = 1; gpus <= 1024; gpus *= 2) {
+        GPT one;
+        Shape shape = m->shape;
+        PlanStep step;
+        shape.processes = gpus;
+        gpt_describe(&one, &m->config, &shape);
+        plan_step(&plan, &gpu, gpus, (int)o->plan_node, &step);
+        const double memory = (double)gpt_memory(&one, m->shape.B, 1, 2, NULL),
+                     hidden = step.communication - step.exposed;
+        printf("%6d %9.2f%s %10.3f %10.1f %12.1f %10.0f %14.0f %11.3f\n", gpus, memory * 1e-9,
+               memory > gpu.memory ? "!" : " ", step.bytes_sent * 1e-9, step.step * 1e3,
+               step.communication * 1e3, step.communication > 0 ? 100 * hidden / step.communication : 0,
+               tokens * gpus / step.step, step.efficiency);
+        gpt_free(&one);
+    }
+    printf("!: more than the %.0f GB it has\n", gpu.memory * 1e-9);
+    free(sizes);
+}
+
 // What would otherwise be found out at the first validation: shards too short, no documents.
 static int check_validation(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0};
+    LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0, 0, 1};
     if (t->validation.count == 0) return 0;
     if (!o->validate_documents) {
         Loader *loader = loader_open(&t->validation, &config, error);
@@ -1585,9 +1978,9 @@ static int check_validation(Trainer *t, Error *error) {
 
 static int open_data(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    LoaderConfig config = {o->batch,          o->sequence_length,          (int32_t)t->model.V,
-                           (uint64_t)o->seed, (uint64_t)t->state.position, !o->overfit,
-                           o->overfit};
+    LoaderConfig config = {
+        o->batch,    o->sequence_length, (int32_t)t->model.V, (uint64_t)o->seed, (uint64_t)t->state.position,
+        !o->overfit, o->overfit,         t->launch.rank,      t->launch.size};
     if (shards_open(&t->train, o->train, error) != 0) return -1;
     if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
     if (check_validation(t, error) != 0) return -1;
@@ -1602,6 +1995,7 @@ static void open_queues(Trainer *t) {
         t->batches[i].targets = (int32_t *)host_alloc(bytes);
         t->batches[i].copied = event_create();
         t->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
+        t->pending[i].stopping = (double *)host_alloc(sizeof(double));
         t->pending[i].started = event_create();
         t->pending[i].done = event_create();
     }
@@ -1611,10 +2005,24 @@ static void close_queues(Trainer *t) {
     if (t->batches[0].tokens == NULL) return; // never opened
     for (int i = 0; i < 2; i++) {
         host_free(t->batches[i].tokens), host_free(t->batches[i].targets);
-        host_free(t->pending[i].outcome);
+        host_free(t->pending[i].outcome), host_free(t->pending[i].stopping);
         event_destroy(t->batches[i].copied);
         event_destroy(t->pending[i].started), event_destroy(t->pending[i].done);
     }
+}
+
+// Process 0 keeps the run's folder: options, metrics, checkpoints.
+static int open_run(Trainer *t, double peak, Error *error) {
+    const Settings *o = &t->options;
+    const GPT *m = &t->model;
+    Settings saved = *o;
+    saved.resume = 0;
+    saved.processes = 0; // those that there are when it is resumed
+    if (!is_main(t)) return 0;
+    if (run_open(o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
+    print_banner(t, peak);
+    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T), peak,
+                        error);
 }
 
 // All that training needs beside the model. `resume_from`: a checkpoint, or NULL.
@@ -1622,13 +2030,10 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
     m->dropout_threshold = dropout_threshold(o->dropout);
-    list_chunks(m, o->weight_decay);
+    send_chunks(m, o->weight_decay);
     open_queues(t);
     if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
     if (open_data(t, error) != 0) return -1;
-    Settings saved = *o;
-    saved.resume = 0;
-    if (run_open(o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->algorithms) &&
         matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0)
@@ -1638,14 +2043,14 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     m->profile.timing = o->profile;
     profile_set_work(&m->profile, m->L, m->acts.B * m->acts.T * (size_t)o->accumulate, m->acts.T, m->C, m->Vp,
                      m->num_floats, sizeof(floatX));
-    print_banner(t, peak);
-    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T), peak,
-                        error);
+    return open_run(t, peak, error);
 }
 
-// Ends with the error's sentence, but not without the steps that were done.
+// Ends with the error's sentence, but not without the steps that were done; of several processes the others may be well
+// and only wait for this one, so what it takes all of them to save is not.
 static void die_saving(Trainer *t, const Error *error) {
     Error second;
+    if (t->launch.size > 1) die("process %d: %s", t->launch.rank, error->text);
     finish_steps(t, &second);
     metrics_end_line(&t->metrics);
     if (t->state.step > 0 && t->state.skipped_in_row == 0 && save_checkpoint(t, &second) == 0)
@@ -1654,13 +2059,14 @@ static void die_saving(Trainer *t, const Error *error) {
 }
 
 static void close_down(Trainer *t) {
-    metrics_close(&t->metrics);
+    if (t->metrics.stream != NULL) metrics_close(&t->metrics);
     if (t->loader != NULL) loader_close(t->loader);
     shards_close(&t->train);
     shards_close(&t->validation);
     close_queues(t);
     free(t->algorithms);
     gpt_free(&t->model);
+    comm_close(t->comm);
     if (t->tokenizer != NULL) tokenizer_free(t->tokenizer);
 }
 
@@ -1709,41 +2115,192 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     return result;
 }
 
+// An error that all processes run into is told by the first.
+static void die_once(const Trainer *t, const Error *error) {
+    if (t->launch.rank > 0) exit(EXIT_FAILURE);
+    die("%s", error->text);
+}
+
+// The sequences of a step over micro-steps of `size` processes: --global-batch is kept, also where a run is resumed with
+// other processes than it had.
+static int split_batch(Settings *o, int64_t size, Error *error) {
+    const int batch_given = options_given(OPTIONS, NUM_OPTIONS, "batch");
+    const int accumulate_given = options_given(OPTIONS, NUM_OPTIONS, "accumulate");
+    const int global_given = options_given(OPTIONS, NUM_OPTIONS, "global-batch");
+    if (o->global_batch == 0 || ((batch_given || accumulate_given) && !global_given))
+        o->global_batch = o->batch * o->accumulate * size;
+    const int64_t each = o->global_batch / size;
+    if (o->global_batch % size != 0)
+        return fail(error,
+                    "a step of %" PRId64 " sequences (--global-batch) cannot be divided evenly among %" PRId64
+                    " processes",
+                    o->global_batch, size);
+    if (batch_given && each % o->batch != 0)
+        return fail(error,
+                    "--global-batch %" PRId64 " is no multiple of --batch %" PRId64 " times %" PRId64
+                    " processes",
+                    o->global_batch, o->batch, size);
+    if (o->batch > each) o->batch = each;
+    while (each % o->batch != 0) o->batch--;
+    if (global_given && accumulate_given && o->accumulate != each / o->batch)
+        return fail(error,
+                    "--global-batch %" PRId64 " takes %" PRId64 " micro-steps, not --accumulate %" PRId64,
+                    o->global_batch, each / o->batch, o->accumulate);
+    o->accumulate = each / o->batch;
+    return 0;
+}
+
+// Cores that a process may use, and how to tell hosts apart.
+typedef struct {
+    uint64_t host;
+    cpu_set_t cores;
+} Seat;
+
+// Threads: as asked for, or this process's part of the cores that it shares with others.
+static void set_threads(const Trainer *t) {
+    Seat mine = {0, {{0}}}, *all = (Seat *)xcalloc((size_t)t->launch.size, sizeof(Seat));
+    int sharing = 0, threads = (int)t->options.threads;
+    char name[256] = "";
+    gethostname(name, sizeof(name) - 1);
+    mine.host = crc32c(0, name, strlen(name));
+    sched_getaffinity(0, sizeof(mine.cores), &mine.cores);
+    comm_exchange(t->comm, &mine, sizeof(mine), all);
+    for (int r = 0; r < t->launch.size; r++) {
+        cpu_set_t common;
+        CPU_AND(&common, &mine.cores, &all[r].cores);
+        sharing += all[r].host == mine.host && CPU_COUNT(&common) > 0;
+    }
+    if (threads == 0 && sharing > 1) threads = CPU_COUNT(&mine.cores) / sharing;
+    if (threads > 0 || sharing > 1) omp_set_num_threads(threads > 0 ? threads : 1);
+    free(all);
+}
+
+// Set-up that fails for one process ends all: the first that failed says why.
+static void agree_or_die(const Trainer *t, int result, const Error *error) {
+    int failed = result != 0, *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int)), first = 0;
+    comm_exchange(t->comm, &failed, sizeof(int), all);
+    while (first < t->launch.size && !all[first]) first++;
+    free(all);
+    if (first == t->launch.size) return;
+    if (first != t->launch.rank) exit(EXIT_FAILURE);
+    if (t->launch.size > 1 && first > 0) die("process %d: %s", first, error->text);
+    die("%s", error->text);
+}
+
+// Of all options that must be the same everywhere: paths and threads may differ from host to host.
+static int64_t options_checksum(const Settings *o) {
+    Settings same = *o;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *stream = open_memstream(&text, &size);
+    same.run = same.train = same.validation = same.tokenizer = same.init_from = NULL;
+    same.threads = 0;
+    options_write(OPTIONS, NUM_OPTIONS, &same, stream);
+    fclose(stream);
+    uint32_t checksum = crc32c(0, text, size);
+    free(text);
+    return checksum;
+}
+
+// Do all processes train the same thing? Their options and the sizes of their data must agree.
+static int check_agreement(const Trainer *t, Error *error) {
+    int64_t mine[3] = {options_checksum(&t->options), (int64_t)t->train.num_tokens,
+                       (int64_t)t->validation.num_tokens};
+    int64_t *all = (int64_t *)xcalloc(3 * (size_t)t->launch.size, sizeof(int64_t));
+    static const char *const what[] = {"options", "training shards", "validation shards"};
+    int result = 0;
+    comm_exchange(t->comm, mine, sizeof(mine), all);
+    for (int r = 1; r < t->launch.size && result == 0; r++)
+        for (int i = 0; i < 3 && result == 0; i++)
+            if (all[3 * r + i] != all[i])
+                result = fail(error, "processes 0 and %d have different %s", r, what[i]);
+    free(all);
+    return result;
+}
+
+// Model and data; where that fails for one process, all end.
+static void set_up(Trainer *t, const char *folder) {
+    const Settings *o = &t->options;
+    Error error;
+    const int samples = o->sample != NULL;
+    int result = set_up_model(t, folder, &error);
+    if (result == 0 && !samples) result = set_up_training(t, o->resume ? folder : NULL, &error);
+    agree_or_die(t, result, &error);
+    agree_or_die(t, check_agreement(t, &error), &error);
+    agree_on_weights(t);
+}
+
+static void run_training(Trainer *t) {
+    Error error;
+    const Watched watched = {t->comm, comm_progress, comm_abort};
+    handle_signals();
+    t->watchdog = watchdog_start(comm_control(t->comm), &watched, t->options.deadline);
+    if (train(t, &error) != 0) die_saving(t, &error);
+    comm_barrier(t->comm); // nobody leaves before all are done
+    watchdog_stop(t->watchdog);
+}
+
+static void print_help(void) {
+    printf(
+        "Trains a GPT-2 on token shards, or continues a text with a trained one.\n\n"
+        "    ./train_gpt --train 'data_train_*.bin' --validation 'data_val_*.bin' --tokenizer "
+        "tokenizer.json\n"
+        "    ./train_gpt --run runs/x --resume\n"
+        "    ./train_gpt --run runs/x --sample \"Once upon a time\"\n"
+        "    ./train_gpt --processes 8 --train ...   (or started by torchrun --no-python, mpirun, srun)\n");
+    options_help(OPTIONS, NUM_OPTIONS, stdout);
+    printf("\nExit status: 0 done, 1 an error that is yours to mend, %d another process was lost, 128 + N "
+           "stopped by signal N\n",
+           EXIT_LOST_PEER);
+}
+
+// Becomes one of the processes that train, and joins the others.
+static void join_processes(Trainer *t, int argc, char **argv) {
+    Settings *o = &t->options;
+    Error error;
+    if (o->plan || o->sample != NULL) {
+        t->launch.size = t->launch.local_size = 1;
+    } else if (comm_start(&t->launch, (int)o->processes, argc, argv, &error) != 0) {
+        die_once(t, &error);
+    }
+    if (!o->plan && split_batch(o, t->launch.size, &error) != 0) die_once(t, &error);
+    const char *refusal = o->plan ? NULL : device_open(argv, t->launch.local_rank);
+    if (refusal != NULL && t->launch.size > 1) die("process %d: %s", t->launch.rank, refusal);
+    if (refusal != NULL) die("%s", refusal);
+    t->comm = comm_open(&t->launch, o->deterministic_reduce, o->deadline > 0 ? o->deadline : 1e9, &error);
+    if (t->comm == NULL) die("%s", error.text);
+    set_threads(t);
+}
+
 int main(int argc, char **argv) {
     static Trainer trainer;
     Trainer *t = &trainer;
+    Settings *o = &t->options;
     Error error;
-    int parsed = parse_options(&t->options, argc, argv, &error);
-    if (parsed < 0) die("%s", error.text);
+    int parsed = parse_options(o, argc, argv, &error);
     if (parsed > 0) {
-        printf("Trains a GPT-2 on token shards, or continues a text with a trained one.\n\n"
-               "    ./train_gpt --train 'data_train_*.bin' --validation 'data_val_*.bin' --tokenizer "
-               "tokenizer.json\n"
-               "    ./train_gpt --run runs/x --resume\n"
-               "    ./train_gpt --run runs/x --sample \"Once upon a time\"\n");
-        options_help(OPTIONS, NUM_OPTIONS, stdout);
+        print_help();
         return 0;
     }
-    Settings *o = &t->options;
-    if (check_options(o, &error) != 0) die("%s", error.text);
-    const char *refusal = o->plan ? NULL : device_open(argv);
-    if (refusal != NULL) die("%s", refusal);
-    if (o->threads > 0) omp_set_num_threads((int)o->threads);
+    if (launch_read(&t->launch, &error) != 0) die("%s", error.text);
+    if (parsed < 0 || check_options(o, &error) != 0) die_once(t, &error);
+    join_processes(t, argc, argv);
     t->saved_step = -1;
 
-    int from_run = o->resume || (o->sample != NULL && o->init_from == NULL);
+    int from_run = o->resume || (o->sample != NULL && o->init_from == NULL), result = 0;
     char *folder = from_run ? checkpoint_newest(o->run, &error) : o->init_from ? xstrdup(o->init_from) : NULL;
-    if (from_run && folder == NULL) die("%s", error.text);
-    if (describe_model(t, folder, &error) != 0) die("%s", error.text);
-    if (!o->plan && set_up_model(t, folder, &error) != 0) die("%s", error.text);
+    if (from_run && folder == NULL) result = -1;
+    if (result == 0) result = describe_model(t, folder, &error);
+    agree_or_die(t, result, &error);
     if (o->plan) {
         print_plan(t);
-    } else if (o->sample != NULL) {
-        run_sample(t);
+        print_plan_of_many(&t->model, o);
     } else {
-        handle_signals();
-        if (set_up_training(t, o->resume ? folder : NULL, &error) != 0) die("%s", error.text);
-        if (train(t, &error) != 0) die_saving(t, &error);
+        set_up(t, folder);
+        if (o->sample != NULL)
+            run_sample(t);
+        else
+            run_training(t);
     }
     free(folder);
     close_down(t);

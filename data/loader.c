@@ -99,7 +99,8 @@ static int read_sequence(const Loader *loader, uint64_t position, int32_t *token
 
 static void fill_batch(const Loader *loader, uint64_t number, Batch *batch) {
     const uint64_t rows = (uint64_t)loader->config.batch, row_tokens = (uint64_t)loader->config.T + 1;
-    const uint64_t first = loader->config.position + (loader->config.repeat ? 0 : number * rows);
+    const uint64_t round = loader->config.repeat ? 0 : number * (uint64_t)loader->config.processes;
+    const uint64_t first = loader->config.position + (round + (uint64_t)loader->config.rank) * rows;
     batch->failed = 0;
     for (uint64_t row = 0; row < rows && !batch->failed; row++)
         batch->failed = read_sequence(loader, first + row, batch->tokens + row * row_tokens, &batch->error) !=
@@ -186,6 +187,7 @@ Loader *loader_open(const ShardSet *set, const LoaderConfig *config, Error *erro
     pthread_cond_init(&loader->changed, NULL);
     loader->set = set;
     loader->config = *config;
+    if (loader->config.processes == 0) loader->config.processes = 1;
     loader->first_sequence = (uint64_t *)xcalloc(set->count + 1, sizeof(uint64_t));
     for (size_t i = 0; i < set->count; i++) {
         uint64_t sequences = (set->shards[i].num_tokens - 1) / (uint64_t)config->T;
@@ -231,8 +233,9 @@ int loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error)
 }
 
 uint64_t loader_position(const Loader *loader) {
-    return loader->config.position +
-           (loader->config.repeat ? 0 : loader->taken * (uint64_t)loader->config.batch);
+    return loader->config.position + (loader->config.repeat ? 0
+                                                            : loader->taken * (uint64_t)loader->config.batch *
+                                                                  (uint64_t)loader->config.processes);
 }
 
 uint64_t loader_sequences_per_epoch(const Loader *loader) {

@@ -31,6 +31,7 @@ typedef struct {
     uint64_t position; // sequences consumed before this run; 0 to start afresh
     int shuffle;       // 0: in the order of the shards
     int repeat;        // 1: the first batch again and again
+    int rank, processes; // batches are dealt out to so many loaders, this one's first is number `rank`; 0 is 1
 } LoaderConfig;
 
 // The set must stay open until loader_close. NULL on error, for instance when no shard has T + 1 tokens.
@@ -38,7 +39,8 @@ Loader *loader_open(const ShardSet *set, const LoaderConfig *config, Error *erro
 // inputs and targets are (batch, T). A batch with a token outside the vocabulary, or that cannot be read, is
 // an error; the batches before it are not affected, and every call after it returns the same error.
 int loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error);
-// Sequences handed out since the start of training, config.position included; with repeat it stays there.
+// Sequences handed out since the start of training by all loaders, config.position included, when each has handed out
+// as many batches as this one; with repeat it stays there.
 uint64_t loader_position(const Loader *loader);
 uint64_t loader_sequences_per_epoch(const Loader *loader);
 // Where sequence number `position` of the run begins: index of the shard, and token in it.

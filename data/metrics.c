@@ -49,7 +49,7 @@ int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_st
     metrics->flop_per_token = flop_per_token;
     metrics->peak = peak;
     metrics->started = seconds_now();
-    metrics->on_terminal = isatty(1);
+    metrics->on_terminal = isatty(1) && isatty(2); // mpirun gives processes a terminal of its own for the first
     if (cut_back(metrics->path, done, error) != 0) return -1;
     metrics->stream = fopen(metrics->path, "ae");
     if (metrics->stream == NULL) return fail(error, "cannot write '%s': %s", metrics->path, strerror(errno));

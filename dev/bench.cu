@@ -156,13 +156,13 @@ typedef struct {
 static void create_model(GPT *m, const StepShape *s, Precision precision, AttentionVariant attention) {
     Error error;
     GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1};
-    Shape shape = {s->B, s->T, KEEP_ALL, 0, attention};
+    Shape shape = {s->B, s->T, KEEP_ALL, 0, attention, SHARD_NONE, 1, comm_alone()};
     const size_t N = s->B * s->T;
     gpt_describe(m, &config, &shape);
     m->seed = 1;
     if (gpt_allocate(m, MATMUL_AUTO, precision, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);
-    list_chunks(m, 0.1);
+    send_chunks(m, 0.1);
     int32_t *tokens = (int32_t *)xmalloc(2 * N * sizeof(int32_t));
     for (size_t i = 0; i < 2 * N; i++) tokens[i] = (int32_t)((i % N + i / N) * 7919 % s->V);
     copy_to_device(m->acts.model.tokens, tokens, N * sizeof(int32_t), m->stream);
@@ -176,11 +176,10 @@ static double step_once(GPT *m, int64_t step) {
     double started = seconds_now();
     const size_t N = m->acts.B * m->acts.T;
     AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->seed};
-    MicroStep s = {(uint32_t)step, 0, 256, (float)(1.0 / (double)N), MATMUL_OVERWRITE};
-    gpt_start_gradients(m);
+    MicroStep s = {(uint32_t)step, 0, 256, (float)(1.0 / (double)N), MATMUL_OVERWRITE, 1, 0};
     gpt_forward(m, &m->acts, &s);
     gpt_backward(m, &s);
-    loss_add(&m->outcome->loss, m->acts.model.losses, N, (double)N, 0, m->stream);
+    loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, (double)N, 0, m->stream);
     gpt_update(m, &adamw);
     stream_wait(m->stream);
     if (m->profile.timing) profile_collect(&m->profile);
@@ -242,7 +241,7 @@ static void serve(char **words) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "all";
-    if (device_open(argv) != NULL) return 1;
+    if (device_open(argv, 0) != NULL) return 1;
     if (strcmp(what, "serve") == 0 && argc == 10) {
         serve(argv + 2);
         return 0;

@@ -23,7 +23,7 @@ typedef struct {
     float *f[2], *dwte;         // (N), (Vp, C)
     float *flat[4];             // (parameters): master, m, v, gradients
     floatX *weights;            // (parameters)
-    double *partial;
+    double *totals;
     float *scratch; // layernorm's
     float *lse, *attention_scratch;
     int atomics;
@@ -72,7 +72,8 @@ static void run_cross_entropy(Bench *b) {
 }
 static void run_norm(Bench *b) {
     AdamW a = {1e-4, 0.9, 0.95, 1e-8, 1, 0, 0};
-    global_norm(b->outcome, b->flat[3], b->parameters, b->partial, &a, b->stream);
+    square_sums(b->totals, b->flat[3], b->chunks, b->num_chunks, b->stream);
+    step_outcome(b->outcome, b->totals, b->num_chunks, &a, b->stream);
 }
 static void run_adamw(Bench *b) {
     AdamW a = {1e-4, 0.9, 0.95, 1e-8, 1, 0, 0};
@@ -189,7 +190,7 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
     for (int i = 0; i < 2; i++) b->f[i] = zero_floats(b->N > T * C ? b->N : T * C);
     for (int i = 0; i < 4; i++) b->flat[i] = zero_floats(b->parameters);
     b->weights = random_tensor(b->parameters);
-    b->partial = (double *)must_alloc(global_norm_scratch(b->parameters) * sizeof(double));
+    b->totals = (double *)must_alloc(step_totals(b->num_chunks) * sizeof(double));
     b->scratch = zero_floats(layernorm_scratch(C));
     b->attention_scratch = zero_floats(
         attention_flash_scratch_size(B, C / 64, T, 64)); // smaller with heads of 128
@@ -212,7 +213,8 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
         tokens[i] = (int32_t)least((size_t)(pow((double)V, u) - 1), V - 1);
     }
     for (size_t i = 0; i < b->num_chunks; i++) {
-        chunks[i].offset = i * ADAMW_CHUNK;
+        chunks[i].number = i;
+        chunks[i].weight = chunks[i].master = chunks[i].gradient = chunks[i].moment = i * ADAMW_CHUNK;
         chunks[i].size = (uint32_t)least(b->parameters - i * ADAMW_CHUNK, ADAMW_CHUNK);
         chunks[i].decay = 0.1f;
     }
@@ -285,7 +287,7 @@ static void bench_attention(Bench *b) {
 
 int main(int argc, char **argv) {
     size_t sizes[4] = {16, 1024, 768, 50257};
-    const char *refusal = device_open(argv);
+    const char *refusal = device_open(argv, 0);
     if (refusal != NULL || (argc != 1 && argc != 5)) {
         fprintf(stderr, "error: %s\n", refusal ? refusal : "usage: bench_kernels [B T C V]");
         return 1;

@@ -11,9 +11,13 @@
 //     weights = master rounded to floatX        to nearest even, or stochastically: up with the probability
 //                                               that makes the mean exact
 //
-// master, m, v and gradients are fp32, laid out alike; where floatX is fp32, master is the weights' own memory.
-// The norm is summed in double within fixed chunks of NORM_CHUNK elements, then over the chunks in a fixed
-// order: the same bits for any number of threads.
+// master, m, v and gradients are fp32; where floatX is fp32, master is the weights' own memory. The memories need not be
+// laid out alike: a list of chunks says where each piece of a tensor stands in them, and a process may have some of the
+// chunks only.
+//
+// The norm is summed in double within each chunk, then over all chunks in the order of their numbers: the same bits for
+// any number of threads, and of processes, once each has told the others its chunks' sums. These sums, and what else
+// processes add up before they decide about a step, are the step's totals.
 #ifndef LAYERS_ADAMW_CUH
 #define LAYERS_ADAMW_CUH
 
@@ -25,6 +29,7 @@ typedef struct {
     double loss, norm;
     int64_t updates; // so far, this step's included
     int32_t skipped;
+    int32_t stopping;                     // processes that were asked to end
     float clip, correction1, correction2; // 1 / (1 - beta^updates)
 } StepOutcome;
 
@@ -35,28 +40,35 @@ typedef struct {
     uint64_t seed;
 } AdamW;
 
-// A piece of the flat memory with one decay: at most ADAMW_CHUNK elements, offset a multiple of 16.
+// A piece of a tensor: ADAMW_CHUNK elements, or what is left at the tensor's end.
 typedef struct {
-    uint64_t offset;
+    uint64_t number;                           // of all chunks of the model, from 0
+    uint64_t weight, master, gradient, moment; // where it begins in each memory; multiples of 16
     uint32_t size;
     float decay;
 } AdamWChunk;
 
-enum { NORM_CHUNK = 16384, ADAMW_CHUNK = 8192 };
+enum { ADAMW_CHUNK = 8192 };
 
-static inline size_t global_norm_scratch(size_t n) {
-    return (n + NORM_CHUNK - 1) / NORM_CHUNK;
+// What a step's totals are, each a double: the loss, the processes that were asked to end, each chunk's sum of squares.
+enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SQUARES };
+
+static inline size_t step_totals(size_t num_chunks) {
+    return TOTAL_SQUARES + num_chunks;
 }
 
-static inline HOST_DEVICE void outcome_decide(StepOutcome *o, double norm, double max_norm, double beta1,
-                                              double beta2) {
+static inline HOST_DEVICE void outcome_decide(StepOutcome *o, const double *totals, double square_sum,
+                                              const AdamW *a) {
+    const double norm = sqrt(square_sum);
+    o->loss = totals[TOTAL_LOSS];
+    o->stopping = totals[TOTAL_STOPPING] > 0;
     o->norm = norm;
     o->skipped = !(isfinite(o->loss) && isfinite(norm));
-    o->clip = max_norm > 0 && norm > max_norm ? (float)(max_norm / norm) : 1.0f;
+    o->clip = a->max_norm > 0 && norm > a->max_norm ? (float)(a->max_norm / norm) : 1.0f;
     if (o->skipped) return;
     o->updates++;
-    o->correction1 = (float)(1.0 / (1.0 - pow(beta1, (double)o->updates)));
-    o->correction2 = (float)(1.0 / (1.0 - pow(beta2, (double)o->updates)));
+    o->correction1 = (float)(1.0 / (1.0 - pow(a->beta1, (double)o->updates)));
+    o->correction2 = (float)(1.0 / (1.0 - pow(a->beta2, (double)o->updates)));
 }
 
 // AdamW in the precision it is computed in.
@@ -86,15 +98,15 @@ static inline void adamw_update_cpu(float *weights, float *m, float *v, const fl
     if (outcome->skipped) return;
 #pragma omp parallel for schedule(static)
     for (size_t chunk = 0; chunk < num_chunks; chunk++) {
-        const AdamWFactors f = adamw_factors(a, outcome, chunks[chunk].decay);
-        const size_t first = chunks[chunk].offset, end = first + chunks[chunk].size;
+        const AdamWChunk *c = &chunks[chunk];
+        const AdamWFactors f = adamw_factors(a, outcome, c->decay);
+        float *w = weights + c->weight, *m_at = m + c->moment, *v_at = v + c->moment;
+        const float *g = gradients + c->gradient;
 #pragma omp simd
-        for (size_t i = first; i < end; i++)
-            weights[i] = adamw_element(weights[i], &m[i], &v[i], gradients[i], &f);
+        for (size_t i = 0; i < c->size; i++) w[i] = adamw_element(w[i], &m_at[i], &v_at[i], g[i], &f);
     }
 }
 
-// Sum of squares of one chunk of at most NORM_CHUNK elements.
 static inline double square_sum_chunk_cpu(const float *x, size_t n) {
     double lane[LANES] = {0}, sum = 0;
     size_t whole = n / LANES * LANES;
@@ -106,17 +118,19 @@ static inline double square_sum_chunk_cpu(const float *x, size_t n) {
     return sum;
 }
 
-// `partial` is scratch of global_norm_scratch(n) doubles.
-static inline double global_norm_cpu(const float *gradients, size_t n, double *partial) {
-    size_t chunks = global_norm_scratch(n);
+static inline void square_sums_cpu(double *totals, const float *gradients, const AdamWChunk *chunks,
+                                   size_t num_chunks) {
 #pragma omp parallel for schedule(static)
-    for (size_t chunk = 0; chunk < chunks; chunk++) {
-        size_t first = chunk * NORM_CHUNK, count = least(n - first, NORM_CHUNK);
-        partial[chunk] = square_sum_chunk_cpu(gradients + first, count);
-    }
+    for (size_t chunk = 0; chunk < num_chunks; chunk++)
+        totals[TOTAL_SQUARES + chunks[chunk].number] = square_sum_chunk_cpu(
+            gradients + chunks[chunk].gradient, chunks[chunk].size);
+}
+
+static inline void step_outcome_cpu(StepOutcome *outcome, const double *totals, size_t num_chunks,
+                                    const AdamW *a) {
     double sum = 0;
-    for (size_t chunk = 0; chunk < chunks; chunk++) sum += partial[chunk];
-    return sqrt(sum);
+    for (size_t chunk = 0; chunk < num_chunks; chunk++) sum += totals[TOTAL_SQUARES + chunk];
+    outcome_decide(outcome, totals, sum, a);
 }
 
 #ifdef DEVICE_CUDA
@@ -124,30 +138,31 @@ static inline double global_norm_cpu(const float *gradients, size_t n, double *p
 
 // A block a chunk.
 static __global__ void __launch_bounds__(256)
-    square_sum_kernel(double *partial, const float *gradients, size_t n) {
+    square_sums_kernel(double *totals, const float *gradients, const AdamWChunk *chunks) {
     __shared__ double sums[WARP];
-    size_t first = (size_t)blockIdx.x * NORM_CHUNK, end = least(first + NORM_CHUNK, n);
+    const AdamWChunk chunk = chunks[blockIdx.x];
+    const float *x = gradients + chunk.gradient;
     double sum = 0;
-    for (size_t i = first + threadIdx.x * 8; i < end; i += blockDim.x * 8) {
-        if (i + 8 <= end) {
-            Float8 x = load8(gradients + i);
+    for (size_t i = threadIdx.x * 8; i < chunk.size; i += blockDim.x * 8) {
+        if (i + 8 <= chunk.size) {
+            Float8 x8 = load8(x + i);
 #pragma unroll
-            for (int k = 0; k < 8; k++) sum += (double)x.v[k] * (double)x.v[k];
+            for (int k = 0; k < 8; k++) sum += (double)x8.v[k] * (double)x8.v[k];
         } else {
-            for (size_t k = i; k < end; k++) sum += (double)gradients[k] * (double)gradients[k];
+            for (size_t k = i; k < chunk.size; k++) sum += (double)x[k] * (double)x[k];
         }
     }
     sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+    if (threadIdx.x == 0) totals[TOTAL_SQUARES + chunk.number] = sum;
 }
 
 static __global__ void __launch_bounds__(1024)
-    outcome_kernel(StepOutcome *outcome, const double *partial, size_t chunks, AdamW a) {
+    step_outcome_kernel(StepOutcome *outcome, const double *totals, size_t num_chunks, AdamW a) {
     __shared__ double sums[WARP];
     double sum = 0;
-    for (size_t i = threadIdx.x; i < chunks; i += blockDim.x) sum += partial[i];
+    for (size_t i = threadIdx.x; i < num_chunks; i += blockDim.x) sum += totals[TOTAL_SQUARES + i];
     sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) outcome_decide(outcome, sqrt(sum), a.max_norm, a.beta1, a.beta2);
+    if (threadIdx.x == 0) outcome_decide(outcome, totals, sum, &a);
 }
 
 // Eight weights rounded up or down by 16 random bits each.
@@ -169,21 +184,22 @@ static __global__ void __launch_bounds__(256)
     if (outcome->skipped) return;
     const AdamWChunk chunk = chunks[blockIdx.x];
     const AdamWFactors f = adamw_factors(&a, outcome, chunk.decay);
-    const size_t end = chunk.offset + chunk.size;
-    for (size_t i = chunk.offset + threadIdx.x * 8; i < end; i += blockDim.x * 8) {
-        if (i + 8 <= end) {
-            Float8 w = load8(master + i), g = load8(gradients + i), m8 = load8(m + i), v8 = load8(v + i);
+    const float *g = gradients + chunk.gradient;
+    weights += chunk.weight, master += chunk.master, m += chunk.moment, v += chunk.moment;
+    for (size_t i = threadIdx.x * 8; i < chunk.size; i += blockDim.x * 8) {
+        if (i + 8 <= chunk.size) {
+            Float8 w = load8(master + i), g8 = load8(g + i), m8 = load8(m + i), v8 = load8(v + i);
 #pragma unroll
-            for (int k = 0; k < 8; k++) w.v[k] = adamw_element(w.v[k], &m8.v[k], &v8.v[k], g.v[k], &f);
+            for (int k = 0; k < 8; k++) w.v[k] = adamw_element(w.v[k], &m8.v[k], &v8.v[k], g8.v[k], &f);
             store8(m + i, m8);
             store8(v + i, v8);
             store8(master + i, w);
             if (sizeof(floatX) == sizeof(float)) continue;
-            if (a.stochastic_rounding) round_stochastically(w, i, a.seed, outcome);
+            if (a.stochastic_rounding) round_stochastically(w, chunk.weight + i, a.seed, outcome);
             store8(weights + i, w);
         } else {
-            for (size_t k = i; k < end; k++) {
-                master[k] = adamw_element(master[k], &m[k], &v[k], gradients[k], &f);
+            for (size_t k = i; k < chunk.size; k++) {
+                master[k] = adamw_element(master[k], &m[k], &v[k], g[k], &f);
                 weights[k] = from_float<floatX>(master[k]);
             }
         }
@@ -192,44 +208,54 @@ static __global__ void __launch_bounds__(256)
 
 // Eight weights a thread.
 static __global__ void __launch_bounds__(256)
-    round_weights_kernel(floatX *weights, const float *master, size_t n, int stochastic, uint64_t seed,
-                         const StepOutcome *outcome) {
+    round_weights_kernel(floatX *weights, const float *master, size_t first, size_t n, int stochastic,
+                         uint64_t seed, const StepOutcome *outcome) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i + 8 <= n) {
         Float8 w = load8(master + i);
-        if (stochastic) round_stochastically(w, i, seed, outcome);
+        if (stochastic) round_stochastically(w, first + i, seed, outcome);
         store8(weights + i, w);
     } else {
         for (size_t k = i; k < n; k++) weights[k] = from_float<floatX>(master[k]);
     }
 }
 
-static inline void global_norm(StepOutcome *outcome, const float *gradients, size_t n, double *partial,
-                               const AdamW *a, Stream stream) {
-    size_t chunks = global_norm_scratch(n);
-    launch(square_sum_kernel, blocks_for(chunks, 1), 256, 0, stream, partial, gradients, n);
-    launch(outcome_kernel, 1, 1024, 0, stream, outcome, partial, chunks, *a);
+static inline void square_sums(double *totals, const float *gradients, const AdamWChunk *chunks,
+                               size_t num_chunks, Stream stream) {
+    if (num_chunks > 0)
+        launch(square_sums_kernel, blocks_for(num_chunks, 1), 256, 0, stream, totals, gradients, chunks);
+}
+static inline void step_outcome(StepOutcome *outcome, const double *totals, size_t num_chunks, const AdamW *a,
+                                Stream stream) {
+    launch(step_outcome_kernel, 1, 1024, 0, stream, outcome, totals, num_chunks, *a);
 }
 static inline void adamw_update(floatX *weights, float *master, float *m, float *v, const float *gradients,
                                 const AdamWChunk *chunks, size_t num_chunks, const AdamW *a,
                                 const StepOutcome *outcome, Stream stream) {
-    launch(adamw_kernel, blocks_for(num_chunks, 1), 256, 0, stream, weights, master, m, v, gradients, chunks,
-           *a, outcome);
+    if (num_chunks > 0)
+        launch(adamw_kernel, blocks_for(num_chunks, 1), 256, 0, stream, weights, master, m, v, gradients,
+               chunks, *a, outcome);
 }
 // weights = master rounded, for what was loaded or initialised: to nearest, or as adamw_update left them after
-// outcome->updates.
-static inline void round_weights(floatX *weights, const float *master, size_t n, int stochastic,
+// outcome->updates. They are numbers first .. first + n - 1 of the weights.
+static inline void round_weights(floatX *weights, const float *master, size_t first, size_t n, int stochastic,
                                  uint64_t seed, const StepOutcome *outcome, Stream stream) {
     if ((const void *)weights != (const void *)master)
-        launch(round_weights_kernel, blocks_for(n, 256 * 8), 256, 0, stream, weights, master, n, stochastic,
-               seed, outcome);
+        launch(round_weights_kernel, blocks_for(n, 256 * 8), 256, 0, stream, weights, master, first, n,
+               stochastic, seed, outcome);
 }
 #else
-// Norm, clipping and whether the step counts; outcome->loss and ->updates are its inputs.
-static inline void global_norm(StepOutcome *outcome, const float *gradients, size_t n, double *partial,
-                               const AdamW *a, Stream stream) {
+// totals: the chunks' sums of squares.
+static inline void square_sums(double *totals, const float *gradients, const AdamWChunk *chunks,
+                               size_t num_chunks, Stream stream) {
     (void)stream;
-    outcome_decide(outcome, global_norm_cpu(gradients, n, partial), a->max_norm, a->beta1, a->beta2);
+    square_sums_cpu(totals, gradients, chunks, num_chunks);
+}
+// From everybody's totals: loss, norm, clipping, and whether the step counts; outcome->updates goes on from what it was.
+static inline void step_outcome(StepOutcome *outcome, const double *totals, size_t num_chunks, const AdamW *a,
+                                Stream stream) {
+    (void)stream;
+    step_outcome_cpu(outcome, totals, num_chunks, a);
 }
 static inline void adamw_update(floatX *weights, float *master, float *m, float *v, const float *gradients,
                                 const AdamWChunk *chunks, size_t num_chunks, const AdamW *a,
@@ -237,9 +263,10 @@ static inline void adamw_update(floatX *weights, float *master, float *m, float 
     (void)master, (void)stream;
     adamw_update_cpu(weights, m, v, gradients, chunks, num_chunks, a, outcome);
 }
-static inline void round_weights(floatX *weights, const float *master, size_t n, int stochastic,
+static inline void round_weights(floatX *weights, const float *master, size_t first, size_t n, int stochastic,
                                  uint64_t seed, const StepOutcome *outcome, Stream stream) {
-    (void)weights, (void)master, (void)n, (void)stochastic, (void)seed, (void)outcome, (void)stream;
+    if (weights != master) memcpy(weights, master, n * sizeof(float));
+    (void)first, (void)stochastic, (void)seed, (void)outcome, (void)stream;
 }
 #endif
 

@@ -33,8 +33,9 @@ typedef cudaStream_t Stream;
 typedef cudaEvent_t Event;
 enum { DEVICE_IS_GPU = 1, DEVICE_QUEUES = 1 }; // the host may be a step ahead of the device
 
-// Picks the GPU. Returns NULL, or a sentence that says why there is none.
-static inline const char *device_open(char **argv) {
+// Picks the GPU of the host's `local_rank`-th process; one that a launcher lets each process see alone is everybody's
+// first. Returns NULL, or a sentence that says why there is none.
+static inline const char *device_open(char **argv, int local_rank) {
     (void)argv;
     int count = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
@@ -44,12 +45,17 @@ static inline const char *device_open(char **argv) {
                "make DEVICE=cpu builds for the processor";
     if (error != cudaSuccess || count == 0)
         return "this build needs an NVIDIA GPU, and none was found; make DEVICE=cpu builds for the processor";
-    return cudaSetDevice(0) == cudaSuccess ? NULL : "the GPU is there but cannot be used now";
+    if (count > 1 && local_rank >= count) return "there are more processes on this host than GPUs";
+    return cudaSetDevice(count > 1 ? local_rank : 0) == cudaSuccess
+               ? NULL
+               : "the GPU is there but cannot be used now";
 }
 // Name and properties, for the banner.
 static inline void device_describe(char *text, size_t size) {
     cudaDeviceProp properties;
-    CHECK(cudaGetDeviceProperties(&properties, 0));
+    int device;
+    CHECK(cudaGetDevice(&device));
+    CHECK(cudaGetDeviceProperties(&properties, device));
     snprintf(text, size, "%.200s, sm_%d%d, %d multiprocessors", properties.name, properties.major,
              properties.minor, properties.multiProcessorCount);
 }
@@ -82,6 +88,9 @@ static inline void device_zero(void *pointer, size_t bytes, Stream stream) {
 }
 static inline void copy_to_device(void *device, const void *host, size_t bytes, Stream stream) {
     CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream));
+}
+static inline void copy_on_device(void *to, const void *from, size_t bytes, Stream stream) {
+    CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream));
 }
 static inline void copy_to_host(void *host, const void *device, size_t bytes, Stream stream) {
     CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream));
@@ -151,7 +160,8 @@ enum { DEVICE_IS_GPU = 0, DEVICE_IS_BF16 = 0, DEVICE_QUEUES = 0 };
 // While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on the
 // machine that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit before
 // main, so the program starts once more with it. Where that cannot be had, things go on as they are.
-static inline const char *device_open(char **argv) {
+static inline const char *device_open(char **argv, int local_rank) {
+    (void)local_rank;
     if (getenv("GOMP_SPINCOUNT") == NULL && getenv("OMP_WAIT_POLICY") == NULL) {
         setenv("GOMP_SPINCOUNT", "1000", 1);
         execv("/proc/self/exe", argv);
@@ -188,6 +198,10 @@ static inline void device_zero(void *pointer, size_t bytes, Stream stream) {
 static inline void copy_to_device(void *device, const void *host, size_t bytes, Stream stream) {
     (void)stream;
     memcpy(device, host, bytes);
+}
+static inline void copy_on_device(void *to, const void *from, size_t bytes, Stream stream) {
+    (void)stream;
+    memcpy(to, from, bytes);
 }
 static inline void copy_to_host(void *host, const void *device, size_t bytes, Stream stream) {
     (void)stream;

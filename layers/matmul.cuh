@@ -256,7 +256,9 @@ static __global__ void __launch_bounds__(256) matmul_fill_kernel(floatX *x, size
 static inline double matmul_peak(const MatmulContext *context, void *memory, size_t bytes) {
     enum { ROUNDS = 5 };
     cudaDeviceProp properties;
-    CHECK(cudaGetDeviceProperties(&properties, 0));
+    int device;
+    CHECK(cudaGetDevice(&device));
+    CHECK(cudaGetDeviceProperties(&properties, device));
     size_t edge = least(8192, 64 * (size_t)properties.multiProcessorCount);
     void *own = device_alloc(3 * edge * edge * sizeof(floatX));
     while (own == NULL && edge > 8 && 3 * edge * edge * sizeof(floatX) > bytes) edge -= 8;

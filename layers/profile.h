@@ -47,7 +47,8 @@ static inline void profile_steady_steps(int64_t done, Stream stream) {
     X(LAP_HEAD, "matmul output head")                                                                        \
     X(LAP_LOSS, "softmax + cross-entropy")                                                                   \
     X(LAP_OPTIMIZER, "gradient norm + adamw")                                                                \
-    X(LAP_DATA, "data")
+    X(LAP_DATA, "data")                                                                                      \
+    X(LAP_COMMUNICATION, "waiting for other processes")
 
 typedef enum {
 #define AS_ENUM(id, name) id,

@@ -152,23 +152,26 @@ static void send_tokens(GPT *m, size_t first, size_t count) {
     stream_wait(m->stream);
 }
 
-static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size_t logits_bytes) {
+static Comm *alone; // set by main
+
+static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size_t logits_bytes,
+                             Sharding sharding) {
     Error error;
     GPTConfig config = {T + 3, V, L, NH, C, -1};
-    Shape shape = {B, T, keep, logits_bytes, attention};
+    Shape shape = {B, T, keep, logits_bytes, attention, sharding, 1, alone};
     gpt_describe(m, &config, &shape);
     m->seed = 5;
     // Our own products: whatever the number of rows, an element's sum has one order.
     if (gpt_allocate(m, MATMUL_OWN, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);
-    list_chunks(m, 0.1);
+    send_chunks(m, 0.1);
     // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
-    float *master = (float *)host_borrow(m->master, m->num_floats * sizeof(float));
+    float *master = state_borrow(m, m->master, 1);
     for (size_t t = 0; t < m->num_tensors; t++)
         for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
             master[m->parameters[t].offset + i] += (float)(0.3 * test_random());
-    host_return(master, m->master, m->num_floats * sizeof(float), 1);
-    round_weights(m->weights_memory, m->master, m->num_floats, 0, 0, NULL, m->stream);
+    state_return(m, master, m->master, 1);
+    gpt_round(m, 0);
     for (int i = 0; i < B * T; i++) {
         tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
         targets[i] = (int32_t)((test_random() + 1) / 2 * V);
@@ -177,12 +180,12 @@ static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size
 }
 
 static void small_model(GPT *m, AttentionVariant attention) {
-    small_model_with(m, attention, KEEP_ALL, 0);
+    small_model_with(m, attention, KEEP_ALL, 0, SHARD_NONE);
 }
 
 // Step 4, the whole batch at once, with dropout of 1 - threshold / 256.
 static MicroStep whole_batch(uint32_t threshold) {
-    MicroStep s = {4, 0, threshold, 1.0f / (B * T), MATMUL_OVERWRITE};
+    MicroStep s = {4, 0, threshold, 1.0f / (B * T), MATMUL_OVERWRITE, 1, 0};
     return s;
 }
 enum { NO_DROPOUT = 256, SOME_DROPOUT = 212 };
@@ -197,7 +200,6 @@ static double mean_loss(const GPT *m) {
 }
 
 static double compute_gradients(GPT *m, const MicroStep *s) {
-    gpt_start_gradients(m);
     gpt_forward(m, &m->acts, s);
     gpt_backward(m, s);
     return mean_loss(m);
@@ -241,7 +243,6 @@ static void test_accumulation(void) {
     small_model(&split, ATTENTION_AUTO);
     compute_gradients(&whole, &s);
     split.acts.B = 1;
-    gpt_start_gradients(&split);
     for (int micro = 0; micro < B; micro++) {
         MicroStep half = s;
         half.first_sequence = (uint32_t)micro;
@@ -296,7 +297,8 @@ static void test_recompute(void) {
         small_model_with(&m[i], ATTENTION_AUTO, i < 4 ? (Keep)i : KEEP_BLOCK,
                          i < 4    ? 0
                          : i == 4 ? 3 * 128 * sizeof(floatX)
-                                  : 1);
+                                  : 1,
+                         SHARD_NONE);
         compute_gradients(&m[i], &s);
         gradients[i] = copy_of_gradients(&m[i]);
         losses[i] = (float *)copy_of(m[i].acts.model.losses, B * T * sizeof(float));
@@ -327,6 +329,64 @@ static void test_recompute(void) {
     }
 }
 
+// Divided state in one process: the same weights, bit for bit, from the same gradients; and where gradients are divided,
+// sums over micro-steps that may round otherwise.
+static void test_sharding(void) {
+    GPT m[3];
+    float *master[3];
+    MicroStep s = whole_batch(SOME_DROPOUT);
+    s.sends = 1;
+    for (int i = 0; i < 3; i++) {
+        test_random_state = 21;
+        small_model_with(&m[i], ATTENTION_AUTO, KEEP_ALL, 0, (Sharding)i);
+        for (uint32_t step = 1; step <= 3; step++) {
+            AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 0.5, DEVICE_IS_BF16, 5};
+            s.step = step;
+            gpt_forward(&m[i], &m[i].acts, &s);
+            gpt_backward(&m[i], &s);
+            loss_add(&m[i].totals[TOTAL_LOSS], m[i].acts.model.losses, B * T, B * T, 0, m[i].stream);
+            gpt_update(&m[i], &adamw);
+        }
+        float *borrowed = state_borrow(&m[i], m[i].master, 1);
+        master[i] = (float *)malloc(m[i].num_floats * sizeof(float));
+        memcpy(master[i], borrowed, m[i].num_floats * sizeof(float));
+        state_return(&m[i], borrowed, m[i].master, 0);
+        floatX *weights = (floatX *)copy_of(m[i].weights_memory, m[i].num_floats * sizeof(floatX));
+        floatX *others = (floatX *)copy_of(m[0].weights_memory, m[0].num_floats * sizeof(floatX));
+        EXPECT(memcmp(master[0], master[i], m[0].num_floats * sizeof(float)) == 0,
+               "--shard %d gives other master weights", i);
+        EXPECT(memcmp(others, weights, m[0].num_floats * sizeof(floatX)) == 0,
+               "--shard %d gives other weights", i);
+        free(weights), free(others);
+    }
+    EXPECT(m[2].arena.of[MEMORY_GRADIENTS] >= m[0].arena.of[MEMORY_GRADIENTS],
+           "one process saves memory by sharding");
+    for (int i = 0; i < 3; i++) {
+        gpt_free(&m[i]);
+        free(master[i]);
+    }
+}
+
+// What a process needs shrinks with their number.
+static void test_sharded_memory(void) {
+    GPTConfig config = {1024, 50257, 12, 12, 768, -1};
+    size_t of[3][NUM_MEMORIES];
+    for (int sharding = 0; sharding < 3; sharding++) {
+        GPT m;
+        Shape shape = {1, 1024, KEEP_ALL, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone};
+        gpt_describe(&m, &config, &shape);
+        gpt_memory(&m, 1, 1, 2, of[sharding]);
+        gpt_free(&m);
+    }
+    EXPECT(of[1][MEMORY_MOMENTS] < of[0][MEMORY_MOMENTS] / 7 &&
+               of[1][MEMORY_MASTER] < of[0][MEMORY_MASTER] / 7,
+           "an eighth of the optimizer's state takes %zu of %zu bytes", of[1][MEMORY_MOMENTS],
+           of[0][MEMORY_MOMENTS]);
+    EXPECT(of[1][MEMORY_GRADIENTS] == of[0][MEMORY_GRADIENTS] &&
+               of[2][MEMORY_GRADIENTS] < of[0][MEMORY_GRADIENTS] * 3 / 5,
+           "divided gradients take %zu of %zu bytes", of[2][MEMORY_GRADIENTS], of[0][MEMORY_GRADIENTS]);
+}
+
 // One batch learnt by heart.
 static void test_overfit(void) {
     GPT m;
@@ -337,10 +397,9 @@ static void test_overfit(void) {
     for (uint32_t step = 1; step <= steps; step++) {
         AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 1, 0, 5};
         s.step = step;
-        gpt_start_gradients(&m);
         gpt_forward(&m, &m.acts, &s);
         gpt_backward(&m, &s);
-        loss_add(&m.outcome->loss, m.acts.model.losses, B * T, B * T, 0, m.stream);
+        loss_add(&m.totals[TOTAL_LOSS], m.acts.model.losses, B * T, B * T, 0, m.stream);
         gpt_update(&m, &adamw);
     }
     double loss = mean_loss(&m);
@@ -422,7 +481,7 @@ static void test_initialisation(void) {
     GPT m;
     Error error;
     GPTConfig config = {64, 500, 4, 4, 64, -1};
-    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO};
+    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone};
     gpt_describe(&m, &config, &shape);
     m.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
@@ -460,7 +519,7 @@ static void test_initialisation(void) {
 static void test_dropout_keys(void) {
     GPT m;
     small_model(&m, ATTENTION_AUTO);
-    MicroStep s = {4, 6, SOME_DROPOUT, 1, MATMUL_OVERWRITE};
+    MicroStep s = {4, 6, SOME_DROPOUT, 1, MATMUL_OVERWRITE, 1, 0};
     static const RandomStream streams[] = {RANDOM_EMBEDDING_DROPOUT, RANDOM_ATTENTION_DROPOUT,
                                            RANDOM_ATTENTION_RESIDUAL, RANDOM_MLP_RESIDUAL};
     for (int i = 0; i < 4; i++) {
@@ -483,11 +542,12 @@ static void small_trainer(Trainer *t, const char *folder) {
     memset(t, 0, sizeof(*t));
     options_defaults(OPTIONS, NUM_OPTIONS, &t->options);
     t->options.batch = B, t->options.sequence_length = T, t->options.steps = 10, t->options.warmup = 4;
+    t->launch.size = 1;
     t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
     small_model(&t->model, ATTENTION_AUTO);
     t->model.dropout_threshold = NO_DROPOUT;
     open_queues(t);
-    LoaderConfig config = {B, T, V, 1, 0, 1, 0};
+    LoaderConfig config = {B, T, V, 1, 0, 1, 0, 0, 1};
     EXPECT(shard_writer_open(&writer, prefix, 1000, 2, &error) == 0 &&
                shard_writer_document(&writer, text, 40 * T, &error) == 0 &&
                shard_writer_close(&writer, &error) == 0 && shards_open(&t->train, pattern, &error) == 0 &&
@@ -537,7 +597,8 @@ static void test_resume(Trainer *t, const char *folder) {
     EXPECT(checkpoint != NULL && load_weights(&u.model, checkpoint, &error) == 0 &&
                load_training_state(&u, checkpoint, &error) == 0,
            "%s", error.text);
-    LoaderConfig config = {B, T, V, 1, (uint64_t)u.state.position, 1, 0};
+    gpt_round(&u.model, 0);
+    LoaderConfig config = {B, T, V, 1, (uint64_t)u.state.position, 1, 0, 0, 1};
     loader_close(u.loader);
     u.loader = loader_open(&u.train, &config, &error);
     for (int step = 0; step < 2; step++)
@@ -593,8 +654,9 @@ static void test_train_steps(void) {
 
 int main(int argc, char **argv) {
     (void)argc;
-    const char *refusal = device_open(argv);
+    const char *refusal = device_open(argv, 0);
     if (refusal != NULL) die("%s", refusal);
+    alone = comm_alone();
     for (int attention = ATTENTION_NAIVE; attention <= ATTENTION_FLASH; attention++) {
         test_gradients((AttentionVariant)attention, NO_DROPOUT);
         test_gradients((AttentionVariant)attention, SOME_DROPOUT);
@@ -602,6 +664,8 @@ int main(int argc, char **argv) {
     test_accumulation();
     test_variants();
     test_recompute();
+    test_sharding();
+    test_sharded_memory();
     test_overfit();
     test_generation();
     test_schedules();
@@ -609,5 +673,6 @@ int main(int argc, char **argv) {
     test_initialisation();
     test_dropout_keys();
     test_train_steps();
+    comm_close(alone);
     return test_finish();
 }

@@ -401,7 +401,7 @@ static void test_variants(void) {
 
 int main(int argc, char **argv) {
     (void)argc;
-    const char *refusal = device_open(argv);
+    const char *refusal = device_open(argv, 0);
     if (refusal != NULL) {
         printf("%s\n", refusal);
         return 1;

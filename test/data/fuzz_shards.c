@@ -33,7 +33,7 @@ static void read_documents(const ShardSet *set, int32_t end_of_text) {
 }
 
 static void load_batches(const ShardSet *set) {
-    LoaderConfig config = {3, 4, 50257, 1, 0, 1, 0};
+    LoaderConfig config = {3, 4, 50257, 1, 0, 1, 0, 0, 1};
     Error error;
     int32_t inputs[12], targets[12];
     Loader *loader = loader_open(set, &config, &error);

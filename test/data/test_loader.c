@@ -139,6 +139,36 @@ static void check_epochs(const int32_t *stream, size_t sequences, size_t tokens)
     EXPECT(memcmp(stream, stream + sequences, sequences * sizeof(int32_t)) != 0, "epochs in the same order");
 }
 
+// What so many processes read together, in the order in which a step has its sequences, is what one reads.
+static void check_processes(const ShardSet *set, LoaderConfig config, const int32_t *stream, size_t count,
+                            int processes, uint64_t position) {
+    const int batch = 1 + processes % 3;
+    const size_t T = (size_t)config.T, B = (size_t)batch, round = B * (size_t)processes;
+    int32_t *inputs = (int32_t *)xmalloc(B * T * sizeof(int32_t)), *targets = (int32_t *)xmalloc(B * T * 4);
+    size_t wrong = 0;
+    Error error = {""};
+    config.position = position;
+    config.batch = batch;
+    config.processes = processes;
+    for (config.rank = 0; config.rank < processes; config.rank++) {
+        Loader *loader = loader_open(set, &config, &error);
+        if (!EXPECT(loader != NULL, "%s", error.text)) exit(test_finish());
+        size_t first = position + (size_t)config.rank * B;
+        for (; first + B <= count; first += round) {
+            if (!EXPECT(loader_next(loader, inputs, targets, &error) == 0, "%s", error.text))
+                exit(test_finish());
+            for (size_t row = 0; row < B; row++) wrong += inputs[row * T] != stream[first + row];
+        }
+        EXPECT(loader_position(loader) == first - (size_t)config.rank * B, "process %d is at %llu",
+               config.rank, (unsigned long long)loader_position(loader));
+        loader_close(loader);
+    }
+    EXPECT(wrong == 0, "%d processes from %llu on read %zu other sequences than one", processes,
+           (unsigned long long)position, wrong);
+    free(inputs);
+    free(targets);
+}
+
 static void test_streams(int token_bytes) {
     // T = 8: 12, 0, 0, 1, 124, 0 and 25 sequences; the 8-token shard lacks the one token for a target.
     const int sizes[] = {100, 3, 8, 9, 1000, 1, 208};
@@ -164,6 +194,8 @@ static void test_streams(int token_bytes) {
                "resuming at %zu gives another stream", position);
         free(rest);
     }
+    for (int processes = 1; processes <= 8; processes++)
+        check_processes(&set, config, stream, count, processes, processes % 2 ? 0 : 53);
     config.seed = 1235;
     int32_t *other = read_stream(&set, config, 0, count, 1);
     EXPECT(memcmp(stream, other, count * sizeof(int32_t)) != 0, "another seed gives the same stream");

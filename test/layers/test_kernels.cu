@@ -381,9 +381,13 @@ static AdamWCase adamw_case(size_t n) {
     for (size_t i = 0; i < n; i++) k.v[i] = fabsf(k.v[i]);
     k.chunks = (AdamWChunk *)calloc(divide_up(n, 496), sizeof(AdamWChunk));
     for (size_t first = 0; first < n; first += 496, k.num_chunks++) {
-        k.chunks[k.num_chunks].offset = first;
-        k.chunks[k.num_chunks].size = (uint32_t)least(n - first, 496);
-        k.chunks[k.num_chunks].decay = k.num_chunks % 2 ? 0.1f : 0.0f;
+        AdamWChunk *c = &k.chunks[k.num_chunks];
+        size_t neighbour = 496 * (k.num_chunks ^ 1); // gradients and moments of two chunks change places
+        c->number = k.num_chunks;
+        c->weight = c->master = first;
+        c->gradient = c->moment = least(first, neighbour) + 2 * 496 <= n ? neighbour : first;
+        c->size = (uint32_t)least(n - first, 496);
+        c->decay = k.num_chunks % 2 ? 0.1f : 0.0f;
     }
     return k;
 }
@@ -392,18 +396,21 @@ static AdamWCase adamw_case(size_t n) {
 static void test_adamw(size_t n, double max_norm, int stochastic) {
     AdamWCase k = adamw_case(n);
     AdamW a = {1e-2, 0.9, 0.95, 1e-8, max_norm, stochastic, 99};
-    StepOutcome start = {1.5, 0, 6, 0, 0, 0, 0}, wanted = start;
-    double *scratch = (double *)malloc(global_norm_scratch(n) * sizeof(double));
+    StepOutcome start = {0, 0, 6, 0, 0, 0, 0, 0}, wanted = start;
+    double *scratch = (double *)calloc(step_totals(k.num_chunks), sizeof(double));
+    scratch[TOTAL_LOSS] = 1.5;
     float *master = upload<float>(k.master, n), *m = poisoned_copy(k.m, n), *v = poisoned_copy(k.v, n);
     float *gradients = upload<float>(k.gradients, n);
     floatX *weights = sizeof(floatX) == sizeof(float) ? (floatX *)(void *)master : poisoned<floatX>(n);
     AdamWChunk *chunks = upload_as_is(k.chunks, k.num_chunks);
-    double *partial = upload_as_is(scratch, global_norm_scratch(n));
+    double *totals = upload_as_is(scratch, step_totals(k.num_chunks));
     StepOutcome *outcome = upload_as_is(&start, 1);
     for (int step = 0; step < 2; step++) {
-        global_norm(outcome, gradients, n, partial, &a, 0);
+        square_sums(totals, gradients, chunks, k.num_chunks, 0);
+        step_outcome(outcome, totals, k.num_chunks, &a, 0);
         adamw_update(weights, master, m, v, gradients, chunks, k.num_chunks, &a, outcome, 0);
-        outcome_decide(&wanted, global_norm_cpu(k.gradients, n, scratch), a.max_norm, a.beta1, a.beta2);
+        square_sums_cpu(scratch, k.gradients, k.chunks, k.num_chunks);
+        step_outcome_cpu(&wanted, scratch, k.num_chunks, &a);
         adamw_update_cpu(k.master, k.m, k.v, k.gradients, k.chunks, k.num_chunks, &a, &wanted);
     }
     StepOutcome *got = download_as_is(outcome, 1);
@@ -423,22 +430,23 @@ static void test_adamw(size_t n, double max_norm, int stochastic) {
             EXPECT(0, "weight %zu is %.9g, its master %.9g", i, (double)got_weights[i],
                    (double)got_master[i]);
     }
-    start.loss = NAN;
+    scratch[TOTAL_LOSS] = NAN;
     copy_and_wait(outcome, &start, sizeof(start));
-    global_norm(outcome, gradients, n, partial, &a, 0);
+    copy_and_wait(totals, scratch, sizeof(double));
+    step_outcome(outcome, totals, k.num_chunks, &a, 0);
     adamw_update(weights, master, m, v, gradients, chunks, k.num_chunks, &a, outcome, 0);
     float *kept = download(master, n);
     StepOutcome *skipped = download_as_is(outcome, 1);
     EXPECT(memcmp(kept, got_master, n * sizeof(float)) == 0 && skipped->skipped && skipped->updates == 6,
            "a loss of NaN does not skip the step");
-    round_weights(weights, master, n, 0, 0, NULL, 0);
+    round_weights(weights, master, 0, n, 0, 0, NULL, 0);
     float *rounded = download(weights, n);
     size_t wrong = 0;
     for (size_t i = 0; i < n; i++) wrong += rounded[i] != as_floatX(kept[i]);
     EXPECT(wrong == 0, "%zu of %zu weights are not their masters rounded", wrong, n);
     if ((void *)weights != (void *)master) device_free_poisoned(weights);
     device_free(master), device_free_poisoned(m), device_free_poisoned(v), device_free(gradients);
-    device_free(chunks), device_free(partial), device_free(outcome);
+    device_free(chunks), device_free(totals), device_free(outcome);
     free(scratch), free(got), free(master_wanted), free(m_wanted), free(v_wanted), free(got_master);
     free(got_weights), free(kept), free(skipped), free(rounded);
     free(k.master), free(k.m), free(k.v), free(k.gradients), free(k.chunks);
@@ -450,17 +458,18 @@ static void test_stochastic_rounding(void) {
     enum { N = 8192 };
     static float master[N], zeros[N];
     for (int i = 0; i < N; i++) master[i] = 1.0f + 0.3f / 128;
-    AdamWChunk chunk = {0, N, 0};
+    AdamWChunk chunk = {0, 0, 0, 0, 0, N, 0};
     AdamW a = {0, 0.9, 0.95, 1, 0, 1, 5};
     float *d_master = upload<float>(master, N), *m = upload<float>(zeros, N), *v = upload<float>(zeros, N);
     floatX *weights[2] = {poisoned<floatX>(N), poisoned<floatX>(N)};
     AdamWChunk *chunks = upload_as_is(&chunk, 1);
     float *up[2];
     for (int update = 0; update < 2; update++) {
-        StepOutcome go = {0, 0, update + 1, 0, 1, 1, 1};
+        StepOutcome go = {0, 0, update + 1, 0, 0, 1, 1, 1};
         StepOutcome *outcome = upload_as_is(&go, 1);
         adamw_update(weights[0], d_master, m, v, m, chunks, 1, &a, outcome, 0);
-        round_weights(weights[1], d_master, N, 1, a.seed, outcome, 0);
+        round_weights(weights[1], d_master, 0, N / 2, 1, a.seed, outcome, 0);
+        round_weights(weights[1] + N / 2, d_master + N / 2, N / 2, N / 2, 1, a.seed, outcome, 0);
         EXPECT(same_bits_on_device(weights[0], weights[1], N), "rounding again gives other bits");
         up[update] = download(weights[0], N);
         for (int i = 0; i < N; i++) up[update][i] = (up[update][i] - 1.0f) * 128;
@@ -485,7 +494,7 @@ static void test_stochastic_rounding(void) {
 
 int main(int argc, char **argv) {
     (void)argc;
-    const char *refusal = device_open(argv);
+    const char *refusal = device_open(argv, 0);
     if (refusal != NULL) {
         printf("%s\n", refusal);
         return 1;

@@ -335,11 +335,12 @@ static void test_adamw(void) {
     float *w = random_floats(N, 1), m[N] = {0}, v[N] = {0};
     double *wanted = as_doubles(w, N), md[N] = {0}, vd[N] = {0};
     const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0};
-    const AdamWChunk chunks[] = {{0, 512, 0.1f}, {512, N - 512, 0.0f}};
-    StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0};
+    const AdamWChunk chunks[] = {{0, 0, 0, 0, 0, 512, 0.1f}, {1, 512, 512, 512, 512, N - 512, 0.0f}};
+    StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0, 0};
+    double totals[TOTAL_SQUARES] = {0};
     for (int step = 1; step <= STEPS; step++) {
         float *g = random_floats(N, 0.1);
-        outcome_decide(&outcome, 6, adamw.max_norm, adamw.beta1, adamw.beta2); // clips by 3 / 6
+        outcome_decide(&outcome, totals, 6 * 6, &adamw); // clips by 3 / 6
         adamw_update_cpu(w, m, v, g, chunks, 2, &adamw, &outcome);
         for (int i = 0; i < N; i++) {
             double gradient = 0.5 * (double)g[i];
@@ -352,37 +353,54 @@ static void test_adamw(void) {
     }
     expect_close("adamw", w, wanted, N, 1e-5);
     float kept = w[3];
-    outcome_decide(&outcome, NAN, 3, 0.9, 0.95);
+    outcome_decide(&outcome, totals, NAN, &adamw);
     adamw_update_cpu(w, m, v, w, chunks, 2, &adamw, &outcome);
     EXPECT(outcome.skipped && outcome.updates == STEPS && w[3] == kept,
            "a norm of NaN does not skip the step");
-    outcome.loss = INFINITY;
-    outcome_decide(&outcome, 1, 3, 0.9, 0.95);
+    totals[TOTAL_LOSS] = INFINITY;
+    outcome_decide(&outcome, totals, 1, &adamw);
     EXPECT(outcome.skipped, "an infinite loss does not skip the step");
-    outcome.loss = 1;
-    outcome_decide(&outcome, INFINITY, 3, 0.9, 0.95);
+    totals[TOTAL_LOSS] = 1;
+    outcome_decide(&outcome, totals, INFINITY, &adamw);
     EXPECT(outcome.skipped, "an infinite norm does not skip the step");
-    outcome_decide(&outcome, 4.5, 3, 0.9, 0.95);
+    totals[TOTAL_STOPPING] = 2;
+    outcome_decide(&outcome, totals, 4.5 * 4.5, &adamw);
+    EXPECT(outcome.stopping && outcome.loss == 1, "two processes that are asked to end do not end");
     EXPECT(!outcome.skipped && outcome.clip == 3.0f / 4.5f, "a norm of 4.5 is clipped by %g",
            (double)outcome.clip);
-    outcome_decide(&outcome, 2.9, 3, 0.9, 0.95);
+    outcome_decide(&outcome, totals, 2.9 * 2.9, &adamw);
     EXPECT(outcome.clip == 1, "a norm below the limit is clipped by %g", (double)outcome.clip);
-    outcome_decide(&outcome, 1e9, 0, 0.9, 0.95);
+    AdamW no_limit = adamw;
+    no_limit.max_norm = 0;
+    outcome_decide(&outcome, totals, 1e18, &no_limit);
     EXPECT(outcome.clip == 1, "without a limit the clip is %g", (double)outcome.clip);
     free(w), free(wanted);
 }
 
+// Chunks of any size, of which others may have some: the norm is that of all.
 static void test_global_norm(void) {
+    const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0};
     for (size_t n = 1; n < 60000; n = n * 3 + 7) {
+        AdamWChunk chunks[8];
+        StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0, 0};
         float *g = random_floats(n, 3);
-        double *partial = (double *)malloc(global_norm_scratch(n) * sizeof(double)), sum = 0;
+        double totals[TOTAL_SQUARES + 9] = {1, 0}, others = 2.5, sum = others;
+        size_t count = 0;
+        for (size_t first = 0; first < n; first += ADAMW_CHUNK, count++) {
+            AdamWChunk chunk = {8 - count, 0, 0, first, 0, (uint32_t)least(n - first, ADAMW_CHUNK), 0};
+            chunks[count] = chunk;
+        }
+        totals[TOTAL_SQUARES] = others;
         for (size_t i = 0; i < n; i++) sum += (double)g[i] * (double)g[i];
-        double norm = global_norm_cpu(g, n, partial);
-        EXPECT(fabs(norm - sqrt(sum)) < 1e-12 * sqrt(sum), "norm of %zu: %.17g, not %.17g", n, norm,
-               sqrt(sum));
+        square_sums_cpu(totals, g, chunks, count);
+        step_outcome_cpu(&outcome, totals, 9, &adamw);
+        EXPECT(fabs(outcome.norm - sqrt(sum)) < 1e-12 * sqrt(sum), "norm of %zu: %.17g, not %.17g", n,
+               outcome.norm, sqrt(sum));
         g[n / 2] = NAN;
-        EXPECT(isnan(global_norm_cpu(g, n, partial)), "a NaN among %zu does not show in the norm", n);
-        free(g), free(partial);
+        square_sums_cpu(totals, g, chunks, count);
+        step_outcome_cpu(&outcome, totals, 9, &adamw);
+        EXPECT(isnan(outcome.norm) && outcome.skipped, "a NaN among %zu does not show in the norm", n);
+        free(g);
     }
 }
 

@@ -455,7 +455,7 @@ int main(int argc, char **argv) {
     (void)argc;
     test_algorithm_list();
     test_bad_lines();
-    const char *no_device = device_open(argv);
+    const char *no_device = device_open(argv, 0);
     if (no_device != NULL) {
         printf("without a GPU only the list of algorithms is tested: %s\n", no_device);
         return test_finish();

@@ -1,0 +1,724 @@
+// How processes meet. Process 0 listens; the others look for it in several places at once, and ask what answers there:
+//
+//     HELLO    from a process: who it is                     JOIN     from a process: it has chosen this connection
+//     HERE     from process 0: this is the run you look for  START    from process 0: everybody has joined
+//                                                            FAILED   from process 0: a sentence, why it comes to nothing
+//
+// Only what has joined counts. Whatever else connects, or listens where process 0 could be, is a stranger: what it says
+// does not begin with MAGIC and the number of the run, or it says nothing, and it is left alone.
+#define _GNU_SOURCE
+#include "comm/control.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <inttypes.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HOST_SIZE = 64 };
+
+struct Control {
+    int rank, size;
+    double deadline;          // seconds
+    int *sockets;             // (size), or (1) of process 0's
+    char (*hosts)[HOST_SIZE]; // (size), or (1)
+};
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// For poll: until `when`, at least once.
+static int milliseconds_until(double when) {
+    double left = when - seconds_now();
+    return left <= 0 ? 0 : left > 3600 ? 3600000 : (int)(1000 * left) + 1;
+}
+
+static void this_host(char *name) {
+    memset(name, 0, HOST_SIZE);
+    if (gethostname(name, HOST_SIZE - 1) != 0) strcpy(name, "?");
+}
+
+// ---- messages ---------------------------------------------------------------------------------------------
+
+typedef enum { HELLO = 1, HERE, JOIN, START, FAILED } Kind;
+
+// Bytes of a message: magic, run, kind, rank, size, text; numbers with the low byte first.
+enum { AT_RUN = 8, AT_KIND = 16, AT_RANK = 20, AT_SIZE = 24, AT_TEXT = 28, MESSAGE_SIZE = 512 };
+static const unsigned char MAGIC[8] = {'G', 'P', 'T', 'r', 'u', 'n', 0xd7, 0x0a};
+
+static void put_number(unsigned char *bytes, uint64_t number, int count) {
+    for (int i = 0; i < count; i++) bytes[i] = (unsigned char)(number >> (8 * i));
+}
+
+static uint64_t get_number(const unsigned char *bytes, int count) {
+    uint64_t number = 0;
+    for (int i = 0; i < count; i++) number |= (uint64_t)bytes[i] << (8 * i);
+    return number;
+}
+
+// One that arrives, perhaps in pieces.
+typedef struct {
+    unsigned char bytes[MESSAGE_SIZE];
+    size_t count;
+} Message;
+
+static Kind message_kind(const Message *message) {
+    return (Kind)get_number(message->bytes + AT_KIND, 4);
+}
+static int message_number(const Message *message, int at) {
+    return (int)get_number(message->bytes + at, 4);
+}
+static const char *message_text(const Message *message) {
+    return (const char *)message->bytes + AT_TEXT;
+}
+
+typedef enum { INCOMPLETE, COMPLETE, ENDED, STRANGE } Arrival;
+
+// Takes what is there of a message, without waiting.
+static Arrival receive(int descriptor, uint64_t run, Message *message) {
+    unsigned char head[AT_KIND];
+    memcpy(head, MAGIC, sizeof(MAGIC));
+    put_number(head + AT_RUN, run, 8);
+    ssize_t got = recv(descriptor, message->bytes + message->count, MESSAGE_SIZE - message->count,
+                       MSG_DONTWAIT);
+    if (got < 0) return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? INCOMPLETE : ENDED;
+    if (got == 0) return ENDED;
+    message->count += (size_t)got;
+    size_t known = message->count < sizeof(head) ? message->count : sizeof(head);
+    if (memcmp(message->bytes, head, known) != 0) return STRANGE;
+    if (message->count < MESSAGE_SIZE) return INCOMPLETE;
+    message->bytes[MESSAGE_SIZE - 1] = '\0';
+    return COMPLETE;
+}
+
+// To a connection that has room for it: nothing else is under way.
+static int send_message(int descriptor, uint64_t run, Kind kind, int rank, int size, const char *text) {
+    unsigned char bytes[MESSAGE_SIZE] = {0};
+    memcpy(bytes, MAGIC, sizeof(MAGIC));
+    put_number(bytes + AT_RUN, run, 8);
+    put_number(bytes + AT_KIND, kind, 4);
+    put_number(bytes + AT_RANK, (uint64_t)rank, 4);
+    put_number(bytes + AT_SIZE, (uint64_t)size, 4);
+    snprintf((char *)bytes + AT_TEXT, MESSAGE_SIZE - AT_TEXT, "%s", text);
+    return send(descriptor, bytes, MESSAGE_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT) == MESSAGE_SIZE ? 0 : -1;
+}
+
+static void prepare_socket(int descriptor) {
+    int on = 1;
+    fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK);
+    setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
+// ---- addresses --------------------------------------------------------------------------------------------
+
+typedef union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} Address;
+
+static socklen_t address_size(const Address *address) {
+    return address->any.sa_family == AF_INET ? sizeof(address->v4) : sizeof(address->v6);
+}
+static void set_port(Address *address, int port) {
+    if (address->any.sa_family == AF_INET)
+        address->v4.sin_port = htons((uint16_t)port);
+    else
+        address->v6.sin6_port = htons((uint16_t)port);
+}
+
+// The addresses of a host, at most `limit`; how many, or -1 and *reason.
+static int resolve(const char *host, Address *addresses, int limit, const char **reason) {
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list;
+    int result = getaddrinfo(host, NULL, &hints, &list), count = 0;
+    if (result != 0) {
+        *reason = result == EAI_SYSTEM ? strerror(errno) : gai_strerror(result);
+        return -1;
+    }
+    for (struct addrinfo *a = list; a != NULL && count < limit; a = a->ai_next)
+        if (a->ai_family == AF_INET || a->ai_family == AF_INET6)
+            memcpy(&addresses[count++], a->ai_addr, a->ai_addrlen);
+    freeaddrinfo(list);
+    return count;
+}
+
+// Opens a socket that listens at `address`. Returns it, or -1 with errno.
+static int listen_at(const Address *address) {
+    int on = 1, off = 0,
+        descriptor = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (descriptor < 0) return -1;
+    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on,
+               sizeof(on)); // connections of a run before may linger
+    if (address->any.sa_family == AF_INET6)
+        setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
+    if (bind(descriptor, &address->any, address_size(address)) == 0 && listen(descriptor, SOMAXCONN) == 0)
+        return descriptor;
+    int reason = errno;
+    close(descriptor);
+    errno = reason;
+    return -1;
+}
+
+// At every address of this host; IPv6 takes IPv4 in, where there is IPv6.
+static int listen_everywhere(int port) {
+    Address address;
+    memset(&address, 0, sizeof(address));
+    address.any.sa_family = AF_INET6;
+    set_port(&address, port);
+    int descriptor = listen_at(&address);
+    if (descriptor >= 0 || errno == EADDRINUSE || errno == EACCES) return descriptor;
+    memset(&address, 0, sizeof(address));
+    address.any.sa_family = AF_INET;
+    set_port(&address, port);
+    return listen_at(&address);
+}
+
+// "localhost", "127.0.0.1", "::1": what only this host can reach.
+static int is_loopback(const char *host) {
+    return strcmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
+}
+
+// Process 0, from launch->master and launch->port: the first port that is free.
+static int listen_for(const Launch *launch, Error *error) {
+    Address addresses[8];
+    const char *reason = "it has no address";
+    int local = is_loopback(launch->master), which = 0;
+    if (local) {
+        int count = resolve(launch->master, addresses, 8, &reason);
+        if (count < 1) return fail(error, "cannot listen on %s: %s", launch->master, reason);
+        while (which < count - 1 && addresses[which].any.sa_family != AF_INET) which++;
+    }
+    for (int port = launch->port; port < launch->port + CONTROL_PORTS; port++) {
+        set_port(&addresses[which], port);
+        int descriptor = local ? listen_at(&addresses[which]) : listen_everywhere(port);
+        if (descriptor >= 0) return descriptor;
+        if (errno != EADDRINUSE && errno != EACCES)
+            return fail(error, "process 0 cannot listen on port %d: %s", port, strerror(errno));
+    }
+    return fail(
+        error,
+        "process 0 cannot listen: ports %d to %d of its host are all taken (MASTER_PORT chooses others)",
+        launch->port, launch->port + CONTROL_PORTS - 1);
+}
+
+// Adds an interface's address, where the others may be able to use it and there is room.
+static void add_address(ControlAddress *text, const struct ifaddrs *interface) {
+    char name[INET6_ADDRSTRLEN];
+    const struct sockaddr *address = interface->ifa_addr;
+    if (address == NULL || !(interface->ifa_flags & IFF_UP)) return;
+    if (address->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)address)->sin_addr, name, sizeof(name));
+    } else if (address->sa_family == AF_INET6) {
+        const struct in6_addr *v6 = &((const struct sockaddr_in6 *)address)->sin6_addr;
+        if (IN6_IS_ADDR_LINKLOCAL(v6)) return; // means something else on every host
+        inet_ntop(AF_INET6, v6, name, sizeof(name));
+    } else {
+        return;
+    }
+    size_t length = strlen(text->text);
+    if (length + strlen(name) + 2 > sizeof(text->text)) return;
+    snprintf(text->text + length, sizeof(text->text) - length, "%s%s",
+             text->text[length - 1] == ' ' ? "" : ",", name);
+}
+
+int control_listen(ControlAddress *address, Error *error) {
+    Address bound;
+    socklen_t length = sizeof(bound);
+    uint64_t number;
+    struct ifaddrs *interfaces = NULL;
+    memset(address, 0, sizeof(*address));
+    memset(&bound, 0, sizeof(bound));
+    int descriptor = listen_everywhere(0);
+    if (descriptor < 0 || getsockname(descriptor, &bound.any, &length) != 0 ||
+        getrandom(&number, sizeof(number), 0) != sizeof(number) || getifaddrs(&interfaces) != 0) {
+        fail(error, "process 0 cannot listen: %s", strerror(errno));
+        if (descriptor >= 0) close(descriptor);
+        return -1;
+    }
+    int port = ntohs(bound.any.sa_family == AF_INET ? bound.v4.sin_port : bound.v6.sin6_port);
+    snprintf(address->text, sizeof(address->text), "%d %016" PRIx64 " ", port, number);
+    for (int loopback = 0; loopback < 2; loopback++)
+        for (struct ifaddrs *i = interfaces; i != NULL; i = i->ifa_next)
+            if (((i->ifa_flags & IFF_LOOPBACK) != 0) == loopback) add_address(address, i);
+    freeifaddrs(interfaces);
+    return descriptor;
+}
+
+// ---- process 0 --------------------------------------------------------------------------------------------
+
+// Seconds for what connects to say what it wants, and how long a failure is told to those that still come.
+enum { PATIENCE = 5, FAREWELL = 1 };
+
+// A connection that has not joined.
+typedef struct {
+    int descriptor;
+    double until;
+    Message message;
+} Guest;
+
+typedef struct {
+    uint64_t run;
+    Control *control;
+    int listening;
+    Guest *guests; // (num_guests)
+    size_t num_guests, most_guests;
+    int joined; // with process 0 itself
+    int failed; // `error` says why
+    Error *error;
+} Meeting;
+
+static void meeting_fail(Meeting *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void meeting_fail(Meeting *m, const char *format, ...) {
+    if (m->failed) return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(m->error->text, sizeof(m->error->text), format, arguments);
+    va_end(arguments);
+    m->failed = 1;
+    for (int rank = 1; rank < m->control->size; rank++)
+        if (m->control->sockets[rank] >= 0)
+            send_message(m->control->sockets[rank], m->run, FAILED, 0, m->control->size, m->error->text);
+}
+
+static void drop_guest(Meeting *m, size_t index, int keep_open) {
+    if (!keep_open) close(m->guests[index].descriptor);
+    m->guests[index] = m->guests[--m->num_guests];
+}
+
+static void admit(Meeting *m) {
+    int descriptor = accept4(m->listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (descriptor < 0) return;
+    prepare_socket(descriptor);
+    if (m->num_guests == m->most_guests) drop_guest(m, 0, 0);
+    Guest *guest = &m->guests[m->num_guests++];
+    guest->descriptor = descriptor;
+    guest->until = seconds_now() + PATIENCE;
+    guest->message.count = 0;
+}
+
+// 1 if the connection is now that of a rank.
+static int join(Meeting *m, const Guest *guest) {
+    Control *control = m->control;
+    int rank = message_number(&guest->message, AT_RANK), size = message_number(&guest->message, AT_SIZE);
+    const char *host = message_text(&guest->message);
+    if (size != control->size) {
+        meeting_fail(m, "process %d (host %.63s) counts %d processes, process 0 (host %s) counts %d", rank,
+                     host, size, control->hosts[0], control->size);
+    } else if (rank < 1 || rank >= size || control->sockets[rank] >= 0) {
+        const char *other = rank < 0 || rank >= size ? "?" : control->hosts[rank];
+        meeting_fail(m, "two processes say that they are process %d of %d, on host %s and on host %.63s",
+                     rank, size, other, host);
+    }
+    if (m->failed) {
+        send_message(guest->descriptor, m->run, FAILED, 0, control->size, m->error->text);
+        return 0;
+    }
+    control->sockets[rank] = guest->descriptor;
+    snprintf(control->hosts[rank], HOST_SIZE, "%.63s", host);
+    m->joined++;
+    return 1;
+}
+
+static void hear_guest(Meeting *m, size_t index) {
+    Guest *guest = &m->guests[index];
+    Arrival arrival = receive(guest->descriptor, m->run, &guest->message);
+    if (arrival == INCOMPLETE) return;
+    if (arrival == COMPLETE && message_kind(&guest->message) == HELLO) {
+        guest->message.count = 0;
+        guest->until = seconds_now() + PATIENCE;
+        if (send_message(guest->descriptor, m->run, HERE, 0, m->control->size, m->control->hosts[0]) == 0)
+            return;
+    }
+    int joins = arrival == COMPLETE && message_kind(&guest->message) == JOIN;
+    drop_guest(m, index, joins && join(m, guest));
+}
+
+// A process that has joined says nothing more; when its connection ends, it has.
+static void check_joined(Meeting *m, int rank) {
+    char byte;
+    ssize_t got = recv(m->control->sockets[rank], &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return;
+    close(m->control->sockets[rank]);
+    m->control->sockets[rank] = -1;
+    m->joined--;
+    meeting_fail(m, "process %d (host %s) has ended while others were still missing", rank,
+                 m->control->hosts[rank]);
+}
+
+static void meeting_step(Meeting *m, struct pollfd *polled, double until) {
+    Control *control = m->control;
+    nfds_t count = 0;
+    double next = until;
+    polled[count++] = (struct pollfd){m->listening, POLLIN, 0};
+    for (size_t i = 0; i < m->num_guests; i++) {
+        polled[count++] = (struct pollfd){m->guests[i].descriptor, POLLIN, 0};
+        if (m->guests[i].until < next) next = m->guests[i].until;
+    }
+    for (int rank = 1; rank < control->size; rank++)
+        polled[count++] = (struct pollfd){control->sockets[rank], POLLIN, 0}; // poll passes over -1
+    size_t guests = m->num_guests;
+    if (poll(polled, count, milliseconds_until(next)) < 0) return;
+    for (int rank = 1; rank < control->size; rank++)
+        if (polled[guests + (size_t)rank].revents != 0 && control->sockets[rank] >= 0) check_joined(m, rank);
+    for (size_t i = guests; i-- > 0;) { // backwards: one that goes is replaced by the last
+        if (polled[1 + i].revents != 0)
+            hear_guest(m, i);
+        else if (m->guests[i].until < seconds_now())
+            drop_guest(m, i, 0);
+    }
+    if (polled[0].revents != 0) admit(m);
+}
+
+// "rank 2", "ranks 1, 2 and 5", "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 24 others"
+static void list_missing(const Control *control, int missing, char *text, size_t size) {
+    enum { NAMED = 8 };
+    int named = 0, most = missing <= NAMED + 1 ? missing : NAMED;
+    snprintf(text, size, "%s", missing == 1 ? "rank " : "ranks ");
+    for (int rank = 1; rank < control->size && named < most; rank++) {
+        if (control->sockets[rank] >= 0) continue;
+        size_t length = strlen(text);
+        named++;
+        snprintf(text + length, size - length, "%s%d",
+                 named == 1         ? ""
+                 : named == missing ? " and "
+                                    : ", ",
+                 rank);
+    }
+    size_t length = strlen(text);
+    if (most < missing) snprintf(text + length, size - length, " and %d others", missing - most);
+}
+
+// Until everybody is there, or it comes to nothing. 0 or -1.
+static int meet(Meeting *m, double deadline) {
+    Control *control = m->control;
+    m->most_guests = 64 + 2 * (size_t)control->size;
+    m->guests = (Guest *)xmalloc(m->most_guests * sizeof(Guest));
+    struct pollfd *polled = (struct pollfd *)xmalloc((m->most_guests + 1 + (size_t)control->size) *
+                                                     sizeof(*polled));
+    double until = seconds_now() + deadline;
+    while (m->joined < control->size && !m->failed && seconds_now() < until) meeting_step(m, polled, until);
+    if (m->joined < control->size && !m->failed) {
+        char names[128];
+        int missing = control->size - m->joined;
+        list_missing(control, missing, names, sizeof(names));
+        meeting_fail(m, "%d of %d processes %s missing after %.3g s: %s", missing, control->size,
+                     missing == 1 ? "is" : "are", deadline, names);
+    } else if (m->failed) {
+        until = seconds_now() + FAREWELL;
+        while (seconds_now() < until) meeting_step(m, polled, until);
+    }
+    for (int rank = 1; rank < control->size && !m->failed; rank++)
+        send_message(control->sockets[rank], m->run, START, 0, control->size, control->hosts[0]);
+    while (m->num_guests > 0) drop_guest(m, 0, 0);
+    free(m->guests);
+    free(polled);
+    return m->failed ? -1 : 0;
+}
+
+// ---- the others -------------------------------------------------------------------------------------------
+
+// A place where process 0 may listen.
+typedef struct {
+    Address address;
+    int descriptor; // -1: not connected
+    int asked;      // the connection stands, and HELLO is sent
+    double until;   // of a connection: when it is given up; without: when the next is tried
+    int attempts;
+    Message message;
+} Place;
+
+// Seconds for a connection, then for an answer (process 0 may be busy; other places do not wait for it); and for
+// process 0's last word beyond its own deadline.
+enum { CONNECTING = 2, ANSWERING = 10, LAST_WORD = 5, MAX_PLACES = 8 * CONTROL_PORTS };
+
+typedef struct {
+    const Launch *launch;
+    uint64_t run;
+    char hosts[512]; // where to look: names or addresses, commas between them
+    int port, num_ports;
+    Place places[MAX_PLACES];
+    int num_places;
+    double resolve_at;
+    char trouble[96]; // the last one
+} Search;
+
+static void look_up(Search *s) {
+    char hosts[sizeof(s->hosts)], *rest = hosts, *host;
+    const char *reason = "it has no address";
+    memcpy(hosts, s->hosts, sizeof(hosts));
+    while ((host = strsep(&rest, ",")) != NULL) {
+        Address addresses[8];
+        int count = resolve(host, addresses, 8, &reason);
+        for (int i = 0; i < count; i++)
+            for (int port = s->port; port < s->port + s->num_ports && s->num_places < MAX_PLACES; port++) {
+                Place *place = &s->places[s->num_places++];
+                memset(place, 0, sizeof(*place));
+                place->address = addresses[i];
+                place->descriptor = -1;
+                set_port(&place->address, port);
+            }
+    }
+    if (s->num_places == 0) snprintf(s->trouble, sizeof(s->trouble), "%s", reason);
+    s->resolve_at = seconds_now() + 1;
+}
+
+// Gives a connection up; the next attempt is later each time, at most a second (a stranger is asked less often).
+static void leave_place(Search *s, Place *place, const char *why) {
+    if (place->descriptor >= 0) close(place->descriptor);
+    place->descriptor = -1;
+    double pause = place->asked ? 2 : place->attempts < 4 ? 0.1 * (1 << place->attempts) : 1;
+    place->asked = 0;
+    place->attempts++;
+    place->until = seconds_now() + pause;
+    snprintf(s->trouble, sizeof(s->trouble), "%s", why);
+}
+
+static void connect_place(Search *s, Place *place) {
+    place->message.count = 0;
+    place->descriptor = socket(place->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (place->descriptor < 0) {
+        leave_place(s, place, strerror(errno));
+        return;
+    }
+    prepare_socket(place->descriptor);
+    place->until = seconds_now() + CONNECTING;
+    if (connect(place->descriptor, &place->address.any, address_size(&place->address)) != 0 &&
+        errno != EINPROGRESS)
+        leave_place(s, place, strerror(errno));
+}
+
+// 1 when process 0 has answered.
+static int advance_place(Search *s, Place *place, const char *host) {
+    const char *silent = "something that is not of this run listens there";
+    if (!place->asked) {
+        int reason = 0;
+        socklen_t length = sizeof(reason);
+        getsockopt(place->descriptor, SOL_SOCKET, SO_ERROR, &reason, &length);
+        if (reason == 0 &&
+            send_message(place->descriptor, s->run, HELLO, s->launch->rank, s->launch->size, host) != 0)
+            reason = errno;
+        place->asked = reason == 0;
+        place->until = seconds_now() + ANSWERING;
+        if (reason != 0) leave_place(s, place, strerror(reason));
+        return 0;
+    }
+    Arrival arrival = receive(place->descriptor, s->run, &place->message);
+    if (arrival == COMPLETE && message_kind(&place->message) == HERE) return 1;
+    if (arrival != INCOMPLETE) leave_place(s, place, silent);
+    return 0;
+}
+
+// The first place that has answered, or NULL.
+static Place *search_step(Search *s, const char *host, double until) {
+    struct pollfd polled[MAX_PLACES];
+    double now = seconds_now(), next = until;
+    if (s->num_places == 0 && now >= s->resolve_at) look_up(s);
+    if (s->num_places == 0 && s->resolve_at < next) next = s->resolve_at;
+    for (int i = 0; i < s->num_places; i++) {
+        Place *place = &s->places[i];
+        if (place->until <= now && place->descriptor >= 0)
+            leave_place(s, place, place->asked ? "what listens there does not answer" : "no connection");
+        else if (place->until <= now)
+            connect_place(s, place);
+        polled[i] = (struct pollfd){place->descriptor, place->asked ? POLLIN : POLLOUT, 0};
+        if (place->until < next) next = place->until;
+    }
+    if (poll(polled, (nfds_t)s->num_places, milliseconds_until(next)) <= 0) return NULL;
+    for (int i = 0; i < s->num_places; i++)
+        if (polled[i].revents != 0 && advance_place(s, &s->places[i], host)) return &s->places[i];
+    return NULL;
+}
+
+// A connection with process 0, or -1 and a sentence. host0: its name.
+static int search(Search *s, double deadline, char *host0, Error *error) {
+    char host[HOST_SIZE];
+    this_host(host);
+    Place *found = NULL;
+    double until = seconds_now() + deadline;
+    while (found == NULL && seconds_now() < until) found = search_step(s, host, until);
+    int descriptor = found != NULL ? found->descriptor : -1;
+    for (int i = 0; i < s->num_places; i++)
+        if (s->places[i].descriptor >= 0 && &s->places[i] != found) close(s->places[i].descriptor);
+    if (found != NULL) {
+        snprintf(host0, HOST_SIZE, "%.63s", message_text(&found->message));
+        send_message(descriptor, s->run, JOIN, s->launch->rank, s->launch->size, host);
+        return descriptor;
+    }
+    char ports[64];
+    snprintf(ports, sizeof(ports), s->num_ports == 1 ? "port %d" : "ports %d to %d", s->port,
+             s->port + s->num_ports - 1);
+    return fail(error, "process %d has not found process 0 within %.3g s at %s, %s: %s", s->launch->rank,
+                deadline, s->hosts, ports, s->trouble);
+}
+
+// Waits for process 0's START. Its deadline began at the latest when this process reached it.
+static int await_start(int descriptor, uint64_t run, double deadline, const char *host0, Error *error) {
+    Message message;
+    message.count = 0;
+    double until = seconds_now() + deadline + LAST_WORD;
+    Arrival arrival = INCOMPLETE;
+    while (arrival == INCOMPLETE && seconds_now() < until) {
+        struct pollfd polled = {descriptor, POLLIN, 0};
+        if (poll(&polled, 1, milliseconds_until(until)) > 0) arrival = receive(descriptor, run, &message);
+    }
+    if (arrival == COMPLETE && message_kind(&message) == START) return 0;
+    if (arrival == COMPLETE && message_kind(&message) == FAILED)
+        return fail(error, "%s", message_text(&message));
+    if (arrival == INCOMPLETE) return fail(error, "process 0 (host %s) does not answer any more", host0);
+    return fail(error, "process 0 (host %s) has ended while processes were still missing", host0);
+}
+
+// ---- all --------------------------------------------------------------------------------------------------
+
+// "29501 7f3a9c0d12345678 10.0.0.3,192.168.1.7,127.0.0.1"
+static int read_address(const ControlAddress *address, Search *s, Error *error) {
+    char text[sizeof(address->text) + 1];
+    memcpy(text, address->text, sizeof(address->text));
+    text[sizeof(address->text)] = '\0';
+    if (sscanf(text, "%d %" SCNx64 " %511s", &s->port, &s->run, s->hosts) != 3)
+        return fail(error, "'%.100s' is not the address of a process 0", text);
+    s->num_ports = 1;
+    return 0;
+}
+
+static Control *control_new(const Launch *launch, double deadline) {
+    Control *control = (Control *)xcalloc(1, sizeof(Control));
+    size_t connections = launch->rank == 0 ? (size_t)launch->size : 1;
+    control->rank = launch->rank;
+    control->size = launch->size;
+    control->deadline = deadline;
+    control->sockets = (int *)xmalloc(connections * sizeof(int));
+    control->hosts = (char(*)[HOST_SIZE])xcalloc(connections, HOST_SIZE);
+    for (size_t i = 0; i < connections; i++) control->sockets[i] = -1;
+    return control;
+}
+
+// Process 0, on a socket that listens.
+static int open_at_0(Control *control, int listening, uint64_t run, Error *error) {
+    fcntl(listening, F_SETFL,
+          fcntl(listening, F_GETFL) | O_NONBLOCK); // what was to be accepted may be gone again
+    Meeting meeting;
+    memset(&meeting, 0, sizeof(meeting));
+    meeting.run = run;
+    meeting.control = control;
+    meeting.listening = listening;
+    meeting.joined = 1;
+    meeting.error = error;
+    this_host(control->hosts[0]);
+    return meet(&meeting, control->deadline);
+}
+
+Control *control_open(const Launch *launch, int listening, const ControlAddress *address, double deadline,
+                      Error *error) {
+    Search *s = (Search *)xcalloc(1, sizeof(Search));
+    Control *control = control_new(launch, deadline);
+    int result = 0;
+    s->launch = launch;
+    s->run = launch->run;
+    s->port = launch->port;
+    s->num_ports = launch->launcher == LAUNCHED_BY_US ? 1 : CONTROL_PORTS;
+    snprintf(s->hosts, sizeof(s->hosts), "%s", launch->master);
+    if (address != NULL)
+        result = read_address(address, s, error);
+    else if (launch->master[0] == '\0')
+        result = fail(error,
+                      "which host is process 0 on? Set MASTER_ADDR, for example: mpirun -x MASTER_ADDR=host");
+    if (result == 0 && launch->rank == 0) {
+        if (listening < 0) listening = listen_for(launch, error);
+        result = listening < 0 ? -1 : open_at_0(control, listening, s->run, error);
+    } else if (result == 0) {
+        control->sockets[0] = search(s, deadline, control->hosts[0], error);
+        result = control->sockets[0] < 0
+                     ? -1
+                     : await_start(control->sockets[0], s->run, deadline, control->hosts[0], error);
+    }
+    if (listening >= 0) close(listening);
+    free(s);
+    if (result == 0) return control;
+    control_close(control);
+    return NULL;
+}
+
+// Sends or receives exactly `size` bytes. 0, or -1: the connection has ended, or `until` has come (*late).
+static int transfer(int descriptor, unsigned char *bytes, size_t size, int sending, double until, int *late) {
+    *late = 0;
+    for (size_t done = 0; done < size;) {
+        ssize_t count = sending ? send(descriptor, bytes + done, size - done, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                : recv(descriptor, bytes + done, size - done, MSG_DONTWAIT);
+        if (count > 0) {
+            done += (size_t)count;
+            continue;
+        }
+        if (count == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) return -1;
+        *late = seconds_now() >= until;
+        if (*late) return -1;
+        struct pollfd polled = {descriptor, sending ? POLLOUT : POLLIN, 0};
+        poll(&polled, 1, milliseconds_until(until));
+    }
+    return 0;
+}
+
+int control_tell(Control *control, void *data, size_t bytes, Error *error) {
+    unsigned char head[sizeof(MAGIC) + 8], expected[sizeof(head)];
+    memcpy(head, MAGIC, sizeof(MAGIC));
+    put_number(head + sizeof(MAGIC), bytes, 8);
+    memcpy(expected, head, sizeof(head));
+    double until = seconds_now() + control->deadline;
+    int sending = control->rank == 0, late;
+    for (int peer = sending ? 1 : 0; peer < (sending ? control->size : 1); peer++) {
+        int descriptor = control->sockets[peer];
+        int result = transfer(descriptor, head, sizeof(head), sending, until, &late);
+        if (result == 0 && memcmp(head, expected, sizeof(head)) != 0)
+            return fail(error, "process 0 (host %s) tells something else than the %zu bytes expected",
+                        control->hosts[0], bytes);
+        if (result == 0) result = transfer(descriptor, (unsigned char *)data, bytes, sending, until, &late);
+        if (result != 0 && late)
+            return fail(error, "process %d (host %s) has not answered for %.3g s", peer, control->hosts[peer],
+                        control->deadline);
+        if (result != 0)
+            return fail(error, "the connection with process %d (host %s) has ended", peer,
+                        control->hosts[peer]);
+    }
+    return 0;
+}
+
+const int *control_sockets(const Control *control) {
+    return control->sockets;
+}
+
+const char *control_host(const Control *control, int rank) {
+    return control->rank == 0 || rank == 0 ? control->hosts[rank] : "?";
+}
+
+int control_rank(const Control *control) {
+    return control->rank;
+}
+
+int control_size(const Control *control) {
+    return control->size;
+}
+
+void control_close(Control *control) {
+    if (control == NULL) return;
+    for (int i = 0; i < (control->rank == 0 ? control->size : 1); i++)
+        if (control->sockets[i] >= 0) close(control->sockets[i]);
+    free(control->sockets);
+    free(control->hosts);
+    free(control);
+}

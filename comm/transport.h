@@ -1,0 +1,35 @@
+// A transport as comm.cu uses it: what comm.h promises, for two processes and more. Not included by anybody else.
+#ifndef COMM_TRANSPORT_H
+#define COMM_TRANSPORT_H
+
+#include "comm/comm.h"
+#include "comm/control.h"
+
+// Functions are called by one thread, but for progress and abort, which the watchdog's thread calls too. Operations
+// do not fail: what goes wrong on the way shows in `progress`, and the watchdog ends the process.
+typedef struct {
+    const char *name;
+    int needs_mpirun; // processes must be started by what starts MPI's
+    // Opens the control channel, then what carries the numbers. NULL and an error, or the transport's state. What the
+    // transport itself knows of rank and size (MPI) must agree with `launch`.
+    void *(*open)(const Launch *launch, int deterministic, double deadline, Control **control, Error *error);
+    void (*close)(void *state);
+    void (*all_reduce)(void *state, void *data, size_t count, CommType type, Stream after);
+    void (*reduce_scatter)(void *state, const CommPiece *pieces, size_t num_pieces, Stream after);
+    void (*all_gather)(void *state, const CommPiece *pieces, size_t num_pieces, size_t element, Stream after);
+    void (*broadcast)(void *state, void *data, size_t bytes, int root, Stream after);
+    void (*wait)(void *state, Ticket ticket, Stream stream); // the ticket-th operation since open
+    void (*exchange)(void *state, const void *mine, size_t bytes, void *all);
+    // Operations done so far. `failure` (of `size` bytes) gets a sentence, or stays empty.
+    Ticket (*progress)(void *state, char *failure, size_t size);
+    void (*abort)(void *state);
+} CommTransport;
+
+#ifdef HAVE_MPI
+extern const CommTransport COMM_MPI;
+#endif
+#ifdef HAVE_NCCL
+extern const CommTransport COMM_NCCL;
+#endif
+
+#endif

@@ -1,0 +1,514 @@
+#define _GNU_SOURCE
+#include "comm/watchdog.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+// ---- messages ---------------------------------------------------------------------------------------------
+
+// HEARTBEAT: how far the sender is. GOODBYE: it leaves as it should. TROUBLE: what its transport noticed (text).
+// VERDICT: from process 0, a sentence; who hears it ends.
+typedef enum { HEARTBEAT = 1, GOODBYE, TROUBLE, VERDICT } Kind;
+
+// How far a process is.
+typedef struct {
+    int64_t step;          // 0: it does something that has no deadline
+    uint64_t begun;        // calls of watchdog_step
+    uint64_t queued, done; // operations
+    double deadline;       // of its step, seconds
+} State;
+
+// Bytes of a message: magic, kind, the state (the deadline in microseconds), text; numbers with the low byte first.
+enum {
+    AT_KIND = 4,
+    AT_STEP = 8,
+    AT_BEGUN = 16,
+    AT_QUEUED = 24,
+    AT_DONE = 32,
+    AT_DEADLINE = 40,
+    AT_TEXT = 48
+};
+enum { MESSAGE_SIZE = 560, TEXT_SIZE = MESSAGE_SIZE - AT_TEXT };
+static const unsigned char MAGIC[AT_KIND] = {'G', 'P', 'T', 0xb1};
+
+static void put_number(unsigned char *bytes, uint64_t number, int count) {
+    for (int i = 0; i < count; i++) bytes[i] = (unsigned char)(number >> (8 * i));
+}
+
+static uint64_t get_number(const unsigned char *bytes, int count) {
+    uint64_t number = 0;
+    for (int i = 0; i < count; i++) number |= (uint64_t)bytes[i] << (8 * i);
+    return number;
+}
+
+static void write_message(unsigned char *bytes, Kind kind, const State *state, const char *text) {
+    memset(bytes, 0, MESSAGE_SIZE);
+    memcpy(bytes, MAGIC, sizeof(MAGIC));
+    put_number(bytes + AT_KIND, kind, 4);
+    put_number(bytes + AT_STEP, (uint64_t)state->step, 8);
+    put_number(bytes + AT_BEGUN, state->begun, 8);
+    put_number(bytes + AT_QUEUED, state->queued, 8);
+    put_number(bytes + AT_DONE, state->done, 8);
+    put_number(bytes + AT_DEADLINE, (uint64_t)(1e6 * state->deadline), 8);
+    snprintf((char *)bytes + AT_TEXT, TEXT_SIZE, "%s", text);
+}
+
+static void read_state(const unsigned char *bytes, State *state) {
+    state->step = (int64_t)get_number(bytes + AT_STEP, 8);
+    state->begun = get_number(bytes + AT_BEGUN, 8);
+    state->queued = get_number(bytes + AT_QUEUED, 8);
+    state->done = get_number(bytes + AT_DONE, 8);
+    state->deadline = 1e-6 * (double)get_number(bytes + AT_DEADLINE, 8);
+}
+
+// ---- state ------------------------------------------------------------------------------------------------
+
+// Of the others process 0 is all there is to see.
+typedef struct {
+    int rank, socket;
+    int heard; // has sent something
+    int left;  // has said goodbye
+    double last_heard;
+    State state;
+    double step_began; // by the clock of steps
+    char current[TEXT_SIZE];
+    unsigned char in[MESSAGE_SIZE];
+    size_t in_count;
+    unsigned char out[4 * MESSAGE_SIZE];
+    size_t out_count;
+} Peer;
+
+enum { LONGEST_OF = 20, TRANSPORT_GRACE = 1, ABORT_SECONDS = 3, GOODBYE_SECONDS = 1 };
+
+struct Watchdog {
+    Control *control;
+    Watched watched;
+    int rank, size;
+    double floor, silence, interval;
+    char host[64];
+    pthread_t thread;
+    int wake; // an eventfd that watchdog_stop writes to
+
+    // What the process tells the thread.
+    pthread_mutex_t mutex;
+    int64_t step;
+    uint64_t begun, steps; // calls of watchdog_step; of them those that began a step
+    double durations[LONGEST_OF];
+    uint64_t learned;
+    int stop;
+
+    // The thread's own.
+    Peer self, *peers; // (num_peers)
+    int num_peers;
+    double now, last_real; // `now` stands still while the thread does not run
+    double step_clock;     // and this one while somebody is outside of steps
+    double last_beat, trouble_at;
+    char trouble[TEXT_SIZE]; // empty: none
+};
+
+static double real_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// What the transport says now, and how far this process is.
+static void look_at_self(Watchdog *w, char *failure, size_t size) {
+    CommProgress progress;
+    memset(&progress, 0, sizeof(progress));
+    w->watched.progress(w->watched.comm, &progress);
+    pthread_mutex_lock(&w->mutex);
+    State *state = &w->self.state;
+    state->step = w->step;
+    state->begun = w->begun;
+    state->queued = progress.queued;
+    state->done = progress.done;
+    double longest = 0;
+    for (int i = 0; i < LONGEST_OF; i++)
+        if (w->durations[i] > longest) longest = w->durations[i];
+    int first = w->steps < 2 && w->learned == 0;
+    state->deadline = first ? 10 * w->floor : 10 * longest > w->floor ? 10 * longest : w->floor;
+    pthread_mutex_unlock(&w->mutex);
+    snprintf(w->self.current, sizeof(w->self.current), "%s", progress.current);
+    snprintf(failure, size, "%s", progress.failure);
+}
+
+// ---- the end ----------------------------------------------------------------------------------------------
+
+typedef struct {
+    Watchdog *watchdog;
+    const char *sentence;
+    int done;
+} Ending;
+
+// In a thread of its own, as each of these may hang.
+static void *print_and_abort(void *argument) {
+    Ending *ending = (Ending *)argument;
+    Watchdog *w = ending->watchdog;
+    fprintf(stderr, "error: %s; this is process %d (host %s), in %s\n", ending->sentence, w->rank, w->host,
+            w->self.current[0] != '\0' ? w->self.current : "no operation");
+    w->watched.abort(w->watched.comm);
+    fflush(stdout);
+    __atomic_store_n(&ending->done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void end_process(Watchdog *w, const char *sentence) __attribute__((noreturn));
+static void end_process(Watchdog *w, const char *sentence) {
+    Ending ending = {w, sentence, 0};
+    pthread_t thread;
+    double until = real_seconds() + ABORT_SECONDS;
+    if (pthread_create(&thread, NULL, print_and_abort, &ending) == 0) {
+        pthread_detach(thread);
+        while (!__atomic_load_n(&ending.done, __ATOMIC_ACQUIRE) && real_seconds() < until) usleep(5000);
+    }
+    _exit(EXIT_LOST_PEER);
+}
+
+// ---- connections ------------------------------------------------------------------------------------------
+
+// What cannot be sent now stays; an end of the connection shows when it is read.
+static void flush_peer(Peer *peer) {
+    while (peer->out_count > 0) {
+        ssize_t sent = send(peer->socket, peer->out, peer->out_count, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent < 0 && errno == EINTR) continue;
+        if (sent <= 0) return;
+        peer->out_count -= (size_t)sent;
+        memmove(peer->out, peer->out + sent, peer->out_count);
+    }
+}
+
+static void send_to(Watchdog *w, Peer *peer, Kind kind, const char *text) {
+    if (peer->socket < 0 || peer->left) return;
+    // A heartbeat that waits says as much as another behind it.
+    size_t room = kind == HEARTBEAT ? MESSAGE_SIZE : sizeof(peer->out);
+    if (peer->out_count + MESSAGE_SIZE <= room) {
+        write_message(peer->out + peer->out_count, kind, &w->self.state, text);
+        peer->out_count += MESSAGE_SIZE;
+    }
+    flush_peer(peer);
+}
+
+static void send_to_all(Watchdog *w, Kind kind, const char *text) {
+    for (int i = 0; i < w->num_peers; i++) send_to(w, &w->peers[i], kind, text);
+}
+
+// Tells the others, where this is process 0, and ends.
+static void judge(Watchdog *w, const char *sentence) __attribute__((noreturn));
+static void judge(Watchdog *w, const char *sentence) {
+    if (w->rank == 0) send_to_all(w, VERDICT, sentence);
+    end_process(w, sentence);
+}
+
+static const char *host_of(const Watchdog *w, const Peer *peer) {
+    return peer->rank == w->rank ? w->host : control_host(w->control, peer->rank);
+}
+
+static const char *name_step(const Peer *peer, char *text, size_t size) {
+    snprintf(text, size, "in step %lld", (long long)peer->state.step);
+    return peer->state.step > 0 ? text : peer->state.begun > 0 ? "between steps" : "before its first step";
+}
+
+static void judge_lost(Watchdog *w, const Peer *peer, const char *why) __attribute__((noreturn));
+static void judge_lost(Watchdog *w, const Peer *peer, const char *why) {
+    char sentence[TEXT_SIZE], where[48];
+    snprintf(sentence, sizeof(sentence), "process %d (host %.63s) is lost %s: %.95s", peer->rank,
+             host_of(w, peer), name_step(peer, where, sizeof(where)), why);
+    judge(w, sentence);
+}
+
+static void note_trouble(Watchdog *w, const Peer *peer, const char *what) {
+    if (w->trouble[0] != '\0') return;
+    char where[48];
+    snprintf(w->trouble, sizeof(w->trouble), "process %d (host %.63s) cannot go on %s: %.160s", peer->rank,
+             host_of(w, peer), name_step(peer, where, sizeof(where)), what);
+    w->trouble_at = w->now;
+}
+
+static void hear(Watchdog *w, Peer *peer) {
+    const unsigned char *bytes = peer->in;
+    char text[TEXT_SIZE];
+    snprintf(text, sizeof(text), "%.*s", TEXT_SIZE - 1, (const char *)bytes + AT_TEXT);
+    if (memcmp(bytes, MAGIC, sizeof(MAGIC)) != 0) judge_lost(w, peer, "it sends what is no heartbeat");
+    uint64_t begun = peer->state.begun;
+    read_state(bytes, &peer->state);
+    if (begun != peer->state.begun) peer->step_began = w->step_clock;
+    peer->heard = 1;
+    peer->last_heard = w->now;
+    switch ((Kind)get_number(bytes + AT_KIND, 4)) {
+    case HEARTBEAT:
+        memcpy(peer->current, text, sizeof(text));
+        break;
+    case TROUBLE:
+        note_trouble(w, peer, text);
+        break;
+    case VERDICT:
+        end_process(w, text);
+    case GOODBYE:
+        peer->left = 1;
+        shutdown(peer->socket, SHUT_WR); // which tells it that the goodbye has come
+        break;
+    }
+}
+
+// Takes in all that has come. 1 when the connection has ended.
+static int receive_from(Watchdog *w, Peer *peer) {
+    for (;;) {
+        ssize_t got = recv(peer->socket, peer->in + peer->in_count, MESSAGE_SIZE - peer->in_count,
+                           MSG_DONTWAIT);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+        if (got <= 0) return 1;
+        peer->in_count += (size_t)got;
+        if (peer->in_count < MESSAGE_SIZE) continue;
+        peer->in_count = 0;
+        hear(w, peer);
+    }
+}
+
+// Waits for something to come, at most until the next heartbeat is due, and takes it in. Of those that have left only
+// the end of the connection is to come.
+static void listen_to_all(Watchdog *w, struct pollfd *polled) {
+    for (int i = 0; i < w->num_peers; i++) polled[i] = (struct pollfd){w->peers[i].socket, POLLIN, 0};
+    polled[w->num_peers] = (struct pollfd){w->wake, POLLIN, 0};
+    double left = w->last_beat + w->interval - w->now;
+    poll(polled, (nfds_t)w->num_peers + 1, left > 0 ? (int)(1000 * left) + 1 : 0);
+    double real = real_seconds(), passed = real - w->last_real;
+    // Longer than that this process was not there to listen, and nobody was silent.
+    w->now += passed < 2 * w->interval ? passed : 2 * w->interval;
+    w->last_real = real;
+    for (int i = 0; i < w->num_peers; i++) {
+        Peer *peer = &w->peers[i];
+        if (polled[i].revents == 0 || !receive_from(w, peer)) continue;
+        if (!peer->left) judge_lost(w, peer, "its connection has ended");
+        peer->socket = -1; // poll passes over it; the control channel closes it
+    }
+}
+
+// ---- process 0's judgement of steps -----------------------------------------------------------------------
+
+// Process 0 and the others, as one list.
+static Peer *member(Watchdog *w, int rank) {
+    return rank == 0 ? &w->self : &w->peers[rank - 1];
+}
+
+// < 0: a is behind b.
+static int compare_progress(const State *a, const State *b) {
+    if (a->step != b->step) return a->step < b->step ? -1 : 1;
+    if (a->done != b->done) return a->done < b->done ? -1 : 1;
+    if (a->queued != b->queued) return a->queued < b->queued ? -1 : 1;
+    return 0;
+}
+
+// " 1 (host b) and 3 (host c) are": those of the least progress, at most 4 by name.
+static void list_behind(Watchdog *w, const State *least, int count, char *text, size_t size) {
+    enum { NAMED = 4 };
+    int named = 0, most = count <= NAMED ? count : NAMED - 1;
+    snprintf(text, size, "%s", count == 1 ? "" : "es");
+    for (int rank = 0; rank < w->size && named < most; rank++) {
+        const Peer *peer = member(w, rank);
+        if (peer->left || compare_progress(&peer->state, least) != 0) continue;
+        size_t length = strlen(text);
+        const char *between = named == 0 ? " " : named == count - 1 ? " and " : ", ";
+        snprintf(text + length, size - length, "%s%d (host %s)", between, rank, host_of(w, peer));
+        named++;
+    }
+    size_t length = strlen(text);
+    if (most < count) snprintf(text + length, size - length, " and %d others", count - most);
+    length = strlen(text);
+    snprintf(text + length, size - length, count == 1 ? " is" : " are");
+}
+
+static void judge_step(Watchdog *w, double seconds) __attribute__((noreturn));
+static void judge_step(Watchdog *w, double seconds) {
+    const Peer *least = &w->self;
+    char sentence[TEXT_SIZE], names[TEXT_SIZE / 2];
+    int behind = 0, all = 0;
+    for (int rank = 1; rank < w->size; rank++)
+        if (!member(w, rank)->left && compare_progress(&member(w, rank)->state, &least->state) < 0)
+            least = member(w, rank);
+    for (int rank = 0; rank < w->size; rank++) {
+        all += !member(w, rank)->left;
+        behind += !member(w, rank)->left && compare_progress(&member(w, rank)->state, &least->state) == 0;
+    }
+    const char *operation = least->current[0] != '\0' ? least->current : "no operation";
+    if (behind == all) {
+        snprintf(sentence, sizeof(sentence), "step %lld has taken %.1f s: all processes are in %.95s",
+                 (long long)least->state.step, seconds, operation);
+    } else {
+        list_behind(w, &least->state, behind, names, sizeof(names));
+        snprintf(sentence, sizeof(sentence), "step %lld has taken %.1f s: process%s behind, in %.95s",
+                 (long long)least->state.step, seconds, names, operation);
+    }
+    judge(w, sentence);
+}
+
+static void check_steps(Watchdog *w, double passed) {
+    double deadline = 0, longest = 0;
+    for (int rank = 0; rank < w->size; rank++) {
+        const Peer *peer = member(w, rank);
+        if (peer->left) continue;
+        if (peer->state.step == 0) return; // the others wait for this one
+        if (peer->state.deadline > deadline) deadline = peer->state.deadline;
+    }
+    w->step_clock += passed;
+    for (int rank = 0; rank < w->size; rank++) {
+        const Peer *peer = member(w, rank);
+        if (!peer->left && w->step_clock - peer->step_began > longest)
+            longest = w->step_clock - peer->step_began;
+    }
+    // One that may be frozen is no reason yet; its silence will be.
+    for (int i = 0; i < w->num_peers; i++)
+        if (!w->peers[i].left && w->now - w->peers[i].last_heard > 2 * w->interval) return;
+    if (longest > deadline) judge_step(w, longest);
+}
+
+static void check_silence(Watchdog *w) {
+    for (int i = 0; i < w->num_peers; i++) {
+        const Peer *peer = &w->peers[i];
+        double silent = w->now - peer->last_heard;
+        if (peer->left || silent <= (peer->heard ? w->silence : 10 * w->floor)) continue;
+        char why[64];
+        snprintf(why, sizeof(why), "no heartbeat for %.1f s", silent);
+        judge_lost(w, peer, why);
+    }
+}
+
+// ---- the thread -------------------------------------------------------------------------------------------
+
+// Others than process 0 tell it, and wait for its verdict a little longer than it takes.
+static void check_transport(Watchdog *w, const char *failure) {
+    if (failure[0] != '\0' && w->trouble[0] == '\0') {
+        note_trouble(w, &w->self, failure);
+        if (w->rank != 0) send_to_all(w, TROUBLE, failure);
+    }
+    double grace = w->rank == 0 ? TRANSPORT_GRACE : 2 * TRANSPORT_GRACE;
+    if (w->trouble[0] != '\0' && w->now - w->trouble_at > grace) judge(w, w->trouble);
+}
+
+static int is_stopped(Watchdog *w) {
+    pthread_mutex_lock(&w->mutex);
+    int stop = w->stop;
+    pthread_mutex_unlock(&w->mutex);
+    return stop;
+}
+
+// Goodbye, and a moment for the others to have heard it: they end their half of the connection then.
+static void leave(Watchdog *w) {
+    double until = real_seconds() + GOODBYE_SECONDS;
+    send_to_all(w, GOODBYE, "");
+    for (int i = 0; i < w->num_peers; i++) {
+        Peer *peer = &w->peers[i];
+        int sent = 0;
+        while (peer->socket >= 0 && !peer->left && real_seconds() < until) {
+            unsigned char unheard[MESSAGE_SIZE];
+            flush_peer(peer);
+            if (peer->out_count == 0 && !sent) sent = shutdown(peer->socket, SHUT_WR) == 0;
+            ssize_t got = recv(peer->socket, unheard, sizeof(unheard), MSG_DONTWAIT);
+            if (got > 0 || (got < 0 && errno == EINTR)) continue;
+            if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) break;
+            struct pollfd polled = {peer->socket, sent ? POLLIN : POLLIN | POLLOUT, 0};
+            poll(&polled, 1, 1000 * GOODBYE_SECONDS / 10);
+        }
+    }
+}
+
+static void *watch(void *argument) {
+    Watchdog *w = (Watchdog *)argument;
+    struct pollfd *polled = (struct pollfd *)xcalloc((size_t)w->num_peers + 1, sizeof(struct pollfd));
+    // Without process 0, which has left, nobody judges.
+    while (!is_stopped(w) && !(w->rank != 0 && w->peers[0].left)) {
+        char failure[160];
+        uint64_t begun = w->self.state.begun;
+        look_at_self(w, failure, sizeof(failure));
+        if (begun != w->self.state.begun) w->self.step_began = w->step_clock;
+        if (w->now - w->last_beat >= 0.9 * w->interval) {
+            send_to_all(w, HEARTBEAT, w->self.current);
+            w->last_beat = w->now;
+        }
+        for (int i = 0; i < w->num_peers; i++) flush_peer(&w->peers[i]);
+        double before = w->now;
+        listen_to_all(w, polled);
+        check_silence(w);
+        check_transport(w, failure);
+        if (w->rank == 0) check_steps(w, w->now - before);
+    }
+    leave(w);
+    free(polled);
+    return NULL;
+}
+
+// ---- what the process calls -------------------------------------------------------------------------------
+
+static void prepare_peers(Watchdog *w) {
+    const int *sockets = control_sockets(w->control);
+    w->num_peers = w->rank == 0 ? w->size - 1 : 1;
+    w->peers = (Peer *)xcalloc((size_t)w->num_peers, sizeof(Peer));
+    for (int i = 0; i < w->num_peers; i++) {
+        w->peers[i].rank = w->rank == 0 ? i + 1 : 0;
+        w->peers[i].socket = sockets[w->peers[i].rank];
+    }
+}
+
+Watchdog *watchdog_start(Control *control, const Watched *watched, double floor) {
+    if (control == NULL || floor <= 0 || control_size(control) < 2) return NULL;
+    Watchdog *w = (Watchdog *)xcalloc(1, sizeof(Watchdog));
+    w->control = control;
+    w->watched = *watched;
+    w->rank = w->self.rank = control_rank(control);
+    w->size = control_size(control);
+    w->floor = floor;
+    w->silence = floor > 30 ? 30 : floor < 2 ? 2 : floor;
+    w->interval = w->silence / 4 < 0.5 ? w->silence / 4 : 0.5;
+    w->self.socket = -1;
+    w->last_beat = -w->interval;
+    w->last_real = real_seconds();
+    if (gethostname(w->host, sizeof(w->host) - 1) != 0) strcpy(w->host, "?");
+    prepare_peers(w);
+    pthread_mutex_init(&w->mutex, NULL);
+    w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    sigset_t all, before;
+    sigfillset(&all); // signals are the process's own business
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (w->wake < 0 || pthread_create(&w->thread, NULL, watch, w) != 0)
+        die("cannot start the watchdog's thread");
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return w;
+}
+
+void watchdog_step(Watchdog *w, int64_t step) {
+    if (w == NULL) return;
+    pthread_mutex_lock(&w->mutex);
+    w->step = step;
+    w->begun++;
+    w->steps += step > 0;
+    pthread_mutex_unlock(&w->mutex);
+}
+
+void watchdog_learn(Watchdog *w, double seconds) {
+    if (w == NULL) return;
+    pthread_mutex_lock(&w->mutex);
+    w->durations[w->learned++ % LONGEST_OF] = seconds;
+    pthread_mutex_unlock(&w->mutex);
+}
+
+void watchdog_stop(Watchdog *w) {
+    if (w == NULL) return;
+    pthread_mutex_lock(&w->mutex);
+    w->stop = 1;
+    pthread_mutex_unlock(&w->mutex);
+    eventfd_write(w->wake, 1);
+    pthread_join(w->thread, NULL);
+    close(w->wake);
+    pthread_mutex_destroy(&w->mutex);
+    free(w->peers);
+    free(w);
+}

@@ -1,0 +1,80 @@
+#!/bin/bash
+# Two hosts on one machine: network namespaces with a cable between them, each with one process under one mpirun, whose
+# launch agent enters the other namespace as ssh would enter the other host. Training over the cable gives the curve that it
+# gives without; when the cable is cut in the middle, the host that is left ends by itself, with a status that says so, and
+# says why.
+#     BUILD=build/cpu test/test_two_hosts.sh
+# Needs root, ip (iproute2), unshare (util-linux) and Open MPI; where namespaces are not allowed it says so and passes.
+. "$(dirname "$0")/test.sh"
+gpt=$build/train_gpt
+
+skip() {
+    echo "left out: $*"
+    pass
+    finish
+    exit
+}
+[ "$(id -u)" = 0 ] || skip "namespaces need root"
+for tool in ip unshare; do command -v $tool >/dev/null || skip "$tool is not installed"; done
+mpirun --version 2>/dev/null | grep -q "Open MPI" || skip "Open MPI is not installed"
+a=gpt-a-$$ b=gpt-b-$$
+ip netns add $a 2>/dev/null || skip "network namespaces are not allowed here"
+trap 'ip netns pids $b | xargs -r kill -9 2>/dev/null; ip netns del $a; ip netns del $b; rm -rf "$work"' EXIT
+unshare --uts true 2>/dev/null || skip "namespaces for host names are not allowed here"
+ip netns add $b && ip link add name eth_a netns $a type veth peer name eth_b netns $b || skip "veth is not available"
+ip -n $a addr add 10.77.31.1/24 dev eth_a && ip -n $b addr add 10.77.31.2/24 dev eth_b
+for host in $a:eth_a $b:eth_b; do
+    ip -n "${host%:*}" link set lo up
+    ip -n "${host%:*}" link set "${host#*:}" up
+done
+
+# The command's own host name, folder for temporary files, and network.
+cat >on_host <<'END'
+#!/bin/sh
+namespace=$1
+shift
+mkdir -p "$PWD/tmp_$namespace"
+TMPDIR=$PWD/tmp_$namespace exec ip netns exec "$namespace" unshare --uts sh -c 'hostname "$0"; exec "$@"' "$namespace" "$@"
+END
+# In place of ssh: `agent ADDRESS WORD...`.
+cat >agent <<END
+#!/bin/sh
+shift
+cd "$work" && exec ./on_host $b sh -c "\$*"
+END
+chmod +x on_host agent
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+"$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
+"$build/data/tokenize" train --input stories/train.txt --vocab 400 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
+"$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
+train=("$gpt" --train "$work/data_*.bin" --tokenizer "$work/tokenizer.json" --num-layers 2 --channels 48 --num-heads 2 --batch 4
+    --sequence-length 32 --save-every 0 --sample-tokens 2)
+two_hosts() { # two_hosts SECONDS OPTION...
+    ./on_host $a timeout -k 1 "$1" mpirun --host 10.77.31.1:1,10.77.31.2:1 --mca plm_rsh_agent "$work/agent" --bind-to none -n 2 \
+        --mca oob_tcp_if_include 10.77.31.0/24 --mca btl_tcp_if_include 10.77.31.0/24 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY \
+        "${train[@]}" "${@:2}" </dev/null
+}
+
+"${train[@]}" --run alone --batch 8 --steps 10 >out.txt 2>&1 </dev/null || fail "alone: $(tail -n 1 out.txt)"
+two_hosts 100 --run both --steps 10 --shard gradients >out.txt 2>&1 || fail "two hosts: $(tail -n 3 out.txt)"
+near both alone && pass || fail "over two hosts: losses" $(losses both) "and on one:" $(losses alone)
+
+# Open MPI's mpirun waits for the other host for ever: it has half a minute.
+two_hosts 30 --run cut --steps 1000000 --deadline 4 >out.txt 2>&1 &
+launcher=$!
+for i in $(seq 300); do
+    [ "$(cat cut/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
+    sleep 0.1
+done
+[ "$(cat cut/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && pass || fail "training over two hosts does not begin: $(tail -n 3 out.txt)"
+pid=$(ip netns pids $a | while read -r p; do [ "$(readlink /proc/"$p"/exe)" = "$(readlink -f "$gpt")" ] && echo "$p"; done | head -n 1)
+ip -n $b link set eth_b down
+started=$SECONDS
+while kill -0 "$pid" 2>/dev/null && [ $((SECONDS - started)) -lt 60 ]; do sleep 0.2; done
+[ $((SECONDS - started)) -le 20 ] && pass || fail "the host that is left goes on for $((SECONDS - started)) s"
+wait $launcher
+[ $? -ne 0 ] && pass || fail "the launcher says that all is well"
+grep -qE "^error: process 1 \(host $b\) is lost in step [0-9]+: no heartbeat for [0-9.]+ s; this is process 0 \(host $a\)" out.txt &&
+    pass || fail "nothing says which host is lost: $(tr '\r' '\n' <out.txt | grep -v '^.\[Kstep' | tail -n 5)"
+finish
