@@ -14,8 +14,8 @@
 cd "$(dirname "$0")/.." || exit 1
 SANITIZER="memcheck racecheck synccheck initcheck"
 TRAINING="training_124M training_350M"
-PARTS="versions build tests conformance $SANITIZER kernels $TRAINING attention curve"
-EMULATED_PARTS="versions build tests conformance training_tiny curve"
+PARTS="versions build tests conformance processes $SANITIZER kernels $TRAINING attention curve"
+EMULATED_PARTS="versions build tests conformance processes training_tiny curve"
 DEVICE=cuda
 PYTHON=${PYTHON:-python3}
 report=${OUT:+$OUT/report.txt}
@@ -100,6 +100,49 @@ part_conformance() {
         emulated[$1 " " $2] != $3 { different++; print $1, $2, "is", $3, "on the GPU and", emulated[$1 " " $2], "emulated" }
         END { print compared + 0, "values compared,", different + 0, "differ,", missing + 0, "are not in the emulator'\''s table"; exit different > 0 || compared == 0 }' \
         "$logs/table_emulated.txt" "$logs/table_$DEVICE.txt"
+}
+
+# pair WORD...: the command as two processes that share the GPU. NCCL refuses that on one host, so each says it is another;
+# without a GPU over the stand-in for NCCL, which mpirun starts.
+pair() {
+    local rank pids= pid status=0
+    if [ "$DEVICE" != cuda ]; then
+        OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 150 mpirun --oversubscribe -n 2 "$@"
+        return
+    fi
+    for rank in 0 1; do
+        RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 \
+            NCCL_HOSTID=host$rank NCCL_SOCKET_IFNAME=lo timeout 150 "$@" &
+        pids="$pids $!"
+    done
+    for pid in $pids; do wait "$pid" || status=$?; done
+    return $status
+}
+losses() { sed -n 's/.*"loss": \([0-9.]*\), .*/\1/p' "$1/metrics.jsonl"; }
+same_losses() { # same_losses RUN RUN
+    paste <(losses "$1") <(losses "$2") | awk -v name="$(basename "$2")" '
+        { d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > most) most = d; if (NF != 2) bad = 1 }
+        END { print name ": losses of", NR, "steps differ by", most + 0, "at most"; exit bad || NR == 0 || most > 1e-5 }'
+}
+# NCCL with one process, then with two on one GPU: its operations, then training, which must be that of one process.
+part_processes() {
+    local build shard shape
+    shape=(--train "$data/train_*.bin" --num-layers 3 --num-heads 2 --channels 64 --vocab-size 3400 --global-batch 8 --sequence-length 64
+        --warmup 2 --save-every 0 --dropout 0.1 --steps $([ "$DEVICE" = cuda ] && echo 20 || echo 3))
+    build=$(build_of fp32)$([ "$DEVICE" = cuda ] || echo -nccl)
+    try 2 make_it PRECISION=fp32 NCCL=$([ "$DEVICE" = cuda ] && echo 1 || echo standin) programs "$build/test/comm/test_nccl" $made || return
+    if [ "$DEVICE" = cuda ]; then try 3 "$build/test/comm/test_nccl"; fi
+    try 3 pair "$build/test/comm/test_nccl"
+    rm -rf "$logs"/pair_*
+    try 3 "$build/train_gpt" --run "$logs/pair_alone" --batch 8 "${shape[@]}"
+    for shard in none optimizer gradients; do
+        try 3 pair "$build/train_gpt" --run "$logs/pair_$shard" --batch 2 --shard $shard --profile "${shape[@]}"
+        try 3 pair "$build/train_gpt" --run "$logs/pair_in_order" --batch 2 --shard $shard --deterministic-reduce "${shape[@]}"
+        try 1 same_losses "$logs/pair_alone" "$logs/pair_$shard"
+        try 1 same_losses "$logs/pair_alone" "$logs/pair_in_order"
+        rm -rf "$logs/pair_in_order"
+    done
+    rm -rf "$logs"/pair_*
 }
 
 watch_with() { # watch_with TOOL, of compute-sanitizer

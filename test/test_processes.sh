@@ -14,10 +14,12 @@ if ! command -v mpirun >/dev/null; then
 fi
 gpt=$device_build/train_gpt
 quick=${DEVICE_BUILD:+yes}
+case $build in *-address* | *-thread*) quick=yes ;; esac
 case $device_build in *bf16*) bound=0.00390625 ;; *) bound=1e-5 ;; esac
 # What --processes sets for mpirun, for when mpirun is called here; and no variable of a launcher around this test.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
     OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # MPI leaves memory behind; ours is looked at in tests of one process
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
 
 "$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"

