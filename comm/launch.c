@@ -1,3 +1,4 @@
+// See launch.h.
 #define _GNU_SOURCE
 #include "comm/launch.h"
 #include "comm/watchdog.h"

@@ -1,3 +1,4 @@
+// See watchdog.h.
 #define _GNU_SOURCE
 #include "comm/watchdog.h"
 

@@ -1,16 +1,16 @@
 // Speed on this machine, against a peak measured in the same run.
 //
-//     bench matmul       the products of L=6 C=384 and of gpt2-124M: GFLOP/s, % of peak, fp32 and bf16 inputs
-//     in turn bench attention    naive and flash at T = 256 .. 4096: ms, GFLOP/s, memory bench step whole
-//     training steps of three models, and where their time goes bench serve L NH C T B V fp32|bf16 ATTENTION
+//     bench matmul       the products of L=6 C=384 and of gpt2-124M: GFLOP/s, % of peak, fp32 and bf16 inputs in turn
+//     bench attention    naive and flash at T = 256 .. 4096: ms, GFLOP/s, memory
+//     bench step         whole training steps of three models, and where their time goes
+//     bench serve L NH C T B V fp32|bf16 ATTENTION
 //                        trains on random tokens, one step for every line on standard input, answering with
 //                        its milliseconds: for dev/bench_torch.py, which takes turns with it
 //
 // Figures are medians; rounds of the things compared alternate. Products also show their best round: what the code
 // can do when nothing else has the machine.
-#define main train_gpt_main
-#include "../train_gpt.cu"
-#undef main
+#include "data/progress.h"
+#include "gpt.cuh"
 
 enum { MOST_ROUNDS = 200 };
 

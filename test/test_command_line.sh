@@ -61,6 +61,9 @@ echo "$(validation by2) $(validation by4) $(validation by4pieces)" |
     awk '{ exit NF != 3 || ($1 - $2) ^ 2 > 1e-10 || ($1 - $3) ^ 2 > 1e-10 }' &&
     pass || fail "validation by batches of 2 and 4, in pieces: $(validation by2) $(validation by4) $(validation by4pieces)"
 refuse "less than one token's logits" "$train" $small "${data[@]}" --logits-memory 100
+expect 0 "^ +64 +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9]+ +[0-9]+ +0\.9[0-9]+$" "$train" --plan --model gpt2-124M --vocab-size 50257 \
+    --sequence-length 1024 --batch 64 --shard optimizer
+expect 0 "^ +2 +.*! " "$train" --plan --plan-gpu rtx4090 --plan-link 10 --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 8
 expect 0 "^in all +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
 refuse "no cuBLAS" "$train" $small "${data[@]}" --matmul cublas
 refuse "weights in bf16" "$train" $small "${data[@]}" --stochastic-rounding
