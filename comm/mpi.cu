@@ -39,7 +39,8 @@ typedef struct {
 typedef struct {
     int rank, size;
     char *received, *staged, *sum; // (size, SEGMENT), (size, SEGMENT), (SEGMENT) elements of 8 bytes at most
-    MPI_Request *requests;         // (2 size)
+    MPI_Status *statuses;  // (2 size), not looked at: gcc takes MPICH's MPI_STATUSES_IGNORE for a mistake
+    MPI_Request *requests; // (2 size)
     pthread_t thread;
     pthread_mutex_t mutex; // guards all below
     pthread_cond_t changed;
@@ -89,12 +90,13 @@ static void host_store(void *data, const void *host, size_t bytes) {
     stream_wait(0);
 }
 
-static void wait_for(MPI_Request *requests, int count) {
+// Until all requests are done.
+static void wait_for(MpiState *s, int count) {
     struct timespec pause = {0, SLEEP};
     int done = 0;
     for (int looks = 0; !done; looks++) {
         if (looks >= SPINS) nanosleep(&pause, NULL);
-        MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
+        MPI_Testall(count, s->requests, &done, s->statuses);
         if (!done && looks < SPINS) sched_yield();
     }
 }
@@ -130,7 +132,7 @@ static void do_reduce_scatter(MpiState *s, const Operation *o) {
             MPI_Isend(host_view(s, r, other.data, other.bytes), (int)other.bytes, MPI_BYTE, r, 0,
                       MPI_COMM_WORLD, &s->requests[requests++]);
         }
-        wait_for(s->requests, requests);
+        wait_for(s, requests);
         if (mine.bytes == 0) continue;
         void *sum = DEVICE_IS_GPU ? s->sum : mine.own;
         sum_received(s, sum, host_view(s, s->rank, mine.data, mine.bytes), mine.bytes, o->element);
@@ -158,7 +160,7 @@ static void do_all_gather(MpiState *s, const Operation *o) {
         for (int r = 0; r < s->size && mine.bytes > 0; r++)
             if (r != s->rank)
                 MPI_Isend(view, (int)mine.bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
-        wait_for(s->requests, requests);
+        wait_for(s, requests);
         if (mine.own != mine.data) host_store(mine.data, view, mine.bytes);
         for (int r = 0; r < s->size && DEVICE_IS_GPU; r++)
             if (r != s->rank && others[r].bytes > 0)
@@ -176,7 +178,7 @@ static void all_reduce_small(MpiState *s, const Operation *o) {
     for (int r = 0; r < s->size; r++)
         if (r != s->rank)
             MPI_Isend(mine, (int)bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
-    wait_for(s->requests, requests);
+    wait_for(s, requests);
     sum_received(s, s->sum, mine, bytes, o->element);
     host_store(o->data, s->sum, bytes);
 }
@@ -202,11 +204,9 @@ static void do_all_reduce(MpiState *s, const Operation *o) {
 }
 
 static void do_exchange(MpiState *s, const Operation *o) {
-    MPI_Request request;
-    (void)s;
     MPI_Iallgather(o->data, (int)o->count, MPI_BYTE, o->all, (int)o->count, MPI_BYTE, MPI_COMM_WORLD,
-                   &request);
-    wait_for(&request, 1);
+                   &s->requests[0]);
+    wait_for(s, 1);
 }
 
 static void run_operation(MpiState *s, const Operation *o) {
@@ -357,6 +357,7 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
     s->received = (char *)xmalloc((size_t)s->size * SEGMENT * sizeof(double));
     s->staged = (char *)xmalloc(DEVICE_IS_GPU ? (size_t)s->size * SEGMENT * sizeof(double) : 1);
     s->sum = (char *)xmalloc(SEGMENT * sizeof(double));
+    s->statuses = (MPI_Status *)xmalloc(2 * (size_t)s->size * sizeof(MPI_Status));
     s->requests = (MPI_Request *)xmalloc(2 * (size_t)s->size * sizeof(MPI_Request));
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
@@ -372,7 +373,7 @@ static void mpi_close(void *state) {
     queue(s, &o, 0);
     pthread_join(s->thread, NULL);
     MPI_Finalize();
-    free(s->received), free(s->staged), free(s->sum), free(s->requests);
+    free(s->received), free(s->staged), free(s->sum), free(s->statuses), free(s->requests);
     pthread_mutex_destroy(&s->mutex);
     pthread_cond_destroy(&s->changed);
     free(s);
