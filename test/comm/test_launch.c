@@ -437,6 +437,7 @@ static void test_mpirun_command(void) {
 }
 
 int main(void) {
+    signal(SIGINT, SIG_DFL), signal(SIGQUIT, SIG_DFL); // a shell that starts this in the background ignores them
     alarm(100); // nothing here may hang
     setvbuf(stdout, NULL, _IOLBF, 0);
     test_alone();
