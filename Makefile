@@ -220,6 +220,12 @@ PARTS_test/comm/test_watchdog       := comm/watchdog.o comm/control.o data/files
 PARTS_test/comm/test_nccl           := comm/nccl.o $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o) comm/control.o \
                                        comm/launch.o data/files.o
 PARTS_test/test_train_gpt           := $(TRAINER)
+# Of real processes, under mpirun: MPI's operations alone; the trainer over operations that are as late as they may be.
+ifeq ($(USES_MPI)-$(USES_STANDIN),$(MPI)-)
+MPI_PROGRAMS := test/comm/test_mpi test/comm/train_gpt_late
+PARTS_test/comm/test_mpi       := $(COMM) data/files.o
+PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
+endif
 # Shell scripts; they find the programs in the folder BUILD.
 TESTS_SHELL     := test/test_command_line.sh test/data/test_tokenize.sh test/data/test_download.sh \
                    $(if $(USES_MPI),test/test_processes.sh $(if $(variant),,test/test_two_hosts.sh))
@@ -237,16 +243,18 @@ all: programs
 
 programs: $(addprefix $(BUILD)/,$(PROGRAMS))
 	@$(if $(variant)$(filter-out cpu cuda,$(DEVICE))$(NO_LINKS),,for p in $(PROGRAMS); do ln -sf $(CURDIR)/$(BUILD)/$$p $$p; done)
-tests: $(addprefix $(BUILD)/,$(TESTS))
+tests: $(addprefix $(BUILD)/,$(TESTS) $(MPI_PROGRAMS))
 fuzzers: CFLAGS += -fsanitize=fuzzer-no-link
 fuzzers: LDFLAGS += -fsanitize=fuzzer
 fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 	@:
 
 .SECONDEXPANSION:
-$(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
+$(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(filter %_mpi,$(MPI_PROGRAMS)) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*))
 	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+$(addprefix $(BUILD)/,$(filter %_late,$(MPI_PROGRAMS))): $$(addprefix $(BUILD)/,$(PARTS_test/comm/train_gpt_late))
+	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -o $@
 # Our attention for PyTorch's process (dev/bench_attention.py).
 LIBRARY := $(addprefix $(BUILD)/,dev/attention_library.o $(filter attention/%,$(KERNELS)))
 $(LIBRARY): CFLAGS += -fPIC
@@ -265,8 +273,8 @@ $(BUILD)/%.o: %.cu Makefile $(COMPILED_BY) | $(AFTER_DEPS)
 	$(COMPILE_CU) -c $< -o $@
 # What depends on MPI is compiled again when it comes or goes.
 $(shell mkdir -p $(BUILD); echo '$(MPI_FLAGS)' | cmp -s - $(BUILD)/mpi_flags || echo '$(MPI_FLAGS)' >$(BUILD)/mpi_flags)
-$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) test/comm/test_nccl.o): CFLAGS += $(MPI_FLAGS) $(if $(USES_STANDIN),-Itest/comm/nccl_standin)
-$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) test/comm/test_nccl.o): $(BUILD)/mpi_flags
+$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) $(addprefix test/comm/,test_nccl.o test_mpi.o late.o)): CFLAGS += $(MPI_FLAGS) $(if $(USES_STANDIN),-Itest/comm/nccl_standin)
+$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) $(addprefix test/comm/,test_nccl.o test_mpi.o late.o)): $(BUILD)/mpi_flags
 # These include the trainer whole and do not use all of it.
 $(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o: CFLAGS += -Wno-unused-function
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -600,16 +600,18 @@ static void gpt_round(GPT *m, int stochastic) {
 }
 
 // Master weights or moments (num_floats) as the host can read and write them: the memory itself or a copy, of what
-// is divided one that processes put together (all of them call this). Without `read` its content is not needed.
+// is divided one that processes put together for process 0 (all of them call this; the others get NULL). Without `read`
+// everybody gets memory to write.
 static float *state_borrow(GPT *m, float *memory, int read) {
     comm_wait(m->comm, m->buckets[m->L].gathered, m->stream);
     if (!is_divided(m, memory)) return (float *)host_borrow(memory, m->num_floats * sizeof(float));
-    float *host = (float *)xcalloc(m->num_floats, sizeof(float));
+    float *host = m->rank == 0 || !read ? (float *)xcalloc(m->num_floats, sizeof(float)) : NULL;
     for (size_t b = 0; b <= m->L && read; b++) { // by way of the gradients' memory
         Bucket *bucket = &m->buckets[b];
         const CommPiece *pieces = pieces_of(m, b, bucket->gradients, memory, sizeof(float), 1);
         comm_wait(m->comm, comm_all_gather(m->comm, pieces, bucket->num_pieces, sizeof(float), m->stream),
                   m->stream);
+        if (host == NULL) continue;
         copy_to_host(host + bucket->offset, bucket->gradients, bucket->size * sizeof(float), m->stream);
         stream_wait(m->stream);
     }

@@ -157,8 +157,8 @@ static void on_signal(int number) {
 static void handle_signals(void) {
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    signal(SIGHUP, on_signal); // a connection that is lost
-    signal(SIGPIPE, SIG_IGN);  // a reader of the output that went away
+    if (signal(SIGHUP, SIG_IGN) != SIG_IGN) signal(SIGHUP, on_signal); // a connection that is lost; nohup ignores it
+    signal(SIGPIPE, SIG_IGN); // a reader of the output that went away
 }
 
 // ---- generating text --------------------------------------------------------------------------------------
@@ -292,7 +292,9 @@ typedef struct {
     Launch launch;
     Comm *comm;
     Watchdog *watchdog;
+    double peak;      // GFLOP/s, of this process
     int stopping;     // processes have agreed to end
+    int agreed_error; // that ends training is the same in all processes
     char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
 } Trainer;
 
@@ -642,7 +644,9 @@ static int is_due(const Trainer *t, int64_t every) {
 }
 
 static int refuse_to_go_on(Trainer *t, Error *error) {
+    watchdog_step(t->watchdog, 0);
     if (t->saved_step < 0 && save_checkpoint(t, error) != 0) return -1;
+    t->agreed_error = 1;
     return fail(error,
                 "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
                 ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
@@ -684,20 +688,20 @@ static int train(Trainer *t, Error *error) {
     if (is_main(t)) metrics_end_line(&t->metrics);
     if (t->state.step < o->steps || t->saved_step != t->state.step) {
         if (save_checkpoint(t, error) != 0) return -1;
-        if (is_stopping(t) && is_main(t))
+        if (is_stopping(t) && is_main(t) && t->state.step < o->steps)
             printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
                    t->state.step, o->run);
         return 0;
     }
     show_samples(t);
     if (t->model.profile.timing && t->state.step > started_at && is_main(t))
-        profile_print(&t->model.profile, (int)(t->state.step - started_at), t->metrics.peak);
+        profile_print(&t->model.profile, (int)(t->state.step - started_at), t->peak);
     return 0;
 }
 
 // ---- setting up -------------------------------------------------------------------------------------------
 
-static void print_banner(const Trainer *t, double peak) {
+static void print_banner(const Trainer *t) {
     const GPT *m = &t->model;
     const Settings *o = &t->options;
     const size_t *of = m->arena.of;
@@ -723,7 +727,7 @@ static void print_banner(const Trainer *t, double peak) {
                t->launch.size, comm_transport(m->comm), t->launch.size, o->accumulate, o->batch,
                option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
-           PRECISIONS[precision_of(o)], peak, ATTENTIONS[m->attention]);
+           PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->attention]);
     if (m->dropout_threshold < 256)
         printf("dropout     %.4f (asked for %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
     fflush(stdout);
@@ -1047,7 +1051,7 @@ static void close_queues(Trainer *t) {
 }
 
 // Process 0 keeps the run's folder: options, metrics, checkpoints.
-static int open_run(Trainer *t, double peak, Error *error) {
+static int open_run(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     const GPT *m = &t->model;
     Settings saved = *o;
@@ -1055,9 +1059,9 @@ static int open_run(Trainer *t, double peak, Error *error) {
     saved.processes = 0; // those that there are when it is resumed
     if (!is_main(t)) return 0;
     if (run_open(o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
-    print_banner(t, peak);
-    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T), peak,
-                        error);
+    print_banner(t);
+    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T),
+                        t->peak * t->launch.size, error);
 }
 
 // All that training needs beside the model. `resume_from`: a checkpoint, or NULL.
@@ -1074,17 +1078,25 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
         matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0)
         return -1;
     char *activations = (char *)m->acts.model.tokens; // nothing is in them yet
-    double peak = matmul_peak(&m->matmul, activations, (size_t)(m->arena.base + m->arena.used - activations));
+    t->peak = matmul_peak(&m->matmul, activations, (size_t)(m->arena.base + m->arena.used - activations));
     m->profile.timing = o->profile;
     profile_set_work(&m->profile, m->L, m->acts.B * m->acts.T * (size_t)o->accumulate, m->acts.T, m->C, m->Vp,
                      m->num_floats, sizeof(floatX));
-    return open_run(t, peak, error);
+    return 0;
 }
 
 // Ends with the error's sentence, but not without the steps that were done; of several processes the others may be well
 // and only wait for this one, so what it takes all of them to save is not.
 static void die_saving(Trainer *t, const Error *error) {
     Error second;
+    if (t->agreed_error) { // nobody leaves before all are done; the first says why
+        comm_barrier(t->comm);
+        watchdog_stop(t->watchdog);
+        metrics_end_line(&t->metrics);
+        if (is_main(t)) fprintf(stderr, "error: %s\n", error->text);
+        comm_barrier(t->comm);
+        exit(EXIT_FAILURE);
+    }
     if (t->launch.size > 1) die("process %d: %s", t->launch.rank, error->text);
     finish_steps(t, &second);
     metrics_end_line(&t->metrics);
@@ -1152,8 +1164,10 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
 
 // An error that all processes run into is told by the first.
 static void die_once(const Trainer *t, const Error *error) {
-    if (t->launch.rank > 0) exit(EXIT_FAILURE);
-    die("%s", error->text);
+    if (t->launch.rank == 0) die("%s", error->text);
+    watchdog_stop(t->watchdog);
+    sleep(3); // the first has said the same by then, and its launcher ended this process
+    die("process %d: %s", t->launch.rank, error->text);
 }
 
 // The sequences of a step over micro-steps of `size` processes: --global-batch is kept, also where a run is resumed with
@@ -1217,7 +1231,11 @@ static void agree_or_die(const Trainer *t, int result, const Error *error) {
     while (first < t->launch.size && !all[first]) first++;
     free(all);
     if (first == t->launch.size) return;
-    if (first != t->launch.rank) exit(EXIT_FAILURE);
+    watchdog_stop(t->watchdog);
+    if (first != t->launch.rank) {
+        sleep(2); // a launcher ends all when the first has ended, and that one must have spoken
+        exit(EXIT_FAILURE);
+    }
     if (t->launch.size > 1 && first > 0) die("process %d: %s", first, error->text);
     die("%s", error->text);
 }
@@ -1237,17 +1255,31 @@ static int64_t options_checksum(const Settings *o) {
     return checksum;
 }
 
-// Do all processes train the same thing? Their options and the sizes of their data must agree.
-static int check_agreement(const Trainer *t, Error *error) {
-    int64_t mine[3] = {options_checksum(&t->options), (int64_t)t->train.num_tokens,
-                       (int64_t)t->validation.num_tokens};
-    int64_t *all = (int64_t *)xcalloc(3 * (size_t)t->launch.size, sizeof(int64_t));
-    static const char *const what[] = {"options", "training shards", "validation shards"};
+// Of the list of a checkpoint's files, which has their checksums; 0: there is none.
+static int64_t checkpoint_checksum(const char *folder) {
+    char *path = format_text("%s/manifest", folder ? folder : ""), *text = NULL;
+    size_t size = 0;
+    Error error;
+    int64_t checksum = 0;
+    if (file_exists(path) && file_read(path, 1 << 20, &text, &size, &error) == 0)
+        checksum = crc32c(0, text, size);
+    free(path), free(text);
+    return checksum;
+}
+
+// Do all processes train the same thing? What they begin with must agree.
+static int check_agreement(const Trainer *t, const char *folder, Error *error) {
+    static const char *const what[] = {"options", "training shards", "validation shards",
+                                       "checkpoints to begin with"};
+    enum { NUM = sizeof(what) / sizeof(what[0]) };
+    int64_t mine[NUM] = {options_checksum(&t->options), (int64_t)t->train.num_tokens,
+                         (int64_t)t->validation.num_tokens, checkpoint_checksum(folder)};
+    int64_t *all = (int64_t *)xcalloc(NUM * (size_t)t->launch.size, sizeof(int64_t));
     int result = 0;
     comm_exchange(t->comm, mine, sizeof(mine), all);
     for (int r = 1; r < t->launch.size && result == 0; r++)
-        for (int i = 0; i < 3 && result == 0; i++)
-            if (all[3 * r + i] != all[i])
+        for (int i = 0; i < NUM && result == 0; i++)
+            if (all[NUM * r + i] != all[i])
                 result = fail(error, "processes 0 and %d have different %s", r, what[i]);
     free(all);
     return result;
@@ -1261,15 +1293,14 @@ static void set_up(Trainer *t, const char *folder) {
     int result = set_up_model(t, folder, &error);
     if (result == 0 && !samples) result = set_up_training(t, o->resume ? folder : NULL, &error);
     agree_or_die(t, result, &error);
-    agree_or_die(t, check_agreement(t, &error), &error);
+    agree_or_die(t, check_agreement(t, folder, &error), &error);
     agree_on_weights(t);
+    if (!samples) agree_or_die(t, open_run(t, &error), &error); // nothing is written before all agree
 }
 
 static void run_training(Trainer *t) {
     Error error;
-    const Watched watched = {t->comm, comm_progress, comm_abort};
     handle_signals();
-    t->watchdog = watchdog_start(comm_control(t->comm), &watched, t->options.deadline);
     if (train(t, &error) != 0) die_saving(t, &error);
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
@@ -1293,7 +1324,8 @@ static void print_help(void) {
 static void join_processes(Trainer *t, int argc, char **argv) {
     Settings *o = &t->options;
     Error error;
-    if (o->plan || o->sample != NULL) {
+    if (o->plan || o->sample != NULL) { // work for one
+        if (t->launch.rank > 0) exit(EXIT_SUCCESS);
         t->launch.size = t->launch.local_size = 1;
     } else if (comm_start(&t->launch, (int)o->processes, argc, argv, &error) != 0) {
         die_once(t, &error);
@@ -1304,6 +1336,8 @@ static void join_processes(Trainer *t, int argc, char **argv) {
     if (refusal != NULL) die("%s", refusal);
     t->comm = comm_open(&t->launch, o->deterministic_reduce, o->deadline > 0 ? o->deadline : 1e9, &error);
     if (t->comm == NULL) die("%s", error.text);
+    const Watched watched = {t->comm, comm_progress, comm_abort};
+    t->watchdog = watchdog_start(comm_control(t->comm), &watched, o->deadline);
     set_threads(t);
 }
 
@@ -1339,5 +1373,7 @@ int main(int argc, char **argv) {
     }
     free(folder);
     close_down(t);
-    return stop_signal ? 128 + stop_signal : 0;
+    return stop_signal   ? 128 + stop_signal
+           : t->stopping ? 128 + SIGTERM
+                         : 0; // one that another was asked for
 }

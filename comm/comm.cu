@@ -2,6 +2,8 @@
 #include "comm/comm.h"
 
 #include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
 #include "comm/transport.h"
 #include "layers/profile.h"
 
@@ -12,6 +14,7 @@ struct Comm {
     const CommTransport *transport; // NULL: alone
     void *state;
     Control *control;
+    double deadline;       // to join, and to leave
     pthread_mutex_t mutex; // of the two below, which the watchdog reads
     Ticket queued;
     char names[RECENT][sizeof(((CommProgress *)0)->current)];
@@ -61,6 +64,7 @@ Comm *comm_open(const Launch *launch, int deterministic, double deadline, Error 
     if (launch->size == 1) return comm;
     comm->rank = launch->rank;
     comm->size = launch->size;
+    comm->deadline = deadline;
     comm->transport = TRANSPORTS[0];
     comm->state = comm->transport->open(launch, deterministic, deadline, &comm->control, error);
     if (comm->state != NULL) return comm;
@@ -71,7 +75,11 @@ Comm *comm_open(const Launch *launch, int deterministic, double deadline, Error 
 
 void comm_close(Comm *comm) {
     if (comm == NULL) return;
-    if (comm->transport != NULL) comm->transport->close(comm->state);
+    if (comm->transport != NULL) {
+        comm_limit("leaving the other processes", comm->deadline);
+        comm->transport->close(comm->state);
+        comm_limit(NULL, 0);
+    }
     if (comm->control != NULL) control_close(comm->control);
     pthread_mutex_destroy(&comm->mutex);
     free(comm);
@@ -88,6 +96,26 @@ const char *comm_transport(const Comm *comm) {
 }
 Control *comm_control(Comm *comm) {
     return comm->control;
+}
+
+// ---- limits -----------------------------------------------------------------------------------------------
+
+// What has no deadline of its own, joining and leaving, has one by the process's alarm clock.
+static char limit_sentence[256];
+
+static void on_limit(int number) {
+    (void)number;
+    if (write(STDERR_FILENO, limit_sentence, strlen(limit_sentence)) < 0) _exit(EXIT_LOST_PEER);
+    _exit(EXIT_LOST_PEER);
+}
+
+void comm_limit(const char *what, double seconds) {
+    if (what != NULL) {
+        snprintf(limit_sentence, sizeof(limit_sentence),
+                 "error: %s has taken more than %.0f s: another process is lost\n", what, seconds);
+        signal(SIGALRM, on_limit);
+    }
+    alarm(what != NULL && seconds < 1e6 ? (unsigned)ceil(seconds) : 0);
 }
 
 // ---- operations -------------------------------------------------------------------------------------------

@@ -514,6 +514,7 @@ static int advance_place(Search *s, Place *place, const char *host) {
             send_message(place->descriptor, s->run, HELLO, s->launch->rank, s->launch->size, host) != 0)
             reason = errno;
         place->asked = reason == 0;
+        snprintf(s->trouble, sizeof(s->trouble), "it has not answered");
         place->until = seconds_now() + ANSWERING;
         if (reason != 0) leave_place(s, place, strerror(reason));
         return 0;

@@ -318,6 +318,8 @@ static void note_end(Supervisor *s, int rank, int status) {
         code = number ? 128 + number : WEXITSTATUS(status);
     s->children[rank] = 0;
     s->running--;
+    if (code == 0 && s->kill_at == 0)
+        s->kill_at = seconds_now() + 3 * GRACE; // nobody leaves before all are done
     if (code == 0 || (s->killed && number == SIGKILL)) return;
     int first = s->status == 0 || s->status == EXIT_LOST_PEER; // that somebody is lost is not the cause
     int stopped = s->stop_signal != 0 && code == 128 + s->stop_signal;
@@ -325,7 +327,7 @@ static void note_end(Supervisor *s, int rank, int status) {
     if (stopped) return; // it was asked to, and others may still be saving
     if (number)
         fprintf(stderr, "error: process %d was killed by signal %d (%s)\n", rank, number, strsignal(number));
-    else if (first && code != EXIT_LOST_PEER)
+    else if (first && code != EXIT_LOST_PEER && code != EXIT_FAILURE) // which come with a sentence
         fprintf(stderr, "error: process %d ended with status %d\n", rank, code);
     if (s->kill_at == 0) s->kill_at = seconds_now() + GRACE;
 }
@@ -385,7 +387,11 @@ static int listen_here(int *port, Error *error) {
         return -1;
     }
     *port = ntohs(address.sin_port);
-    return descriptor;
+    if (descriptor > STDERR_FILENO) return descriptor;
+    int moved = fcntl(descriptor, F_DUPFD_CLOEXEC,
+                      STDERR_FILENO + 1); // children open /dev/null in the place of stdin
+    close(descriptor);
+    return moved;
 }
 
 // In a process just started.
@@ -470,7 +476,12 @@ int launch_mpirun(int count, int argc, char **argv, Error *error) {
         {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
         {"PRTE_ALLOW_RUN_AS_ROOT", "1"},
         {"PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
+        {"OMPI_MCA_odls_base_sigkill_timeout",
+         "10"}, // from the signal to end to the kill: a checkpoint is saved meanwhile
     };
+    if (getenv("OMPI_COMM_WORLD_SIZE") != NULL || getenv("PMI_SIZE") != NULL)
+        return fail(error, "mpirun has started this process already: give mpirun -n %d, without --processes",
+                    count);
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
         setenv(settings[i][0], settings[i][1], 0);
     char number[16], program[] = "mpirun", option[] = "-n";

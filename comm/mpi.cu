@@ -185,6 +185,7 @@ static void all_reduce_small(MpiState *s, const Operation *o) {
 
 // Every process adds up a range, and the ranges are gathered.
 static void do_all_reduce(MpiState *s, const Operation *o) {
+    if (o->count == 0) return;
     if (o->count <= SMALL) {
         all_reduce_small(s, o);
         return;
@@ -341,6 +342,7 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
     int provided, listening = -1;
     ControlAddress address = {{0}};
     (void)deterministic; // always
+    comm_limit("MPI's meeting of all processes", deadline);
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS ||
         provided < MPI_THREAD_SERIALIZED) {
         fail(error, "MPI cannot be used by more than one thread here");
@@ -349,6 +351,7 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
     if (check_size(launch, error) != 0) return NULL;
     if (launch->rank == 0 && (listening = control_listen(&address, error)) < 0) return NULL;
     MPI_Bcast(&address, (int)sizeof(address), MPI_BYTE, 0, MPI_COMM_WORLD);
+    comm_limit(NULL, 0);
     *control = control_open(launch, listening, &address, deadline, error);
     if (*control == NULL) return NULL;
     MpiState *s = (MpiState *)xcalloc(1, sizeof(MpiState));

@@ -25,6 +25,10 @@ typedef struct {
     void (*abort)(void *state);
 } CommTransport;
 
+// Unless it is called again within `seconds`, with NULL, the process says that `what` took too long, and ends with
+// EXIT_LOST_PEER.
+void comm_limit(const char *what, double seconds);
+
 #ifdef HAVE_MPI
 extern const CommTransport COMM_MPI;
 #endif

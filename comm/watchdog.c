@@ -94,6 +94,8 @@ struct Watchdog {
     Watched watched;
     int rank, size;
     double floor, silence, interval;
+    double stuck;         // seconds for which all have been in an operation
+    uint64_t done_before; // operations, of all
     char host[64];
     pthread_t thread;
     int wake; // an eventfd that watchdog_stop writes to
@@ -135,7 +137,8 @@ static void look_at_self(Watchdog *w, char *failure, size_t size) {
     double longest = 0;
     for (int i = 0; i < LONGEST_OF; i++)
         if (w->durations[i] > longest) longest = w->durations[i];
-    int first = w->steps < 2 && w->learned == 0;
+    int first = w->learned ==
+                0; // a device that is a step behind has not done the first when the second begins
     state->deadline = first ? 10 * w->floor : 10 * longest > w->floor ? 10 * longest : w->floor;
     pthread_mutex_unlock(&w->mutex);
     snprintf(w->self.current, sizeof(w->self.current), "%s", progress.current);
@@ -341,15 +344,32 @@ static void judge_step(Watchdog *w, double seconds) {
         behind += !member(w, rank)->left && compare_progress(&member(w, rank)->state, &least->state) == 0;
     }
     const char *operation = least->current[0] != '\0' ? least->current : "no operation";
+    char what[64] = "what is done between steps";
+    if (least->state.step > 0) snprintf(what, sizeof(what), "step %lld", (long long)least->state.step);
     if (behind == all) {
-        snprintf(sentence, sizeof(sentence), "step %lld has taken %.1f s: all processes are in %.95s",
-                 (long long)least->state.step, seconds, operation);
+        snprintf(sentence, sizeof(sentence), "%s has taken %.1f s: all processes are in %.95s", what, seconds,
+                 operation);
     } else {
         list_behind(w, &least->state, behind, names, sizeof(names));
-        snprintf(sentence, sizeof(sentence), "step %lld has taken %.1f s: process%s behind, in %.95s",
-                 (long long)least->state.step, seconds, names, operation);
+        snprintf(sentence, sizeof(sentence), "%s has taken %.1f s: process%s behind, in %.95s", what, seconds,
+                 names, operation);
     }
     judge(w, sentence);
+}
+
+// Between steps nothing has a deadline while somebody is at work. But when everybody has been in an operation for 3 floors
+// and none came to its end, nobody is.
+static void check_operations(Watchdog *w, double passed) {
+    uint64_t done = 0;
+    int all_wait = 1;
+    for (int rank = 0; rank < w->size; rank++) {
+        const Peer *peer = member(w, rank);
+        done += peer->state.done;
+        if (!peer->left && peer->state.queued == peer->state.done) all_wait = 0;
+    }
+    w->stuck = all_wait && done == w->done_before ? w->stuck + passed : 0;
+    w->done_before = done;
+    if (w->stuck > 3 * w->floor) judge_step(w, w->stuck);
 }
 
 static void check_steps(Watchdog *w, double passed) {
@@ -440,7 +460,9 @@ static void *watch(void *argument) {
         listen_to_all(w, polled);
         check_silence(w);
         check_transport(w, failure);
-        if (w->rank == 0) check_steps(w, w->now - before);
+        if (w->rank != 0) continue;
+        check_steps(w, w->now - before);
+        check_operations(w, w->now - before);
     }
     leave(w);
     free(polled);

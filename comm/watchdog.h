@@ -8,7 +8,8 @@
 //     - a step that takes longer than the step deadline: those that are furthest behind are named, and the operation
 //       they are in. The deadline is the larger of the floor and 10 times the longest of the last 20 steps; the first
 //       step of a process, which also sets things up, has 10 floors. It counts only the time in which no process does
-//       something that has no deadline: the others wait for that one in their steps.
+//       something that has no deadline: the others wait for that one in their steps. But when all have been in an
+//       operation for 3 floors, and none has ended, all are lost.
 //     - the transport reports an error of its own (NCCL's asynchronous errors). It is often that a peer has died, so
 //       the verdict waits a second for a better reason
 // Processes other than 0 judge process 0's connection and heartbeats in the same way. The first heartbeat may take 10

@@ -23,13 +23,13 @@ int fail(Error *error, const char *format, ...) {
 }
 
 void die(const char *format, ...) {
+    Error sentence;
     va_list arguments;
     va_start(arguments, format);
-    fflush(stdout);
-    fprintf(stderr, "error: ");
-    vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\n");
+    vsnprintf(sentence.text, sizeof(sentence.text), format, arguments);
     va_end(arguments);
+    fflush(stdout);
+    fprintf(stderr, "error: %s\n", sentence.text); // at once: other processes may write, too
     exit(1);
 }
 

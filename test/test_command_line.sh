@@ -130,6 +130,16 @@ for signal in INT:130 TERM:143; do
     [ -s "$run"/checkpoints/step_*/manifest ] && pass || fail "no checkpoint after SIG${signal%:*}"
 done
 
+# What nohup ignores stays ignored.
+nohup "$train" --run nohup $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
+pid=$!
+for _ in $(seq 100); do grep -q "^step" log.txt && break; sleep 0.1; done
+kill -HUP $pid
+sleep 0.5
+kill -0 $pid && pass || fail "nohup does not protect a run"
+kill -TERM $pid
+wait $pid
+
 # ---- options that are wrong -----------------------------------------------------------------------------------------------
 
 refuse "did you mean --learning-rate" "$train" --learning-rat 1

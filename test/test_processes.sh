@@ -13,6 +13,7 @@ if ! command -v mpirun >/dev/null; then
     exit 1
 fi
 gpt=$device_build/train_gpt
+late=$device_build/test/comm/train_gpt_late # over operations that are done when they are waited for, not before
 quick=${DEVICE_BUILD:+yes}
 case $build in *-address* | *-thread*) quick=yes ;; esac
 case $device_build in *bf16*) bound=0.00390625 ;; *) bound=1e-5 ;; esac
@@ -26,8 +27,8 @@ unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
 "$build/data/tokenize" train --input stories/train.txt --vocab 400 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
 "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
 data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json)
-# No size is a multiple of 3 or 8 processes' parts; an embedding of more than one chunk is cut.
-shape=(--num-layers 3 --num-heads 2 --channels 48 --sequence-length 24 --global-batch 24 --steps 20 --warmup 2 --learning-rate 1e-2
+# Sizes that 3 processes cannot divide evenly; an embedding of more than one chunk.
+shape=(--num-layers 3 --num-heads 2 --channels 80 --sequence-length 24 --global-batch 24 --steps 20 --warmup 2 --learning-rate 1e-2
     --dropout 0.1 --save-every 0 --validation-batches 2 --sample-tokens 3)
 if [ -n "$quick" ]; then shape+=(--num-layers 2 --channels 32 --steps 4); fi
 
@@ -35,7 +36,7 @@ run() { # run PROGRAM N FOLDER OPTION...: under mpirun, or alone
     local words=("$1" --run "$3" "${data[@]}" "${shape[@]}" "${@:4}")
     rm -rf "$3"
     if [ "$2" -gt 1 ]; then words=(mpirun -n "$2" "${words[@]}"); fi
-    timeout 120 "${words[@]}" >out.txt 2>&1 </dev/null || fail "$(grep -m 1 error out.txt || tail -n 1 out.txt) of: ${words[*]}"
+    timeout -k 5 60 "${words[@]}" >out.txt 2>&1 </dev/null || fail "$(grep -m 1 -E 'error|late:' out.txt || tail -n 1 out.txt) of: ${words[*]}"
 }
 close() { if near "$1" "$2" "$bound"; then pass; else fail "$1: losses" $(losses "$1") "and $2:" $(losses "$2"); fi; }
 newest() { ls -d "$1"/checkpoints/step_*/model.safetensors | tail -n 1; } # weights of the newest checkpoint
@@ -43,7 +44,6 @@ same_bits() {
     same <(curve "$1") <(curve "$2") "${@:3}"
     same "$(newest "$1")" "$(newest "$2")" "${@:3}"
 }
-validation() { grep -o '"validation_loss": [0-9.]*' "$1/metrics.jsonl" | cut -d' ' -f2; }
 
 # ---- one curve --------------------------------------------------------------------------------------------------------
 
@@ -64,15 +64,18 @@ for case in "${cases[@]}"; do
     [ "$(grep -c '"loss"' "many_${n}_$shard/metrics.jsonl")" = "$(grep -c '"loss"' one/metrics.jsonl)" ] && pass ||
         fail "metrics of $n processes have other lines than those of one"
 done
-# A validation of as many sequences has one result, however they are shared out.
-run "$gpt" 1 whole --batch 12 --learning-rate 0 --validation-batches 2 --steps 1 --warmup 0
-run "$gpt" 3 shared --batch 4 --learning-rate 0 --validation-batches 2 --steps 1 --warmup 0
-echo "$(validation whole) $(validation shared)" | awk -v bound=$bound '{ d = ($1 - $2) / $2; exit NF != 2 || d < -bound || d > bound }' &&
-    pass || fail "validation by one process and by three: $(validation whole) and $(validation shared)"
-run "$gpt" 1 whole --validate-documents --batch 12 --learning-rate 0 --validation-batches 1 --steps 1 --warmup 0
-run "$gpt" 2 shared --validate-documents --batch 6 --learning-rate 0 --validation-batches 1 --steps 1 --warmup 0
-echo "$(validation whole) $(validation shared)" | awk -v bound=$bound '{ d = ($1 - $2) / $2; exit NF != 2 || d < -bound || d > bound }' &&
-    pass || fail "validation on documents by one process and by two: $(validation whole) and $(validation shared)"
+# A validation of as many sequences has one result, however they are shared out: all of them twice the batch; documents;
+# and 7 sequences, of which one process of three has 3 and one none.
+head -c $((1024 + 2 * 175)) data_000000.bin | perl -e 'undef $/; $_ = <>; substr($_, 8, 4) = pack("V", 175); print' >few.bin
+validation() { tr '\r' '\n' <out.txt | sed -n 's/^validation after step 1: \([0-9.]*\) nats.*, \([0-9]*\) tokens.*/\1 \2/p'; }
+for how in "" "--validate-documents --validation-batches 1" "--validation few.bin"; do
+    run "$gpt" 1 whole --batch 12 --learning-rate 0 --steps 1 --warmup 0 $how
+    whole=$(validation)
+    run "$gpt" 3 shared --batch 4 --learning-rate 0 --steps 1 --warmup 0 $how
+    echo "$whole $(validation)" |
+        awk -v bound=1e-4 '{ d = ($1 - $3) / $3; exit NF != 4 || d < -bound || d > bound || $2 != $4 }' && pass ||
+        fail "validation $how by one process and by three: $whole and $(validation)"
+done
 
 # ---- the same bits ----------------------------------------------------------------------------------------------------
 
@@ -83,6 +86,19 @@ same_bits first second "three processes, again"
 run "$gpt" 3 unsharded "${few[@]}"
 run "$gpt" 3 sharded "${few[@]}" --shard optimizer
 same_bits unsharded sharded "--shard optimizer changes the bits"
+# Operations that are done at the last moment, and whose memory holds NaN until then.
+for case in "none 4" "optimizer 2" "gradients 2"; do
+    read -r shard batch <<<"$case"
+    run "$gpt" 3 prompt "${few[@]}" --batch "$batch" --shard "$shard" --save-every 2
+    run "$late" 3 late "${few[@]}" --batch "$batch" --shard "$shard" --save-every 2
+    same_bits prompt late "--shard $shard, with operations as late as may be"
+done
+if [ -z "$quick" ]; then
+    for n in 1 2 5; do
+        timeout -k 5 60 mpirun -n $n "$device_build/test/comm/test_mpi" >out.txt 2>&1
+        line=$(grep -E '^[0-9]+ passed, 0 failed$' out.txt) && passed=$((passed + ${line%% *})) || fail "test_mpi with $n processes: $(tail -n 5 out.txt)"
+    done
+fi
 if [ -n "$nccl_build" ]; then # the operations alone, then the other transport: the same sums in the same order, where that is asked for
     for n in 1 2 4; do
         timeout 100 mpirun -n $n "$nccl_build/test/comm/test_nccl" >out.txt 2>&1
@@ -104,7 +120,7 @@ fi
 resume() { # resume N FOLDER OPTION...
     local words=("$gpt" --run "$2" --resume "${@:3}")
     if [ "$1" -gt 1 ]; then words=(mpirun -n "$1" "${words[@]}"); fi
-    timeout 120 "${words[@]}" >out.txt 2>&1 </dev/null || fail "$(grep -m 1 error out.txt || tail -n 1 out.txt) of: ${words[*]}"
+    timeout -k 5 60 "${words[@]}" >out.txt 2>&1 </dev/null || fail "$(grep -m 1 error out.txt || tail -n 1 out.txt) of: ${words[*]}"
 }
 for shard in none optimizer gradients; do
     run "$gpt" 2 straight --batch 6 --shard $shard --steps 4 --save-every 2
@@ -129,7 +145,7 @@ done
 program=("$gpt" --run started "${data[@]}" "${shape[@]}" --steps 1 --warmup 0)
 rm -rf started
 accept "^processes +2 over MPI" --processes 2
-mpi() { timeout 100 mpirun -n "$1" "$gpt" --run "$2" "${data[@]}" "${shape[@]}" --steps 1 --warmup 0 "${@:3}"; }
+mpi() { timeout -k 5 60 mpirun -n "$1" "$gpt" --run "$2" "${data[@]}" "${shape[@]}" --steps 1 --warmup 0 "${@:3}"; }
 program=()
 refuse "WORLD_SIZE" env RANK=1 "$gpt" "${data[@]}" "${shape[@]}"
 refuse "torchrun does not start" env RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 \
@@ -154,15 +170,67 @@ refuse "process 1: .*nowhere.bin" mpi_differs nowhere.bin
 head -c $((1024 + 2 * 5000)) data_000000.bin | perl -e 'undef $/; $_ = <>; substr($_, 8, 4) = pack("V", 5000); print' >shorter.bin
 refuse "processes 0 and 1 have different training shards" mpi_differs shorter.bin
 
+# ---- all together -----------------------------------------------------------------------------------------------------
+
+# Processes must begin with the same: another's older checkpoint, or none, is found out.
+run "$gpt" 2 seen --batch 6 --save-every 2 --steps 4
+cp -r seen older
+rm -r older/checkpoints/step_00000004
+cat >other_run.sh <<'END'
+#!/bin/sh
+case $OMPI_COMM_WORLD_RANK$PMI_RANK in 0) run=$1 ;; *) run=$2 ;; esac
+shift 2
+exec "$@" --run "$run"
+END
+chmod +x other_run.sh
+refuse "processes 0 and 1 have different checkpoints" timeout 60 mpirun -n 2 ./other_run.sh seen older "$gpt" --resume --steps 6
+refuse "process 1: there is no run to resume" timeout 60 mpirun -n 2 ./other_run.sh seen nowhere "$gpt" --resume --steps 6
+
+md5sum seen/options.txt >before.txt
+refuse "processes 0 and 1 have different options" timeout 60 mpirun -n 1 "$gpt" --run seen --resume --learning-rate 0.5 : \
+    -n 1 "$gpt" --run seen --resume
+holds md5sum -c --quiet before.txt # what is refused leaves the run as it was
+refuse "process 1: there is no option" timeout 60 mpirun -n 1 "$gpt" --run seen --resume : -n 1 "$gpt" --run seen --resume --bogus 5
+
+# Weights that are not finite: process 0 has its checkpoint before anybody leaves, and one of them says why.
+mkdir infinite
+cp seen/checkpoints/step_00000004/{model.safetensors,config.json} infinite
+perl -e 'open F, "+<", "infinite/model.safetensors"; binmode F; read F, $n, 8; $n = unpack "Q<", $n; read F, $h, $n;
+    $h =~ /"ln_f.bias":\{[^}]*"data_offsets":\s*\[\s*(\d+)/ or die; seek F, 8 + $n + $1, 0; print F pack "f", 9**9**9'
+refuse "[34] steps in a row" mpi 3 skips --batch 4 --steps 50 --init-from infinite --max-skips 3
+[ -f skips/checkpoints/step_0000000[34]/manifest ] && pass || fail "no checkpoint of what was skipped: $(ls skips/checkpoints)"
+
+# stopped VICTIM SHARD: one of three processes is asked to end; all end after the same step, which is saved, and go on.
+stopped() {
+    rm -rf stopped
+    timeout -k 5 60 mpirun -n 3 "$gpt" --run stopped "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --shard "$2" --deadline 5 >out.txt 2>&1 </dev/null &
+    local launcher=$!
+    for i in $(seq 200); do
+        [ "$(cat stopped/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
+        sleep 0.1
+    done
+    kill -TERM "$(pgrep -P "$(pgrep -P "$launcher")" | sed -n "$1p")" || fail "no process to stop"
+    local started=$SECONDS
+    wait $launcher
+    [ $((SECONDS - started)) -le 15 ] && pass || fail "asked to end, they go on for $((SECONDS - started)) s"
+    local steps
+    steps=$(grep -c '"loss"' stopped/metrics.jsonl)
+    [ -f "stopped/checkpoints/step_$(printf %08d "$steps")/manifest" ] && pass || fail "step $steps is not saved: $(ls stopped/checkpoints)"
+    grep -aq "^error" out.txt && fail "asked to end: $(grep -a -m 1 ^error out.txt)" || pass
+    resume 3 stopped --steps $((steps + 1)) && pass
+}
+stopped 1 none
+stopped 2 gradients
+
 # ---- who is lost ------------------------------------------------------------------------------------------------------
 
 # lost SIGNAL PATTERN: training of three processes, of which one gets the signal in the middle; the rest end within seconds.
 lost() {
-    rm -rf lost
-    timeout -k 5 100 mpirun -n 3 "$gpt" --run lost "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --deadline 3 >out.txt 2>&1 </dev/null &
+    rm -rf lost_$$
+    timeout -k 5 100 mpirun -n 3 "$gpt" --run lost_$$ "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --deadline 3 >out.txt 2>&1 </dev/null &
     local launcher=$! victim status
     for i in $(seq 200); do
-        [ "$(cat lost/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
+        [ "$(cat lost_$$/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
         sleep 0.1
     done
     victim=$(pgrep -P "$(pgrep -P "$launcher")" | sed -n 2p)
@@ -173,9 +241,27 @@ lost() {
     [ $((SECONDS - started)) -le 20 ] && pass || fail "after $1 the others go on for $((SECONDS - started)) s"
     [ $status -ne 0 ] && pass || fail "after $1 the launcher's exit status is 0"
     grep -qE "$2" out.txt && pass || fail "after $1 nothing says '$2': $(grep -v '^step' out.txt | tail -n 5)"
-    pgrep -f -- "--run lost" >/dev/null && fail "after $1 processes are left: $(pgrep -fa -- '--run lost')" || pass
+    pgrep -f -- "--run lost_$$" >/dev/null && fail "after $1 processes are left: $(pgrep -fa -- '--run lost_$$')" || pass
     kill -9 "$victim" 2>/dev/null
 }
+# One that is frozen before it has met the others.
+cat >frozen.sh <<'END'
+#!/bin/sh
+case $OMPI_COMM_WORLD_RANK$PMI_RANK in 1) kill -STOP $$ ;; esac
+exec "$@"
+END
+chmod +x frozen.sh
+expect 3 "^error: MPI's meeting of all processes has taken more than 2 s" timeout -k 5 60 mpirun -n 3 ./frozen.sh "$gpt" --run frozen \
+    "${data[@]}" "${shape[@]}" --batch 4 --deadline 2
+if [ -n "$nccl_build" ]; then # an operation that never ends: setting up, validating
+    for call in 4 12; do
+        started=$SECONDS
+        NCCL_STANDIN_HANG=1:$call timeout -k 5 60 mpirun -n 2 "$nccl_build/train_gpt" --run hangs_$call "${data[@]}" "${shape[@]}" \
+            --batch 12 --steps 1 --warmup 0 --deadline 1 >out.txt 2>&1 </dev/null
+        [ $? = 3 ] && [ $((SECONDS - started)) -le 30 ] && grep -q "^error: " out.txt && pass ||
+            fail "call $call of NCCL hangs for $((SECONDS - started)) s: $(tail -n 5 out.txt)"
+    done
+fi
 lost STOP "^error: process [12] .*(no heartbeat|frozen|not answer)"
 lost KILL "(signal 9|^error: process [12] )"
 
