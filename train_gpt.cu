@@ -157,8 +157,9 @@ static void on_signal(int number) {
 static void handle_signals(void) {
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    if (signal(SIGHUP, SIG_IGN) != SIG_IGN) signal(SIGHUP, on_signal); // a connection that is lost; nohup ignores it
-    signal(SIGPIPE, SIG_IGN); // a reader of the output that went away
+    if (signal(SIGHUP, SIG_IGN) != SIG_IGN)
+        signal(SIGHUP, on_signal); // a connection that is lost; nohup ignores it
+    signal(SIGPIPE, SIG_IGN);      // a reader of the output that went away
 }
 
 // ---- generating text --------------------------------------------------------------------------------------
@@ -423,7 +424,10 @@ static int validate(Trainer *t, Error *error) {
     if (score.batches > 0) score.nats = *nats;
     host_return(nats, &m->totals[TOTAL_LOSS], sizeof(double), 0);
     score = add_scores(t, &score);
-    if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
+    if (score.tokens == 0) {
+        t->agreed_error = 1;
+        return fail(error, "'%s' has no documents to validate on", t->options.validation);
+    }
     ValidationMetrics v = {t->state.step,
                            score.nats / (double)score.tokens,
                            score.bytes > 0 ? score.nats / log(2.0) / score.bytes : -1,
@@ -829,6 +833,24 @@ static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
                 o->sequence_length, floats * 4e-9);
 }
 
+// A model whose weights alone do not fit is refused before anything is made for each part of it.
+static int check_parameters(const Settings *o, const GPTConfig *c, Error *error) {
+    enum { MOST_PLANNED = 200 }; // thousand million
+    const double L = (double)c->num_layers, C = (double)c->channels;
+    const double parameters = 12 * L * C * C + ((double)c->vocab_size + (double)c->max_sequence_length) * C;
+    size_t available, total;
+    if (o->plan && parameters > MOST_PLANNED * 1e9)
+        return fail(error, "%.3g parameters are more than can be planned for: %d thousand million",
+                    parameters, MOST_PLANNED);
+    if (o->plan) return 0;
+    device_memory(&available, &total);
+    if (parameters * sizeof(floatX) <= (double)available) return 0;
+    return fail(
+        error,
+        "%.3g parameters take %.4g GB, there are %.4g GB: not even --batch 1 fits; try a smaller model",
+        parameters, parameters * sizeof(floatX) * 1e-9, (double)available * 1e-9);
+}
+
 // Tokenizer and the model's shape. `folder`: where weights come from, or NULL for fresh ones.
 static int describe_model(Trainer *t, const char *folder, Error *error) {
     Settings *o = &t->options;
@@ -841,7 +863,7 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                     o->sequence_length, config.max_sequence_length);
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
         return fail(error, "on a GPU a model has %d channels at most", LARGEST_LAYERNORM);
-    if (check_size(o, &config, error) != 0) return -1;
+    if (check_size(o, &config, error) != 0 || check_parameters(o, &config, error) != 0) return -1;
     const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
         return fail(error, "--logits-memory %" PRId64 " is less than one token's logits take: %zu",
@@ -1085,24 +1107,28 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     return 0;
 }
 
-// Ends with the error's sentence, but not without the steps that were done; of several processes the others may be well
-// and only wait for this one, so what it takes all of them to save is not.
-static void die_saving(Trainer *t, const Error *error) {
-    Error second;
-    if (t->agreed_error) { // nobody leaves before all are done; the first says why
-        comm_barrier(t->comm);
-        watchdog_stop(t->watchdog);
-        metrics_end_line(&t->metrics);
-        if (is_main(t)) fprintf(stderr, "error: %s\n", error->text);
-        comm_barrier(t->comm);
+// All processes end; `speaker` says why. The others let it speak first: a launcher ends all when one has ended.
+static void leave_with(const Trainer *t, int speaker, const Error *error) {
+    if (speaker != t->launch.rank) {
+        sleep(2);
         exit(EXIT_FAILURE);
     }
-    if (t->launch.size > 1) die("process %d: %s", t->launch.rank, error->text);
-    finish_steps(t, &second);
-    metrics_end_line(&t->metrics);
-    if (t->state.step > 0 && t->state.skipped_in_row == 0 && save_checkpoint(t, &second) == 0)
-        printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
+    if (speaker > 0) die("process %d: %s", speaker, error->text);
     die("%s", error->text);
+}
+
+// Ends with the error's sentence, but not without the steps that were done. Unless the error is that of all processes, the
+// others are well and only wait for this one, so what it takes all of them to save is not.
+static void die_saving(Trainer *t, const Error *error) {
+    Error second;
+    if (t->launch.size > 1 && !t->agreed_error) die("process %d: %s", t->launch.rank, error->text);
+    finish_steps(t, &second);
+    if (is_main(t)) metrics_end_line(&t->metrics);
+    if (t->state.step > 0 && t->state.skipped_in_row == 0 && save_checkpoint(t, &second) == 0 && is_main(t))
+        printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
+    comm_barrier(t->comm); // nobody leaves before all are done
+    watchdog_stop(t->watchdog);
+    leave_with(t, 0, error);
 }
 
 static void close_down(Trainer *t) {
@@ -1232,12 +1258,7 @@ static void agree_or_die(const Trainer *t, int result, const Error *error) {
     free(all);
     if (first == t->launch.size) return;
     watchdog_stop(t->watchdog);
-    if (first != t->launch.rank) {
-        sleep(2); // a launcher ends all when the first has ended, and that one must have spoken
-        exit(EXIT_FAILURE);
-    }
-    if (t->launch.size > 1 && first > 0) die("process %d: %s", first, error->text);
-    die("%s", error->text);
+    leave_with(t, first, error);
 }
 
 // Of all options that must be the same everywhere: paths and threads may differ from host to host.
@@ -1373,7 +1394,6 @@ int main(int argc, char **argv) {
     }
     free(folder);
     close_down(t);
-    return stop_signal   ? 128 + stop_signal
-           : t->stopping ? 128 + SIGTERM
-                         : 0; // one that another was asked for
+    if (stop_signal) return 128 + stop_signal;
+    return t->stopping ? 128 + SIGTERM : 0; // another process was asked to end
 }

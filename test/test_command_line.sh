@@ -133,7 +133,7 @@ done
 # What nohup ignores stays ignored.
 nohup "$train" --run nohup $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
 pid=$!
-for _ in $(seq 100); do grep -q "^step" log.txt && break; sleep 0.1; done
+for _ in $(seq 100); do grep -qs '"step"' nohup/metrics.jsonl && break; sleep 0.1; done
 kill -HUP $pid
 sleep 0.5
 kill -0 $pid && pass || fail "nohup does not protect a run"
