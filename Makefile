@@ -214,16 +214,16 @@ PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/checkpo
 PARTS_test/data/test_options        := $(COMMON)
 PARTS_test/comm/test_partition      := comm/partition.o data/files.o
 PARTS_test/comm/test_plan           := comm/plan.o
-PARTS_test/comm/test_launch         := comm/launch.o comm/control.o data/files.o
-PARTS_test/comm/test_control        := comm/control.o data/files.o
-PARTS_test/comm/test_watchdog       := comm/watchdog.o comm/control.o data/files.o
+PARTS_test/comm/test_launch         := comm/launch.o comm/control.o data/files.o data/progress.o
+PARTS_test/comm/test_control        := comm/control.o data/files.o data/progress.o
+PARTS_test/comm/test_watchdog       := comm/watchdog.o comm/control.o data/files.o data/progress.o
 PARTS_test/comm/test_nccl           := comm/nccl.o $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o) comm/control.o \
-                                       comm/launch.o data/files.o
+                                       comm/launch.o data/files.o data/progress.o
 PARTS_test/test_train_gpt           := $(TRAINER)
 # Of real processes, under mpirun: MPI's operations alone; the trainer over operations that are as late as they may be.
 ifeq ($(USES_MPI)-$(USES_STANDIN),$(MPI)-)
 MPI_PROGRAMS := test/comm/test_mpi test/comm/train_gpt_late
-PARTS_test/comm/test_mpi       := $(COMM) data/files.o
+PARTS_test/comm/test_mpi       := $(COMM) data/files.o data/progress.o
 PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
 endif
 # Shell scripts; they find the programs in the folder BUILD.

@@ -321,13 +321,17 @@ static void *arena_take(Arena *arena, Memory memory, size_t count, size_t size) 
     return pointer;
 }
 
+// Numbers of a memory that processes divide if they divide anything.
+static size_t divided_floats(const GPT *m) {
+    return m->shape.sharding == SHARD_NONE ? m->num_floats : m->most_owned;
+}
+
 static void place_weights(GPT *m, Arena *arena) {
     const Parameter *p = m->parameters;
-    const size_t owned = m->shape.sharding == SHARD_NONE ? m->num_floats : m->most_owned;
     m->weights_memory = (floatX *)arena_take(arena, MEMORY_WEIGHTS, m->num_floats, arena->floatX_size);
     m->master = (float *)m->weights_memory;
     if (arena->floatX_size != sizeof(float))
-        m->master = (float *)arena_take(arena, MEMORY_MASTER, owned, sizeof(float));
+        m->master = (float *)arena_take(arena, MEMORY_MASTER, divided_floats(m), sizeof(float));
     if (arena->base == NULL) return;
 #define POINT(member, ...) m->weights.member = m->weights_memory + (p++)->offset;
     MODEL_PARAMETERS(POINT)
@@ -366,10 +370,9 @@ static void place_gradients(GPT *m, Arena *arena) {
 }
 
 static void place_training_state(GPT *m, Arena *arena) {
-    const size_t owned = m->shape.sharding == SHARD_NONE ? m->num_floats : m->most_owned;
     place_gradients(m, arena);
-    m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, owned, sizeof(float));
-    m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, owned, sizeof(float));
+    m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, divided_floats(m), sizeof(float));
+    m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, divided_floats(m), sizeof(float));
     m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_WORKSPACE, m->num_chunks, sizeof(AdamWChunk));
     m->totals = (double *)arena_take(arena, MEMORY_WORKSPACE, step_totals(m->num_chunks), sizeof(double));
     m->outcome = (StepOutcome *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(StepOutcome));

@@ -32,7 +32,6 @@ static const CommTransport *const TRANSPORTS[] = {
 
 int comm_start(Launch *launch, int processes, int argc, char **argv, Error *error) {
     const CommTransport *transport = TRANSPORTS[0];
-    if (launch_read(launch, error) != 0) return -1;
     if (processes > 1 && launch->size > 1 && processes != launch->size)
         return fail(error, "--processes %d: there are %d, started by a launcher", processes, launch->size);
     if (processes <= 1 && launch->size == 1) return 0;
@@ -104,8 +103,8 @@ Control *comm_control(Comm *comm) {
 static char limit_sentence[256];
 
 static void on_limit(int number) {
-    (void)number;
-    if (write(STDERR_FILENO, limit_sentence, strlen(limit_sentence)) < 0) _exit(EXIT_LOST_PEER);
+    ssize_t written = write(STDERR_FILENO, limit_sentence, strlen(limit_sentence));
+    (void)number, (void)written;
     _exit(EXIT_LOST_PEER);
 }
 
@@ -139,8 +138,7 @@ static size_t count_elements(const CommPiece *pieces, size_t num_pieces) {
 
 Ticket comm_all_reduce(Comm *comm, void *data, size_t count, CommType type, Stream after) {
     if (comm->size == 1) return 0;
-    Ticket ticket = count_operation(comm, "all-reduce",
-                                    count * (type == COMM_FLOAT ? sizeof(float) : sizeof(double)));
+    Ticket ticket = count_operation(comm, "all-reduce", count * element_size(type));
     comm->transport->all_reduce(comm->state, data, count, type, after);
     range_end();
     return ticket;

@@ -35,8 +35,8 @@ typedef struct {
     int owner;
 } CommPiece;
 
-// Who trains: reads the launcher's environment and, where no launcher started this process and `processes` is above 1,
-// starts that many: forks them (NCCL; returns in each), or replaces this process by mpirun (MPI). Called first in main.
+// Where `launch`, as it was read, is one process and `processes` is above 1, starts that many: forks them (NCCL; returns
+// in each), or replaces this process by mpirun (MPI). Before there are threads, and before the GPU is used.
 int comm_start(Launch *launch, int processes, int argc, char **argv, Error *error);
 // Joins the processes that `launch` describes; where that is one, nothing can fail. `deadline`: the seconds until
 // everybody must be there. NULL on error, which names who is missing.

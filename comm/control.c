@@ -7,7 +7,9 @@
 // Only what has joined counts. Whatever else connects, or listens where process 0 could be, is a stranger: what it says
 // does not begin with MAGIC and the number of the run, or it says nothing, and it is left alone.
 #define _GNU_SOURCE
+#include "comm/bytes.h"
 #include "comm/control.h"
+#include "data/progress.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,7 +26,6 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { HOST_SIZE = 64 };
@@ -35,12 +36,6 @@ struct Control {
     int *sockets;             // (size), or (1) of process 0's
     char (*hosts)[HOST_SIZE]; // (size), or (1)
 };
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 // For poll: until `when`, at least once.
 static int milliseconds_until(double when) {
@@ -60,16 +55,6 @@ typedef enum { HELLO = 1, HERE, JOIN, START, FAILED } Kind;
 // Bytes of a message: magic, run, kind, rank, size, text; numbers with the low byte first.
 enum { AT_RUN = 8, AT_KIND = 16, AT_RANK = 20, AT_SIZE = 24, AT_TEXT = 28, MESSAGE_SIZE = 512 };
 static const unsigned char MAGIC[8] = {'G', 'P', 'T', 'r', 'u', 'n', 0xd7, 0x0a};
-
-static void put_number(unsigned char *bytes, uint64_t number, int count) {
-    for (int i = 0; i < count; i++) bytes[i] = (unsigned char)(number >> (8 * i));
-}
-
-static uint64_t get_number(const unsigned char *bytes, int count) {
-    uint64_t number = 0;
-    for (int i = 0; i < count; i++) number |= (uint64_t)bytes[i] << (8 * i);
-    return number;
-}
 
 // One that arrives, perhaps in pieces.
 typedef struct {

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "comm/launch.h"
 #include "comm/watchdog.h"
+#include "data/progress.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -300,12 +301,6 @@ typedef struct {
     double kill_at;  // 0: not yet
     int killed;      // by us
 } Supervisor;
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static void signal_all(const Supervisor *s, int number) {
     for (int rank = 0; rank < s->count; rank++)

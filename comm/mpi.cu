@@ -13,10 +13,10 @@
 #include <mpi.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <time.h>
 #include "comm/sum.cuh"
 #include "comm/transport.h"
+#include "data/threads.h"
 
 enum {
     SEGMENT = 1 << 18, // elements an owner gets of each process at a time
@@ -49,31 +49,6 @@ typedef struct {
 } MpiState;
 
 // ---- one round: a segment for every owner ---------------------------------------------------------------------
-
-// Where an owner's pieces were left off.
-typedef struct {
-    size_t piece, done;
-} Cursor;
-
-typedef struct {
-    char *data, *own;
-    size_t bytes; // 0: nothing is left
-} Segment;
-
-static Segment next_segment(const Operation *o, int owner, Cursor *c) {
-    Segment none = {NULL, NULL, 0};
-    while (c->piece < o->num_pieces &&
-           (o->pieces[c->piece].owner != owner || c->done == o->pieces[c->piece].count)) {
-        c->piece++;
-        c->done = 0;
-    }
-    if (c->piece == o->num_pieces) return none;
-    const CommPiece *piece = &o->pieces[c->piece];
-    size_t first = c->done * o->element, count = least(piece->count - c->done, SEGMENT);
-    Segment segment = {(char *)piece->data + first, (char *)piece->own + first, count * o->element};
-    c->done += count;
-    return segment;
-}
 
 // What MPI may read: the memory itself, or a copy of the device's.
 static const void *host_view(MpiState *s, int slot, const void *data, size_t bytes) {
@@ -118,54 +93,62 @@ static int receive_from_all(MpiState *s, size_t bytes) {
 
 // ---- the operations -----------------------------------------------------------------------------------------------
 
+static CommPiece next_of(const Operation *o, int owner, Cursor *cursors) {
+    return next_segment(o->pieces, o->num_pieces, owner, SEGMENT, o->element, &cursors[owner]);
+}
+
 static void do_reduce_scatter(MpiState *s, const Operation *o) {
     Cursor *cursors = (Cursor *)xcalloc((size_t)s->size, sizeof(Cursor));
     for (int left = 1; left;) {
-        Segment mine = next_segment(o, s->rank, &cursors[s->rank]);
-        left = mine.bytes > 0;
-        int requests = receive_from_all(s, mine.bytes);
+        const CommPiece mine = next_of(o, s->rank, cursors);
+        const size_t bytes = mine.count * o->element;
+        left = bytes > 0;
+        int requests = receive_from_all(s, bytes);
         for (int r = 0; r < s->size; r++) {
             if (r == s->rank) continue;
-            Segment other = next_segment(o, r, &cursors[r]);
-            if (other.bytes == 0) continue;
+            const CommPiece other = next_of(o, r, cursors);
+            const size_t sent = other.count * o->element;
+            if (sent == 0) continue;
             left = 1;
-            MPI_Isend(host_view(s, r, other.data, other.bytes), (int)other.bytes, MPI_BYTE, r, 0,
-                      MPI_COMM_WORLD, &s->requests[requests++]);
+            MPI_Isend(host_view(s, r, other.data, sent), (int)sent, MPI_BYTE, r, 0, MPI_COMM_WORLD,
+                      &s->requests[requests++]);
         }
         wait_for(s, requests);
-        if (mine.bytes == 0) continue;
+        if (bytes == 0) continue;
         void *sum = DEVICE_IS_GPU ? s->sum : mine.own;
-        sum_received(s, sum, host_view(s, s->rank, mine.data, mine.bytes), mine.bytes, o->element);
-        host_store(mine.own, sum, mine.bytes);
+        sum_received(s, sum, host_view(s, s->rank, mine.data, bytes), bytes, o->element);
+        host_store(mine.own, sum, bytes);
     }
     free(cursors);
 }
 
 static void do_all_gather(MpiState *s, const Operation *o) {
     Cursor *cursors = (Cursor *)xcalloc((size_t)s->size, sizeof(Cursor));
-    Segment *others = (Segment *)xcalloc((size_t)s->size, sizeof(Segment));
+    CommPiece *others = (CommPiece *)xcalloc((size_t)s->size, sizeof(CommPiece));
     for (int left = 1; left;) {
         int requests = 0;
         left = 0;
         for (int r = 0; r < s->size; r++) {
-            others[r] = next_segment(o, r, &cursors[r]);
-            if (others[r].bytes == 0) continue;
+            others[r] = next_of(o, r, cursors);
+            if (others[r].count == 0) continue;
             left = 1;
             if (r == s->rank) continue;
             void *to = DEVICE_IS_GPU ? s->received + (size_t)r * SEGMENT * sizeof(double) : others[r].data;
-            MPI_Irecv(to, (int)others[r].bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
+            MPI_Irecv(to, (int)(others[r].count * o->element), MPI_BYTE, r, 0, MPI_COMM_WORLD,
+                      &s->requests[requests++]);
         }
-        Segment mine = others[s->rank];
-        const void *view = mine.bytes > 0 ? host_view(s, s->rank, mine.own, mine.bytes) : NULL;
-        for (int r = 0; r < s->size && mine.bytes > 0; r++)
+        const CommPiece mine = others[s->rank];
+        const size_t bytes = mine.count * o->element;
+        const void *view = bytes > 0 ? host_view(s, s->rank, mine.own, bytes) : NULL;
+        for (int r = 0; r < s->size && bytes > 0; r++)
             if (r != s->rank)
-                MPI_Isend(view, (int)mine.bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
+                MPI_Isend(view, (int)bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
         wait_for(s, requests);
-        if (mine.own != mine.data) host_store(mine.data, view, mine.bytes);
+        if (mine.own != mine.data) host_store(mine.data, view, bytes);
         for (int r = 0; r < s->size && DEVICE_IS_GPU; r++)
-            if (r != s->rank && others[r].bytes > 0)
+            if (r != s->rank && others[r].count > 0)
                 host_store(others[r].data, s->received + (size_t)r * SEGMENT * sizeof(double),
-                           others[r].bytes);
+                           others[r].count * o->element);
     }
     free(cursors), free(others);
 }
@@ -193,12 +176,7 @@ static void do_all_reduce(MpiState *s, const Operation *o) {
     Operation ranges = *o;
     ranges.num_pieces = (size_t)s->size;
     ranges.pieces = (CommPiece *)xcalloc(ranges.num_pieces, sizeof(CommPiece));
-    for (int r = 0; r < s->size; r++) {
-        const size_t n = divide_up(o->count, (size_t)s->size), first = least((size_t)r * n, o->count);
-        char *data = (char *)o->data + first * o->element;
-        CommPiece piece = {data, data, least(n, o->count - first), r};
-        ranges.pieces[r] = piece;
-    }
+    list_ranges(ranges.pieces, s->size, o->data, o->count, o->element);
     do_reduce_scatter(s, &ranges);
     do_all_gather(s, &ranges);
     free(ranges.pieces);
@@ -274,8 +252,7 @@ static void queue(MpiState *s, const Operation *operation, Stream after) {
 // ---- the transport ------------------------------------------------------------------------------------------------
 
 static void mpi_all_reduce(void *state, void *data, size_t count, CommType type, Stream after) {
-    Operation o = {ALL_REDUCE, data, NULL, count, type == COMM_FLOAT ? sizeof(float) : sizeof(double),
-                   NULL,       0};
+    Operation o = {ALL_REDUCE, data, NULL, count, element_size(type), NULL, 0};
     queue((MpiState *)state, &o, after);
 }
 static void mpi_reduce_scatter(void *state, const CommPiece *pieces, size_t num_pieces, Stream after) {
@@ -328,15 +305,6 @@ static int check_size(const Launch *launch, Error *error) {
                 launch->size, size);
 }
 
-static int start_worker(MpiState *s) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); // signals stay with the program's own thread
-    int result = pthread_create(&s->thread, NULL, worker, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return result;
-}
-
 static void *mpi_open(const Launch *launch, int deterministic, double deadline, Control **control,
                       Error *error) {
     int provided, listening = -1;
@@ -364,7 +332,7 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
     s->requests = (MPI_Request *)xmalloc(2 * (size_t)s->size * sizeof(MPI_Request));
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
-    if (start_worker(s) == 0) return s;
+    if (thread_start(&s->thread, worker, s) == 0) return s;
     fail(error, "cannot start the thread that talks to the other processes");
     free(s);
     return NULL;

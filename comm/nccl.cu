@@ -18,17 +18,13 @@
 
 #include "comm/sum.cuh"
 #include "comm/transport.h"
+#include "data/progress.h"
 
 enum {
     RING = 64,
     SEGMENT_BYTES = 1 << 20, // of one process and round: 2^18 floats
     GRACE = 10               // seconds that the watchdog has to end a process whose communicator has failed
 };
-
-// How far an owner's pieces have been added.
-typedef struct {
-    size_t piece, offset;
-} Cursor;
 
 typedef struct {
     ncclComm_t comm;
@@ -49,12 +45,6 @@ typedef struct {
     Cursor *cursors;   // (size)
     CommPiece *ranges; // (size) of an all-reduce
 } Nccl;
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 // ---- calls of NCCL ----------------------------------------------------------------------------------------------------
 
@@ -126,9 +116,6 @@ static void group_end(Nccl *n) {
 
 static ncclDataType_t nccl_type(CommType type) {
     return type == COMM_FLOAT ? ncclFloat32 : ncclFloat64;
-}
-static size_t element_size(CommType type) {
-    return type == COMM_FLOAT ? sizeof(float) : sizeof(double);
 }
 
 // ---- open and close ---------------------------------------------------------------------------------------------------
@@ -265,26 +252,6 @@ static void sum_pieces(Nccl *n, const CommPiece *pieces, size_t num_pieces) {
     group_end(n);
 }
 
-// The next part of what `owner` is in charge of, at most a segment. With its count 0 there is none; its own is set at
-// the owner alone.
-static CommPiece next_segment(Nccl *n, const CommPiece *pieces, size_t num_pieces, int owner,
-                              size_t element) {
-    Cursor *at = &n->cursors[owner];
-    CommPiece segment = {NULL, NULL, 0, owner};
-    while (at->piece < num_pieces &&
-           (pieces[at->piece].owner != owner || at->offset == pieces[at->piece].count)) {
-        at->piece++;
-        at->offset = 0;
-    }
-    if (at->piece == num_pieces) return segment;
-    const CommPiece *piece = &pieces[at->piece];
-    segment.data = (char *)piece->data + at->offset * element;
-    if (owner == n->rank) segment.own = (char *)piece->own + at->offset * element;
-    segment.count = least(piece->count - at->offset, SEGMENT_BYTES / element);
-    at->offset += segment.count;
-    return segment;
-}
-
 // In the order of ranks. A round is a segment of every owner, so that all of them add at the same time.
 static void sum_pieces_in_order(Nccl *n, const CommPiece *pieces, size_t num_pieces, CommType type) {
     const size_t element = element_size(type);
@@ -294,7 +261,8 @@ static void sum_pieces_in_order(Nccl *n, const CommPiece *pieces, size_t num_pie
         size_t left = 0;
         group_begin(n);
         for (int owner = 0; owner < n->size; owner++) {
-            CommPiece segment = next_segment(n, pieces, num_pieces, owner, element);
+            CommPiece segment = next_segment(pieces, num_pieces, owner, SEGMENT_BYTES / element, element,
+                                             &n->cursors[owner]);
             left += segment.count;
             if (owner == n->rank)
                 mine = segment;
@@ -315,12 +283,7 @@ static void sum_pieces_in_order(Nccl *n, const CommPiece *pieces, size_t num_pie
 // As many ranges as processes, nearly equal, each summed by one; then everybody gets all of them.
 static void all_reduce_in_order(Nccl *n, void *data, size_t count, CommType type) {
     const size_t element = element_size(type), size = (size_t)n->size;
-    const size_t length = round_up(divide_up(count, size), 32);
-    for (size_t r = 0; r < size; r++) {
-        size_t first = least(r * length, count);
-        char *range = (char *)data + first * element;
-        n->ranges[r] = {range, range, least(count - first, length), (int)r};
-    }
+    list_ranges(n->ranges, n->size, data, count, element);
     sum_pieces_in_order(n, n->ranges, size, type);
     gather(n, n->ranges, size, element);
 }

@@ -29,6 +29,46 @@ typedef struct {
 // EXIT_LOST_PEER.
 void comm_limit(const char *what, double seconds);
 
+// ---- what transports that add in the order of ranks share ------------------------------------------------------
+
+static inline size_t element_size(CommType type) {
+    return type == COMM_FLOAT ? sizeof(float) : sizeof(double);
+}
+
+// Where an owner's pieces were left off.
+typedef struct {
+    size_t piece, done;
+} Cursor;
+
+// The next part of what `owner` is in charge of, at most `most` elements. With a count of 0 nothing is left. `own` is
+// that of the piece, which counts at the owner alone.
+static inline CommPiece next_segment(const CommPiece *pieces, size_t num_pieces, int owner, size_t most,
+                                     size_t element, Cursor *c) {
+    CommPiece segment = {NULL, NULL, 0, owner};
+    while (c->piece < num_pieces && (pieces[c->piece].owner != owner || c->done == pieces[c->piece].count)) {
+        c->piece++;
+        c->done = 0;
+    }
+    if (c->piece == num_pieces) return segment;
+    const CommPiece *piece = &pieces[c->piece];
+    segment.data = (char *)piece->data + c->done * element;
+    if (piece->own != NULL) segment.own = (char *)piece->own + c->done * element;
+    segment.count = least(piece->count - c->done, most);
+    c->done += segment.count;
+    return segment;
+}
+
+// As many ranges of data (count) as processes, nearly equal, each its owner's: an all-reduce as a reduce-scatter.
+static inline void list_ranges(CommPiece *ranges, int size, void *data, size_t count, size_t element) {
+    const size_t length = round_up(divide_up(count, (size_t)size), 32);
+    for (int r = 0; r < size; r++) {
+        const size_t first = least((size_t)r * length, count);
+        char *range = (char *)data + first * element;
+        CommPiece piece = {range, range, least(count - first, length), r};
+        ranges[r] = piece;
+    }
+}
+
 #ifdef HAVE_MPI
 extern const CommTransport COMM_MPI;
 #endif

@@ -1,6 +1,9 @@
 // See watchdog.h.
 #define _GNU_SOURCE
+#include "comm/bytes.h"
 #include "comm/watchdog.h"
+#include "data/progress.h"
+#include "data/threads.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -39,16 +42,6 @@ enum {
 };
 enum { MESSAGE_SIZE = 560, TEXT_SIZE = MESSAGE_SIZE - AT_TEXT };
 static const unsigned char MAGIC[AT_KIND] = {'G', 'P', 'T', 0xb1};
-
-static void put_number(unsigned char *bytes, uint64_t number, int count) {
-    for (int i = 0; i < count; i++) bytes[i] = (unsigned char)(number >> (8 * i));
-}
-
-static uint64_t get_number(const unsigned char *bytes, int count) {
-    uint64_t number = 0;
-    for (int i = 0; i < count; i++) number |= (uint64_t)bytes[i] << (8 * i);
-    return number;
-}
 
 static void write_message(unsigned char *bytes, Kind kind, const State *state, const char *text) {
     memset(bytes, 0, MESSAGE_SIZE);
@@ -117,12 +110,6 @@ struct Watchdog {
     char trouble[TEXT_SIZE]; // empty: none
 };
 
-static double real_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 // What the transport says now, and how far this process is.
 static void look_at_self(Watchdog *w, char *failure, size_t size) {
     CommProgress progress;
@@ -169,10 +156,10 @@ static void end_process(Watchdog *w, const char *sentence) __attribute__((noretu
 static void end_process(Watchdog *w, const char *sentence) {
     Ending ending = {w, sentence, 0};
     pthread_t thread;
-    double until = real_seconds() + ABORT_SECONDS;
+    double until = seconds_now() + ABORT_SECONDS;
     if (pthread_create(&thread, NULL, print_and_abort, &ending) == 0) {
         pthread_detach(thread);
-        while (!__atomic_load_n(&ending.done, __ATOMIC_ACQUIRE) && real_seconds() < until) usleep(5000);
+        while (!__atomic_load_n(&ending.done, __ATOMIC_ACQUIRE) && seconds_now() < until) usleep(5000);
     }
     _exit(EXIT_LOST_PEER);
 }
@@ -285,7 +272,7 @@ static void listen_to_all(Watchdog *w, struct pollfd *polled) {
     polled[w->num_peers] = (struct pollfd){w->wake, POLLIN, 0};
     double left = w->last_beat + w->interval - w->now;
     poll(polled, (nfds_t)w->num_peers + 1, left > 0 ? (int)(1000 * left) + 1 : 0);
-    double real = real_seconds(), passed = real - w->last_real;
+    double real = seconds_now(), passed = real - w->last_real;
     // Longer than that this process was not there to listen, and nobody was silent.
     w->now += passed < 2 * w->interval ? passed : 2 * w->interval;
     w->last_real = real;
@@ -424,12 +411,12 @@ static int is_stopped(Watchdog *w) {
 
 // Goodbye, and a moment for the others to have heard it: they end their half of the connection then.
 static void leave(Watchdog *w) {
-    double until = real_seconds() + GOODBYE_SECONDS;
+    double until = seconds_now() + GOODBYE_SECONDS;
     send_to_all(w, GOODBYE, "");
     for (int i = 0; i < w->num_peers; i++) {
         Peer *peer = &w->peers[i];
         int sent = 0;
-        while (peer->socket >= 0 && !peer->left && real_seconds() < until) {
+        while (peer->socket >= 0 && !peer->left && seconds_now() < until) {
             unsigned char unheard[MESSAGE_SIZE];
             flush_peer(peer);
             if (peer->out_count == 0 && !sent) sent = shutdown(peer->socket, SHUT_WR) == 0;
@@ -493,17 +480,12 @@ Watchdog *watchdog_start(Control *control, const Watched *watched, double floor)
     w->interval = w->silence / 4 < 0.5 ? w->silence / 4 : 0.5;
     w->self.socket = -1;
     w->last_beat = -w->interval;
-    w->last_real = real_seconds();
+    w->last_real = seconds_now();
     if (gethostname(w->host, sizeof(w->host) - 1) != 0) strcpy(w->host, "?");
     prepare_peers(w);
     pthread_mutex_init(&w->mutex, NULL);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    sigset_t all, before;
-    sigfillset(&all); // signals are the process's own business
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (w->wake < 0 || pthread_create(&w->thread, NULL, watch, w) != 0)
-        die("cannot start the watchdog's thread");
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (w->wake < 0 || thread_start(&w->thread, watch, w) != 0) die("cannot start the watchdog's thread");
     return w;
 }
 

@@ -5,9 +5,9 @@
 // only by the thread while it is between the two from the other side, so reading and copying happen without
 // the lock.
 #include "loader.h"
+#include "threads.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -129,16 +129,6 @@ static void *reader_thread(void *argument) {
     }
 }
 
-// Signals stay with the program's own threads.
-static int start_thread(Loader *loader) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int result = pthread_create(&loader->thread, NULL, reader_thread, loader);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return result;
-}
-
 // ---- interface --------------------------------------------------------------------------------------------
 
 static int check_config(const LoaderConfig *config, Error *error) {
@@ -201,7 +191,7 @@ Loader *loader_open(const ShardSet *set, const LoaderConfig *config, Error *erro
     }
     size_t batch_bytes = (size_t)config->batch * ((size_t)config->T + 1) * sizeof(int32_t);
     for (int i = 0; i < RING; i++) loader->ring[i].tokens = (int32_t *)xmalloc(batch_bytes);
-    if (start_thread(loader) != 0) {
+    if (thread_start(&loader->thread, reader_thread, loader) != 0) {
         fail(error, "cannot start the thread that reads token shards");
         free_loader(loader);
         return NULL;

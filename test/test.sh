@@ -16,6 +16,23 @@ fail() {
 holds() { if "$@"; then pass; else fail "$*"; fi; }
 same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ: ${*:3}"; fi; }
 
+# make_data BYTES VOCABULARY: stories, tokenizer.json and data_*.bin to train on.
+make_data() {
+    "$build/data/write_stories" --train-bytes "$1" --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
+    "$build/data/tokenize" train --input stories/train.txt --vocab "$2" --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
+    "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
+}
+
+# wait_for_steps RUN: until a run has done three steps; fails after half a minute.
+wait_for_steps() {
+    local i
+    for i in $(seq 300); do
+        [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge 3 ] && return
+        sleep 0.1
+    done
+    return 1
+}
+
 # expect STATUS PATTERN WORD...: runs the command; its exit status, and a line of its output (in out.txt) that matches.
 expect() {
     local status=$1 pattern=$2 got

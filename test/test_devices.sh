@@ -15,9 +15,7 @@ shape=(--num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 24
     --save-every 0 --validation-batches 1 --sample-tokens 3)
 hard=(--dropout 0.1 --accumulate 2 --clip 0.5)
 
-"$build/data/write_stories" --train-bytes 30k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
-"$build/data/tokenize" train --input stories/train.txt --vocab 270 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
-"$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
+make_data 30k 270
 data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json)
 
 run() { # run PROGRAM FOLDER OPTION...

@@ -23,9 +23,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_
 export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # MPI leaves memory behind; ours is looked at in tests of one process
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
 
-"$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
-"$build/data/tokenize" train --input stories/train.txt --vocab 400 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
-"$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
+make_data 60k 400
 data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json)
 # Sizes that 3 processes cannot divide evenly; an embedding of more than one chunk.
 shape=(--num-layers 3 --num-heads 2 --channels 80 --sequence-length 24 --global-batch 24 --steps 20 --warmup 2 --learning-rate 1e-2
@@ -205,10 +203,7 @@ stopped() {
     rm -rf stopped
     timeout -k 5 60 mpirun -n 3 "$gpt" --run stopped "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --shard "$2" --deadline 5 >out.txt 2>&1 </dev/null &
     local launcher=$!
-    for i in $(seq 200); do
-        [ "$(cat stopped/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
-        sleep 0.1
-    done
+    wait_for_steps stopped
     kill -TERM "$(pgrep -P "$(pgrep -P "$launcher")" | sed -n "$1p")" || fail "no process to stop"
     local started=$SECONDS
     wait $launcher
@@ -229,10 +224,7 @@ lost() {
     rm -rf lost_$$
     timeout -k 5 100 mpirun -n 3 "$gpt" --run lost_$$ "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --deadline 3 >out.txt 2>&1 </dev/null &
     local launcher=$! victim status
-    for i in $(seq 200); do
-        [ "$(cat lost_$$/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
-        sleep 0.1
-    done
+    wait_for_steps lost_$$
     victim=$(pgrep -P "$(pgrep -P "$launcher")" | sed -n 2p)
     kill "-$1" "$victim" || fail "no process to send $1 to"
     local started=$SECONDS

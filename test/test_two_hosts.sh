@@ -46,9 +46,7 @@ chmod +x on_host agent
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # of MPI
-"$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
-"$build/data/tokenize" train --input stories/train.txt --vocab 400 --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
-"$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
+make_data 60k 400
 train=("$gpt" --train "$work/data_*.bin" --tokenizer "$work/tokenizer.json" --num-layers 2 --channels 48 --num-heads 2 --batch 4
     --sequence-length 32 --save-every 0 --sample-tokens 2)
 two_hosts() { # two_hosts SECONDS OPTION...
@@ -63,11 +61,7 @@ near both alone && pass || fail "over two hosts: losses" $(losses both) "and on 
 
 two_hosts 60 --run cut --steps 1000000 --deadline 4 >out.txt 2>&1 &
 launcher=$!
-for i in $(seq 300); do
-    [ "$(cat cut/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && break
-    sleep 0.1
-done
-[ "$(cat cut/metrics.jsonl 2>/dev/null | grep -c '"loss"')" -ge 3 ] && pass || fail "training over two hosts does not begin: $(tail -n 3 out.txt)"
+wait_for_steps cut && pass || fail "training over two hosts does not begin: $(tail -n 3 out.txt)"
 pid=$(ip netns pids $a | while read -r p; do [ "$(readlink /proc/"$p"/exe)" = "$(readlink -f "$gpt")" ] && echo "$p"; done | head -n 1)
 ip -n $b link set eth_b down
 started=$SECONDS

@@ -135,7 +135,7 @@ static void late_all_reduce(void *state, void *data, size_t count, CommType type
     LateState *s = (LateState *)state;
     LateOperation *o = late_queue(s, ALL_REDUCE, NULL, 0, after);
     o->data = data, o->count = count;
-    o->element = type == COMM_FLOAT ? sizeof(float) : sizeof(double);
+    o->element = element_size(type);
     watch_region(o, data, count * o->element, 1);
     poison(o);
 }
