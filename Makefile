@@ -168,7 +168,7 @@ COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/parti
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
              $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)
 TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/safetensors.o data/checkpoint.o \
-             data/metrics.o
+             data/metrics.o data/run.o data/saver.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
 BENCH    := dev/bench$(if $(filter-out cpu,$(DEVICE)),_kernels)
@@ -210,7 +210,7 @@ PARTS_test/data/test_shards         := $(COMMON) data/shards.o
 PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
 PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
 PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
-PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/checkpoint.o data/metrics.o
+PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/checkpoint.o data/metrics.o data/run.o data/saver.o
 PARTS_test/data/test_options        := $(COMMON)
 PARTS_test/comm/test_partition      := comm/partition.o data/files.o
 PARTS_test/comm/test_plan           := comm/plan.o

@@ -602,31 +602,21 @@ static void gpt_round(GPT *m, int stochastic) {
     gather_weights(m);
 }
 
-// Master weights or moments (num_floats) as the host can read and write them: the memory itself or a copy, of what
-// is divided one that processes put together for process 0 (all of them call this; the others get NULL). Without `read`
-// everybody gets memory to write.
-static float *state_borrow(GPT *m, float *memory, int read) {
+// Master weights or moments (num_floats) as the host can write them: the memory itself, a copy, or, of what is divided,
+// zeros.
+static float *state_borrow(GPT *m, float *memory) {
     comm_wait(m->comm, m->buckets[m->L].gathered, m->stream);
     if (!is_divided(m, memory)) return (float *)host_borrow(memory, m->num_floats * sizeof(float));
-    float *host = m->rank == 0 || !read ? (float *)xcalloc(m->num_floats, sizeof(float)) : NULL;
-    for (size_t b = 0; b <= m->L && read; b++) { // by way of the gradients' memory
-        Bucket *bucket = &m->buckets[b];
-        const CommPiece *pieces = pieces_of(m, b, bucket->gradients, memory, sizeof(float), 1);
-        comm_wait(m->comm, comm_all_gather(m->comm, pieces, bucket->num_pieces, sizeof(float), m->stream),
-                  m->stream);
-        if (host == NULL) continue;
-        copy_to_host(host + bucket->offset, bucket->gradients, bucket->size * sizeof(float), m->stream);
-        stream_wait(m->stream);
-    }
-    return host;
+    return (float *)xcalloc(m->num_floats, sizeof(float));
 }
 
-static void state_return(GPT *m, float *host, float *memory, int changed) {
+// Takes back what was written; of what is divided, this process's part.
+static void state_return(GPT *m, float *host, float *memory) {
     if (!is_divided(m, memory)) {
-        host_return(host, memory, m->num_floats * sizeof(float), changed);
+        host_return(host, memory, m->num_floats * sizeof(float), 1);
         return;
     }
-    for (size_t i = 0; i < m->num_pieces && changed; i++) {
+    for (size_t i = 0; i < m->num_pieces; i++) {
         const PartitionPiece *p = &m->owned[i];
         if (p->owner == m->rank)
             copy_to_device(memory + p->own, host + p->offset, p->size * sizeof(float), m->stream);
@@ -646,7 +636,7 @@ static double random_normal(uint64_t seed, size_t element, size_t tensor) {
 // projections into the residual stream get matrices / sqrt(2 L).
 static void gpt_initialise(GPT *m, double embedding, double matrices) {
     const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->L)};
-    float *host = state_borrow(m, m->master, 0);
+    float *host = state_borrow(m, m->master);
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         double deviation = deviations[p->init];
@@ -657,7 +647,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
                                   : deviation > 0     ? (float)(deviation * random_normal(m->seed, i, t))
                                                       : 0.0f;
     }
-    state_return(m, host, m->master, 1);
+    state_return(m, host, m->master);
 }
 
 // ---- forward and backward ---------------------------------------------------------------------------------

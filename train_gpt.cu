@@ -11,17 +11,18 @@
 
 #include "comm/plan.h"
 #include "comm/watchdog.h"
-#include "data/checkpoint.h"
 #include "data/files.h"
 #include "data/loader.h"
-#include "data/metrics.h"
 #include "data/options.h"
 #include "data/progress.h"
+#include "data/run.h"
 #include "data/shards.h"
 #include "data/tokenizer.h"
 #include "gpt.cuh"
+#include "layers/outlier.h"
 #include "layers/sampling.h"
 #include "layers/schedule.h"
+#include "saving.cuh"
 
 // ---- options ----------------------------------------------------------------------------------------------
 
@@ -32,15 +33,16 @@ typedef struct {
     int model, schedule, attention, attention_atomics, precision, matmul, matmul_search, recompute,
         stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
-    int shard, deterministic_reduce;
+    int shard, deterministic_reduce, save_synchronously;
     int plan_gpu;
     int64_t processes, global_batch, plan_node;
     int64_t num_layers, num_heads, channels, max_sequence_length, vocab_size;
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
-    int64_t save_every, keep, logits_memory, validate_every, validation_batches, sample_every, sample_tokens,
-        top_k;
+    int64_t save_every, rollback_after, keep, logits_memory, validate_every, validation_batches, sample_every,
+        sample_tokens, top_k;
     double dropout, learning_rate, final_learning_rate, weight_decay, beta1, beta2, epsilon, clip;
     double validation_floor, temperature, top_p, init_embedding, init_matrices, deadline;
+    double save_minutes, outlier;
     double plan_link, plan_network, plan_utilisation;
 } Settings;
 
@@ -58,10 +60,12 @@ typedef struct {
 // clang-format off
 static const Option OPTIONS[] = {
     {"Run", TEXT("run", run, "runs/gpt", "folder of the run: options, metrics, checkpoints")},
-    {NULL, FLAG("resume", resume, "go on from the run's newest checkpoint")},
+    {NULL, FLAG("resume", resume, "go on from the run's newest whole checkpoint, with its options where no others are given")},
     {NULL, TEXT("init-from", init_from, NULL, "begin with the weights of a Hugging Face GPT-2 folder")},
     {NULL, INTEGER("steps", steps, "1000", 1, 1e12, "optimizer steps")},
-    {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: only at the end")},
+    {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: none by steps")},
+    {NULL, REAL("save-minutes", save_minutes, "15", 0, 1e6, "minutes between checkpoints; 0: none by time")},
+    {NULL, FLAG("save-synchronously", save_synchronously, "training waits while a checkpoint is written, rather than go on beside it")},
     {NULL, INTEGER("keep", keep, "2", 1, 1e6, "how many checkpoints to keep")},
     {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "random numbers of initialisation, order, dropout and sampling")},
     {NULL, INTEGER("threads", threads, "0", 0, 4096, "0: one a core; results do not depend on it")},
@@ -99,6 +103,8 @@ static const Option OPTIONS[] = {
     {NULL, REAL("epsilon", epsilon, "1e-8", 1e-20, 1, "of AdamW")},
     {NULL, REAL("clip", clip, "1", 0, 1e9, "largest global gradient norm; 0: no clipping")},
     {NULL, INTEGER("max-skips", max_skips, "5", 1, 1e9, "steps with a non-finite loss or gradient skipped in a row before training stops")},
+    {NULL, INTEGER("rollback-after", rollback_after, "0", 0, 1e9, "after so many steps in a row with a loss that is not finite or an outlier, go back to the last checkpoint and pass over that data; 0: never")},
+    {NULL, REAL("outlier", outlier, "8", 0.1, 1e6, "deviations above the median of the last 128 losses that make one an outlier")},
 
     {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash|cudnn", "changes speed and memory, not results, but for cudnn's dropout, which has masks of its own")},
     {NULL, FLAG("attention-atomics", attention_atomics, "flash on a GPU adds up gradients of queries in any order: faster, but not the same bits each time")},
@@ -146,7 +152,7 @@ static const struct {
 
 // ---- signals ----------------------------------------------------------------------------------------------
 
-static volatile sig_atomic_t stop_signal; // SIGINT, SIGTERM or SIGHUP, once it came
+static volatile sig_atomic_t stop_signal; // SIGINT, SIGTERM, SIGHUP or SIGUSR1, once it came
 
 // The first one ends training after the step; a second one ends the program at once.
 static void on_signal(int number) {
@@ -157,6 +163,7 @@ static void on_signal(int number) {
 static void handle_signals(void) {
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
+    signal(SIGUSR1, on_signal); // what Slurm can be told to send before it takes the machine away
     if (signal(SIGHUP, SIG_IGN) != SIG_IGN)
         signal(SIGHUP, on_signal); // a connection that is lost; nohup ignores it
     signal(SIGPIPE, SIG_IGN);      // a reader of the output that went away
@@ -272,7 +279,8 @@ typedef struct {
 typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;
-    double *stopping; // 1: this process was asked to end
+    double *flags; // (TOTAL_FLAGS): what this process tells the others
+    int turn;      // of Saving, when it was told
     Event started, done;
 } PendingStep;
 
@@ -283,10 +291,16 @@ typedef struct {
     Tokenizer *tokenizer; // or NULL
     ShardSet train, validation;
     Loader *loader;
-    Metrics metrics;
+    RunLock lock;    // process 0's, as are
+    Metrics metrics; // these
     TrainingState state;
-    int64_t saved_step; // of the newest checkpoint; -1: none yet
-    Batch batches[2];   // one may still be on its way to the device while the next is filled
+    Saving saving;
+    char *tokenizer_text; // of the checkpoints' tokenizer.json, or NULL
+    int save_due;         // as soon as the save under way is done, and steps are good
+    int outliers_in_row;
+    int64_t rolled_back_to; // step, -1: none
+    int rollbacks;          // to it
+    Batch batches[2];       // one may still be on its way to the device while the next is filled
     size_t num_batches;
     PendingStep pending[2]; // one may still be computed while the next is queued
     size_t num_steps, num_finished;
@@ -296,6 +310,8 @@ typedef struct {
     double peak;      // GFLOP/s, of this process
     int stopping;     // processes have agreed to end
     int agreed_error; // that ends training is the same in all processes
+    int cannot_save;  // or should not
+    char *checkpoint; // that training begins with, or NULL
     char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
 } Trainer;
 
@@ -320,6 +336,65 @@ static void send_batch(GPT *m, Batch *batch) {
     copy_to_device(m->acts.model.tokens, batch->tokens, bytes, m->stream);
     copy_to_device(m->acts.model.targets, batch->targets, bytes, m->stream);
     event_record(&batch->copied, m->stream);
+}
+
+// ---- what all processes do together ----------------------------------------------------------------------
+
+// All processes end, with the same status; `speaker` says why. The others let it speak first: a launcher ends all when one
+// has ended.
+static void leave_with(const Trainer *t, int speaker, int status, const Error *error) {
+    if (speaker != t->launch.rank) {
+        sleep(2);
+        exit(status);
+    }
+    fflush(stdout);
+    if (speaker > 0)
+        fprintf(stderr, "error: process %d: %s\n", speaker, error->text);
+    else
+        fprintf(stderr, "error: %s\n", error->text);
+    exit(status);
+}
+
+// What fails for one process ends all: the first that failed says why.
+static void agree_or_die(const Trainer *t, int result, const Error *error) {
+    int status = result != 0 ? error->status : 0, first = 0;
+    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
+    comm_exchange(t->comm, &status, sizeof(int), all);
+    while (first < t->launch.size && !all[first]) first++;
+    if (first < t->launch.size) {
+        watchdog_stop(t->watchdog);
+        leave_with(t, first, all[first], error);
+    }
+    free(all);
+}
+
+// The newest whole checkpoint of the run, as process 0 sees it; NULL where a run that is resumed has not written one yet.
+// Caller frees.
+static char *choose_checkpoint(const Trainer *t) {
+    const char *run = t->options.run;
+    Error error;
+    int64_t step = -1, *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
+    int result = 0;
+    if (is_main(t) && (checkpoint_exists(run) || t->options.sample != NULL))
+        result = checkpoint_newest(run, &step, &error);
+    agree_or_die(t, result, &error);
+    comm_exchange(t->comm, &step, sizeof(step), all);
+    char *folder = all[0] >= 0 ? checkpoint_folder(run, all[0]) : NULL;
+    free(all);
+    if (folder != NULL && !is_main(t)) result = checkpoint_verify(folder, 1, &error); // with its own eyes
+    agree_or_die(t, result, &error);
+    return folder;
+}
+
+// The weights that training begins with: the same everywhere, whatever each process made or read (another host's
+// mathematical library may round otherwise).
+static void agree_on_weights(Trainer *t) {
+    GPT *m = &t->model;
+    if (!is_divided(m, m->master)) {
+        Ticket ticket = comm_broadcast(m->comm, m->master, m->num_floats * sizeof(float), 0, m->stream);
+        comm_wait(m->comm, ticket, m->stream);
+    }
+    gpt_round(m, t->options.stochastic_rounding && t->state.step > 0); // as the run left them
 }
 
 // ---- validation -------------------------------------------------------------------------------------------
@@ -435,123 +510,8 @@ static int validate(Trainer *t, Error *error) {
                            score.tokens,
                            score.cut,
                            seconds_now() - started};
-    return is_main(t) ? metrics_validation(&t->metrics, &v, error) : 0;
-}
-
-// ---- checkpoints ------------------------------------------------------------------------------------------
-
-// The tensors of `memory`, one float a parameter, under Hugging Face's names after `prefix`. Caller frees.
-static NamedTensor *name_tensors(const GPT *m, const char *prefix, float *memory) {
-    NamedTensor *tensors = (NamedTensor *)xcalloc(m->num_tensors, sizeof(NamedTensor));
-    for (size_t i = 0; i < m->num_tensors; i++) {
-        const Parameter *p = &m->parameters[i];
-        NamedTensor *t = &tensors[i];
-        if (p->layer < 0)
-            snprintf(t->name, sizeof(t->name), "%s%s", prefix, p->name);
-        else
-            snprintf(t->name, sizeof(t->name), "%sh.%d.%s", prefix, p->layer, p->name);
-        t->data = memory + p->offset;
-        t->rows = i == 0 ? m->V : p->rows; // the embedding without its padding
-        t->columns = p->columns;
-    }
-    return tensors;
-}
-
-// The optimizer's moments as one list of tensors. Caller frees.
-static NamedTensor *name_moments(const GPT *m, float *moment1, float *moment2) {
-    const size_t n = m->num_tensors;
-    NamedTensor *first = name_tensors(m, "moment1.", moment1), *second = name_tensors(m, "moment2.", moment2);
-    first = (NamedTensor *)xrealloc(first, 2 * n * sizeof(NamedTensor));
-    memcpy(first + n, second, n * sizeof(NamedTensor));
-    free(second);
-    return first;
-}
-
-// Process 0 writes, the others help it to put together what is divided: their `writer` is NULL.
-static int save_weights(GPT *m, CheckpointWriter *writer, Error *error) {
-    float *host = state_borrow(m, m->master, 1);
-    int result = 0;
-    if (writer != NULL) {
-        NamedTensor *weights = name_tensors(m, "", host);
-        result = checkpoint_tensors(writer, "model.safetensors", weights, m->num_tensors, error);
-        free(weights);
-    }
-    state_return(m, host, m->master, 0);
-    return result;
-}
-
-static int save_moments(GPT *m, CheckpointWriter *writer, Error *error) {
-    float *first = state_borrow(m, m->moment1, 1), *second = state_borrow(m, m->moment2, 1);
-    int result = 0;
-    if (writer != NULL) {
-        NamedTensor *moments = name_moments(m, first, second);
-        result = checkpoint_tensors(writer, "optimizer.safetensors", moments, 2 * m->num_tensors, error);
-        free(moments);
-    }
-    state_return(m, first, m->moment1, 0);
-    state_return(m, second, m->moment2, 0);
-    return result;
-}
-
-static int write_checkpoint(Trainer *t, CheckpointWriter *writer, Error *error) {
-    GPT *m = &t->model;
-    char *config = gpt_config_text(&m->config), *state = training_state_text(&t->state);
-    char *tokenizer = checkpoint_path(writer, "tokenizer.json");
-    int result = matmul_save_algorithms(&m->matmul, t->algorithms, error);
-    if (result == 0) result = save_weights(m, writer, error);
-    if (result == 0) result = save_moments(m, writer, error);
-    if (result == 0) result = checkpoint_text(writer, "config.json", config, error);
-    if (result == 0) result = checkpoint_text(writer, "training_state.json", state, error);
-    if (result == 0 && t->tokenizer != NULL) result = tokenizer_save(t->tokenizer, tokenizer, error);
-    free(config), free(state), free(tokenizer);
-    return result;
-}
-
-static int save_checkpoint(Trainer *t, Error *error) {
-    CheckpointWriter writer;
-    int result = 0;
-    if (t->saved_step == t->state.step) return 0;
-    if (is_main(t)) {
-        if (checkpoint_begin(&writer, t->options.run, t->state.step, error) != 0) return -1;
-        result = write_checkpoint(t, &writer, error);
-        if (result == 0)
-            result = checkpoint_commit(&writer, t->options.keep, error);
-        else
-            checkpoint_abandon(&writer);
-    } else {
-        save_weights(&t->model, NULL, error);
-        save_moments(&t->model, NULL, error);
-    }
-    if (result == 0) t->saved_step = t->state.step;
-    return result;
-}
-
-static int load_weights(GPT *m, const char *folder, Error *error) {
-    char *path = format_text("%s/model.safetensors", folder);
-    float *host = state_borrow(m, m->master, 0);
-    NamedTensor *weights = name_tensors(m, "", host);
-    int result = safetensors_read(path, weights, m->num_tensors, error);
-    free(weights), free(path);
-    state_return(m, host, m->master, 1);
-    return result;
-}
-
-static int load_training_state(Trainer *t, const char *folder, Error *error) {
-    GPT *m = &t->model;
-    char *path = format_text("%s/optimizer.safetensors", folder);
-    float *first = state_borrow(m, m->moment1, 0), *second = state_borrow(m, m->moment2, 0);
-    NamedTensor *moments = name_moments(m, first, second);
-    int result = safetensors_read(path, moments, 2 * m->num_tensors, error);
-    if (result == 0) result = training_state_read(folder, &t->state, error);
-    free(moments), free(path);
-    state_return(m, first, m->moment1, 1);
-    state_return(m, second, m->moment2, 1);
-    t->saved_step = t->state.step;
-    t->state.skipped_in_row = 0; // a new start, perhaps with other options
-    StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
-    outcome->updates = t->state.step - t->state.skipped;
-    host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
-    return result;
+    if (is_main(t)) metrics_validation(&t->metrics, &v);
+    return 0;
 }
 
 // ---- the loop ---------------------------------------------------------------------------------------------
@@ -583,8 +543,18 @@ static int accumulate_gradients(Trainer *t, Error *error) {
     return 0;
 }
 
+// Loss and gradient of a step: good, skipped, an outlier?
+static void judge_step(Trainer *t, const StepMetrics *s) {
+    TrainingState *state = &t->state;
+    const int outlier = is_outlier(s->loss, state->recent, state->num_recent, t->options.outlier);
+    state->skipped += s->skipped;
+    state->skipped_in_row = s->skipped ? state->skipped_in_row + 1 : 0;
+    t->outliers_in_row = outlier || s->skipped ? t->outliers_in_row + 1 : 0;
+    outlier_add(s->loss, state->recent, &state->num_recent, RECENT_LOSSES);
+}
+
 // Waits for the oldest step the device was given, and records it.
-static int finish_step(Trainer *t, Error *error) {
+static void finish_step(Trainer *t) {
     PendingStep *p = &t->pending[t->num_finished++ % 2];
     StepMetrics *s = &p->metrics;
     event_wait(p->done);
@@ -592,17 +562,16 @@ static int finish_step(Trainer *t, Error *error) {
     s->gradient_norm = p->outcome->norm;
     s->skipped = p->outcome->skipped;
     s->seconds = event_seconds(p->started, p->done);
-    t->state.skipped += s->skipped;
-    t->state.skipped_in_row = s->skipped ? t->state.skipped_in_row + 1 : 0;
-    t->stopping |= p->outcome->stopping;
+    judge_step(t, s);
+    t->stopping |= p->outcome->stopping > 0;
+    t->save_due |= p->outcome->saving > 0;
     watchdog_learn(t->watchdog, s->seconds);
-    return is_main(t) ? metrics_step(&t->metrics, s, error) : 0;
+    if (is_main(t)) metrics_step(&t->metrics, s);
+    if (p->outcome->written == t->launch.size && p->turn == t->saving.turn) saving_advance(&t->saving);
 }
 
-static int finish_steps(Trainer *t, Error *error) {
-    while (t->num_finished < t->num_steps)
-        if (finish_step(t, error) != 0) return -1;
-    return 0;
+static void finish_steps(Trainer *t) {
+    while (t->num_finished < t->num_steps) finish_step(t);
 }
 
 // Queues one step on the device, then records an earlier one: the device always has work.
@@ -621,8 +590,11 @@ static int train_step(Trainer *t, Error *error) {
     watchdog_step(t->watchdog, metrics.step);
     event_record(&p->started, m->stream);
     if (accumulate_gradients(t, error) != 0) return -1;
-    *p->stopping = stop_signal != 0;
-    copy_to_device(&m->totals[TOTAL_STOPPING], p->stopping, sizeof(double), m->stream);
+    p->flags[TOTAL_STOPPING - TOTAL_STOPPING] = stop_signal != 0;
+    p->flags[TOTAL_SAVING - TOTAL_STOPPING] = saving_asks(&t->saving);
+    p->flags[TOTAL_WRITTEN - TOTAL_STOPPING] = saving_is_done(&t->saving);
+    p->turn = t->saving.turn;
+    copy_to_device(&m->totals[TOTAL_STOPPING], p->flags, TOTAL_FLAGS * sizeof(double), m->stream);
     gpt_update(m, &adamw);
     copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
     event_record(&p->done, m->stream);
@@ -631,7 +603,16 @@ static int train_step(Trainer *t, Error *error) {
     t->state.step++;
     t->num_steps++;
     if (m->profile.timing) profile_collect(&m->profile);
-    return t->num_steps - t->num_finished > DEVICE_QUEUES ? finish_step(t, error) : 0;
+    if (t->num_steps - t->num_finished > DEVICE_QUEUES) finish_step(t);
+    return 0;
+}
+
+static Loader *open_loader(const Trainer *t, Error *error) {
+    const Settings *o = &t->options;
+    LoaderConfig config = {
+        o->batch,    o->sequence_length, (int32_t)t->model.V, (uint64_t)o->seed, (uint64_t)t->state.position,
+        !o->overfit, o->overfit,         t->launch.rank,      t->launch.size};
+    return loader_open(&t->train, &config, error);
 }
 
 static void show_samples(Trainer *t) {
@@ -647,14 +628,89 @@ static int is_due(const Trainer *t, int64_t every) {
     return every > 0 && t->state.step % every == 0;
 }
 
-static int refuse_to_go_on(Trainer *t, Error *error) {
+static int save_and_wait(Trainer *t, Error *error) {
     watchdog_step(t->watchdog, 0);
-    if (t->saved_step < 0 && save_checkpoint(t, error) != 0) return -1;
+    if (save_now(&t->saving, &t->state, error) == 0) return 0;
+    t->agreed_error = t->cannot_save = 1;
+    return -1;
+}
+
+static int refuse_to_go_on(Trainer *t, Error *error) {
+    if (t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     t->agreed_error = 1;
-    return fail(error,
-                "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
-                ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
-                t->state.skipped_in_row, t->state.step, t->saved_step);
+    fail(error,
+         "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
+         ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
+         t->state.skipped_in_row, t->state.step, t->saving.saved_step);
+    error->status = EXIT_SKIPPED;
+    return -1;
+}
+
+static int load_checkpoint(Trainer *t, const char *folder, Error *error) {
+    if (load_weights(&t->model, folder, error) != 0) return -1;
+    return load_training_state(&t->model, folder, &t->state, error);
+}
+
+// What became of the data, and of the record, since the checkpoint that was just loaded.
+static int pass_over(Trainer *t, int64_t from, int64_t position, Error *error) {
+    const int64_t passed = position - t->state.position, step = t->state.step;
+    t->state.position = position;
+    loader_close(t->loader);
+    if ((t->loader = open_loader(t, error)) == NULL) return -1;
+    t->rollbacks = step == t->rolled_back_to ? t->rollbacks + 1 : 1;
+    t->rolled_back_to = t->saving.saved_step = step;
+    t->outliers_in_row = t->save_due = 0;
+    if (!is_main(t)) return 0;
+    metrics_end_line(&t->metrics);
+    printf("%" PRId64 " steps in a row were outliers: from step %" PRId64 " back to step %" PRId64
+           ", %" PRId64 " sequences are passed over\n",
+           t->options.rollback_after, from, step, passed);
+    return metrics_rollback(&t->metrics, step, from, passed, error);
+}
+
+// What is computed is copied first, then written beside training. While steps are bad, the checkpoints that are kept
+// must not give way to ones that may be no better.
+static void start_save(Trainer *t, int last) {
+    enum { PATIENCE = 30 }; // seconds for the save before
+    const Settings *o = &t->options;
+    const int bad = t->state.skipped_in_row > 0 || (o->rollback_after > 0 && t->outliers_in_row > 0);
+    Error error;
+    if (bad && !last) return;
+    if (!saving_finish(&t->saving, PATIENCE)) {
+        t->saving.slow = 1;
+        if (is_main(t)) metrics_end_line(&t->metrics);
+        if (is_main(t))
+            warn("the checkpoint of step %" PRId64
+                 " is still being written after %.0f s; the next follows it",
+                 t->saving.step, seconds_now() - t->saving.begun);
+        return;
+    }
+    t->save_due = 0;
+    if (t->saving.saved_step == t->state.step) return;
+    if (is_main(t) && matmul_save_algorithms(&t->model.matmul, t->algorithms, &error) != 0)
+        warn("%s", error.text);
+    saving_begin(&t->saving, &t->state);
+    if (o->save_synchronously) saving_finish(&t->saving, -1);
+}
+
+// From a series of bad steps back to the last checkpoint.
+static int roll_back(Trainer *t, Error *error) {
+    enum { MOST_ROLLBACKS = 3 };
+    watchdog_step(t->watchdog, 0);
+    saving_finish(&t->saving, -1);
+    const int64_t from = t->state.step, position = t->state.position;
+    char *folder = choose_checkpoint(t);
+    agree_or_die(t, load_checkpoint(t, folder, error), error);
+    agree_on_weights(t);
+    agree_or_die(t, pass_over(t, from, position, error), error);
+    free(folder);
+    if (t->rollbacks <= MOST_ROLLBACKS) return 0;
+    t->agreed_error = t->cannot_save = 1; // nothing new is worth saving
+    fail(error,
+         "went back to step %" PRId64 " %d times and never came further; resume with a lower --learning-rate",
+         t->state.step, MOST_ROLLBACKS);
+    error->status = EXIT_SKIPPED;
+    return -1;
 }
 
 // What is due between steps: validation, samples, a checkpoint.
@@ -662,18 +718,19 @@ static int after_step(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     const int last = t->state.step == o->steps;
     const int validates = t->validation.count > 0 && (last || is_due(t, o->validate_every));
-    const int samples = !last && is_due(t, o->sample_every), saves = last || is_due(t, o->save_every);
-    if ((validates || samples || saves) && finish_steps(t, error) != 0) return -1;
+    const int samples = !last && is_due(t, o->sample_every);
+    t->save_due |= last || is_due(t, o->save_every);
+    const int saves = t->save_due && (t->saving.phase == SAVE_IDLE || !t->saving.slow);
+    const int suspicious = t->state.skipped_in_row >= o->max_skips ||
+                           (o->rollback_after > 0 && t->outliers_in_row >= o->rollback_after);
+    if (validates || samples || saves || suspicious) finish_steps(t);
     if (is_stopping(t)) return 0;
-    if (t->state.skipped_in_row >= o->max_skips) {
-        if (finish_steps(t, error) != 0) return -1; // one that is still computed may be good
-        if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
-    }
+    if (o->rollback_after > 0 && t->outliers_in_row >= o->rollback_after) return roll_back(t, error);
+    if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
     if (validates || samples || saves) watchdog_step(t->watchdog, 0);
     if (validates && validate(t, error) != 0) return -1;
     if (samples) show_samples(t);
-    // While steps are skipped, the checkpoints that are kept must not give way to ones that may be no better.
-    if (saves && (last || t->state.skipped_in_row == 0)) return save_checkpoint(t, error);
+    if (saves) start_save(t, last);
     return 0;
 }
 
@@ -682,22 +739,22 @@ static int train(Trainer *t, Error *error) {
     int64_t started_at = t->state.step;
     if (started_at >= o->steps && is_main(t))
         printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
+    if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     while (t->state.step < o->steps && !is_stopping(t)) {
         if (train_step(t, error) != 0) return -1;
         profile_steady_steps(t->state.step - started_at, t->model.stream);
         if (after_step(t, error) != 0) return -1;
     }
-    if (finish_steps(t, error) != 0) return -1;
-    watchdog_step(t->watchdog, 0);
+    finish_steps(t);
     if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->state.step < o->steps || t->saved_step != t->state.step) {
-        if (save_checkpoint(t, error) != 0) return -1;
-        if (is_stopping(t) && is_main(t) && t->state.step < o->steps)
+    if (save_and_wait(t, error) != 0) return -1;
+    if (t->state.step < o->steps) {
+        if (is_main(t))
             printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
                    t->state.step, o->run);
         return 0;
     }
-    show_samples(t);
+    if (!is_stopping(t)) show_samples(t);
     if (t->model.profile.timing && t->state.step > started_at && is_main(t))
         profile_print(&t->model.profile, (int)(t->state.step - started_at), t->peak);
     return 0;
@@ -778,7 +835,7 @@ static int check_options(const Settings *o, Error *error) {
         return fail(error, "this build has no cuBLAS: use --matmul own");
     if (o->stochastic_rounding && sizeof(floatX) == sizeof(float))
         return fail(error, "--stochastic-rounding is for weights in bf16; this build has them in fp32");
-    if (o->init_from != NULL && o->resume)
+    if (options_given(OPTIONS, NUM_OPTIONS, "init-from") && o->resume)
         return fail(error, "--init-from and --resume contradict each other");
     if (o->model && !o->resume &&
         (contradicts("num-layers", o->num_layers, MODEL_SHAPES[o->model].num_layers) ||
@@ -855,7 +912,7 @@ static int check_parameters(const Settings *o, const GPTConfig *c, Error *error)
 static int describe_model(Trainer *t, const char *folder, Error *error) {
     Settings *o = &t->options;
     GPTConfig config;
-    if (folder != NULL && checkpoint_verify(folder, o->init_from == NULL, error) != 0) return -1;
+    if (folder != NULL && folder == o->init_from && checkpoint_verify(folder, 0, error) != 0) return -1;
     if (set_up_tokenizer(t, folder, error) != 0) return -1;
     if (model_config(o, folder, t->tokenizer, &config, error) != 0) return -1;
     if (o->sample == NULL && o->sequence_length > config.max_sequence_length)
@@ -905,17 +962,6 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     if (folder != NULL) return load_weights(m, folder, error);
     gpt_initialise(m, o->init_embedding, o->init_matrices);
     return 0;
-}
-
-// The weights that training begins with: the same everywhere, whatever each process made or read (another host's
-// mathematical library may round otherwise).
-static void agree_on_weights(Trainer *t) {
-    GPT *m = &t->model;
-    if (!is_divided(m, m->master)) {
-        Ticket ticket = comm_broadcast(m->comm, m->master, m->num_floats * sizeof(float), 0, m->stream);
-        comm_wait(m->comm, ticket, m->stream);
-    }
-    gpt_round(m, t->options.stochastic_rounding && t->state.step > 0); // as the run left them
 }
 
 typedef struct {
@@ -1039,14 +1085,10 @@ static int check_validation(Trainer *t, Error *error) {
 
 static int open_data(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    LoaderConfig config = {
-        o->batch,    o->sequence_length, (int32_t)t->model.V, (uint64_t)o->seed, (uint64_t)t->state.position,
-        !o->overfit, o->overfit,         t->launch.rank,      t->launch.size};
     if (shards_open(&t->train, o->train, error) != 0) return -1;
     if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
     if (check_validation(t, error) != 0) return -1;
-    t->loader = loader_open(&t->train, &config, error);
-    return t->loader != NULL ? 0 : -1;
+    return (t->loader = open_loader(t, error)) != NULL ? 0 : -1;
 }
 
 static void open_queues(Trainer *t) {
@@ -1056,7 +1098,7 @@ static void open_queues(Trainer *t) {
         t->batches[i].targets = (int32_t *)host_alloc(bytes);
         t->batches[i].copied = event_create();
         t->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
-        t->pending[i].stopping = (double *)host_alloc(sizeof(double));
+        t->pending[i].flags = (double *)host_alloc(TOTAL_FLAGS * sizeof(double));
         t->pending[i].started = event_create();
         t->pending[i].done = event_create();
     }
@@ -1066,7 +1108,7 @@ static void close_queues(Trainer *t) {
     if (t->batches[0].tokens == NULL) return; // never opened
     for (int i = 0; i < 2; i++) {
         host_free(t->batches[i].tokens), host_free(t->batches[i].targets);
-        host_free(t->pending[i].outcome), host_free(t->pending[i].stopping);
+        host_free(t->pending[i].outcome), host_free(t->pending[i].flags);
         event_destroy(t->batches[i].copied);
         event_destroy(t->pending[i].started), event_destroy(t->pending[i].done);
     }
@@ -1080,10 +1122,40 @@ static int open_run(Trainer *t, Error *error) {
     saved.resume = 0;
     saved.processes = 0; // those that there are when it is resumed
     if (!is_main(t)) return 0;
-    if (run_open(o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
+    if (run_open(&t->lock, o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
     print_banner(t);
     return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T),
                         t->peak * t->launch.size, error);
+}
+
+// Which processes see the folder that process 0 has opened: those can write into it.
+static int open_saving(Trainer *t, Error *error) {
+    const Settings *o = &t->options;
+    typedef char Owner[200];
+    Owner mine = "", *all = (Owner *)xcalloc((size_t)t->launch.size, sizeof(Owner));
+    int *sees = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
+    char *owner = run_owner(o->run);
+    if (owner != NULL) snprintf(mine, sizeof(mine), "%s", owner);
+    comm_exchange(t->comm, mine, sizeof(mine), all);
+    for (int r = 0; r < t->launch.size; r++) sees[r] = strcmp(all[r], all[0]) == 0;
+    t->saving.metrics = &t->metrics;
+    t->saving.tokenizer = t->tokenizer_text;
+    t->saving.keep = o->keep;
+    t->saving.every = 60 * o->save_minutes;
+    int result = saving_open(&t->saving, &t->model, o->run, &t->lock, sees, error);
+    free(owner), free(all), free(sees);
+    return result;
+}
+
+// What is written with each checkpoint.
+static char *text_of(const Tokenizer *tokenizer) {
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    CHECK(stream != NULL);
+    tokenizer_write(tokenizer, stream);
+    fclose(stream);
+    return text;
 }
 
 // All that training needs beside the model. `resume_from`: a checkpoint, or NULL.
@@ -1093,7 +1165,11 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     m->dropout_threshold = dropout_threshold(o->dropout);
     send_chunks(m, o->weight_decay);
     open_queues(t);
-    if (resume_from != NULL && load_training_state(t, resume_from, error) != 0) return -1;
+    if (resume_from != NULL) {
+        if (load_training_state(m, resume_from, &t->state, error) != 0) return -1;
+        t->saving.saved_step = t->state.step;
+    }
+    if (t->tokenizer != NULL) t->tokenizer_text = text_of(t->tokenizer);
     if (open_data(t, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->algorithms) &&
@@ -1107,37 +1183,33 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     return 0;
 }
 
-// All processes end; `speaker` says why. The others let it speak first: a launcher ends all when one has ended.
-static void leave_with(const Trainer *t, int speaker, const Error *error) {
-    if (speaker != t->launch.rank) {
-        sleep(2);
-        exit(EXIT_FAILURE);
-    }
-    if (speaker > 0) die("process %d: %s", speaker, error->text);
-    die("%s", error->text);
-}
-
 // Ends with the error's sentence, but not without the steps that were done. Unless the error is that of all processes, the
 // others are well and only wait for this one, so what it takes all of them to save is not.
 static void die_saving(Trainer *t, const Error *error) {
+    const int alone = t->launch.size > 1 && !t->agreed_error;
     Error second;
-    if (t->launch.size > 1 && !t->agreed_error) die("process %d: %s", t->launch.rank, error->text);
-    finish_steps(t, &second);
+    if (alone) leave_with(t, t->launch.rank, error->status, error);
+    finish_steps(t);
+    saving_finish(&t->saving, -1);
     if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->state.step > 0 && t->state.skipped_in_row == 0 && save_checkpoint(t, &second) == 0 && is_main(t))
+    if (t->state.step > 0 && t->state.skipped_in_row == 0 && !t->cannot_save &&
+        save_now(&t->saving, &t->state, &second) == 0 && is_main(t))
         printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
-    leave_with(t, 0, error);
+    run_close(&t->lock);
+    leave_with(t, 0, error->status, error);
 }
 
 static void close_down(Trainer *t) {
-    if (t->metrics.stream != NULL) metrics_close(&t->metrics);
+    saving_close(&t->saving);
+    metrics_close(&t->metrics);
+    run_close(&t->lock);
     if (t->loader != NULL) loader_close(t->loader);
     shards_close(&t->train);
     shards_close(&t->validation);
     close_queues(t);
-    free(t->algorithms);
+    free(t->algorithms), free(t->tokenizer_text);
     gpt_free(&t->model);
     comm_close(t->comm);
     if (t->tokenizer != NULL) tokenizer_free(t->tokenizer);
@@ -1170,7 +1242,6 @@ static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
     int result = options_parse(OPTIONS, NUM_OPTIONS, o, 2, words, NULL, 0, NULL, error);
     free(file);
     options_forget_given();
-    o->init_from = NULL; // the checkpoint has come in its place
     Settings saved = *o;
     if (result == 0) result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
     const char *changed = result == 0 ? changed_model_option(&saved, o) : NULL;
@@ -1190,7 +1261,7 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
 
 // An error that all processes run into is told by the first.
 static void die_once(const Trainer *t, const Error *error) {
-    if (t->launch.rank == 0) die("%s", error->text);
+    if (t->launch.rank == 0) die_of(error);
     watchdog_stop(t->watchdog);
     sleep(3); // the first has said the same by then, and its launcher ended this process
     die("process %d: %s", t->launch.rank, error->text);
@@ -1250,17 +1321,6 @@ static void set_threads(const Trainer *t) {
     free(all);
 }
 
-// Set-up that fails for one process ends all: the first that failed says why.
-static void agree_or_die(const Trainer *t, int result, const Error *error) {
-    int failed = result != 0, *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int)), first = 0;
-    comm_exchange(t->comm, &failed, sizeof(int), all);
-    while (first < t->launch.size && !all[first]) first++;
-    free(all);
-    if (first == t->launch.size) return;
-    watchdog_stop(t->watchdog);
-    leave_with(t, first, error);
-}
-
 // Of all options that must be the same everywhere: paths and threads may differ from host to host.
 static int64_t options_checksum(const Settings *o) {
     Settings same = *o;
@@ -1316,7 +1376,9 @@ static void set_up(Trainer *t, const char *folder) {
     agree_or_die(t, result, &error);
     agree_or_die(t, check_agreement(t, folder, &error), &error);
     agree_on_weights(t);
-    if (!samples) agree_or_die(t, open_run(t, &error), &error); // nothing is written before all agree
+    if (samples) return;
+    agree_or_die(t, open_run(t, &error), &error); // nothing is written before all agree
+    agree_or_die(t, open_saving(t, &error), &error);
 }
 
 static void run_training(Trainer *t) {
@@ -1336,9 +1398,12 @@ static void print_help(void) {
         "    ./train_gpt --run runs/x --sample \"Once upon a time\"\n"
         "    ./train_gpt --processes 8 --train ...   (or started by torchrun --no-python, mpirun, srun)\n");
     options_help(OPTIONS, NUM_OPTIONS, stdout);
-    printf("\nExit status: 0 done, 1 an error that is yours to mend, %d another process was lost, 128 + N "
-           "stopped by signal N\n",
-           EXIT_LOST_PEER);
+    printf("\nExit status: 0 done; %d an error that is yours to mend; %d the disk did not read or write; %d "
+           "another "
+           "process was lost;\n%d too many steps were skipped; %d interrupted by SIGINT, SIGTERM, SIGHUP or "
+           "SIGUSR1, and "
+           "saved (a second signal ends at once)\n",
+           EXIT_USER, EXIT_IO, EXIT_LOST_PEER, EXIT_SKIPPED, EXIT_INTERRUPTED);
 }
 
 // Becomes one of the processes that train, and joins the others.
@@ -1356,10 +1421,22 @@ static void join_processes(Trainer *t, int argc, char **argv) {
     if (refusal != NULL && t->launch.size > 1) die("process %d: %s", t->launch.rank, refusal);
     if (refusal != NULL) die("%s", refusal);
     t->comm = comm_open(&t->launch, o->deterministic_reduce, o->deadline > 0 ? o->deadline : 1e9, &error);
-    if (t->comm == NULL) die("%s", error.text);
+    if (t->comm == NULL) die_of(&error);
     const Watched watched = {t->comm, comm_progress, comm_abort};
     t->watchdog = watchdog_start(comm_control(t->comm), &watched, o->deadline);
     set_threads(t);
+}
+
+// The folder that weights come from, or NULL.
+static const char *begin_with(Trainer *t) {
+    Settings *o = &t->options;
+    if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
+        t->checkpoint = choose_checkpoint(t);
+        if (t->checkpoint != NULL) return t->checkpoint;
+        o->resume = 0;
+        if (is_main(t)) printf("'%s' has no checkpoint yet: it begins again\n", o->run);
+    }
+    return o->init_from;
 }
 
 int main(int argc, char **argv) {
@@ -1372,16 +1449,14 @@ int main(int argc, char **argv) {
         print_help();
         return 0;
     }
-    if (launch_read(&t->launch, &error) != 0) die("%s", error.text);
+    if (launch_read(&t->launch, &error) != 0) die_of(&error);
     if (parsed < 0 || check_options(o, &error) != 0) die_once(t, &error);
     join_processes(t, argc, argv);
-    t->saved_step = -1;
+    t->saving.saved_step = t->rolled_back_to = -1;
+    t->lock.descriptor = t->metrics.descriptor = -1;
 
-    int from_run = o->resume || (o->sample != NULL && o->init_from == NULL), result = 0;
-    char *folder = from_run ? checkpoint_newest(o->run, &error) : o->init_from ? xstrdup(o->init_from) : NULL;
-    if (from_run && folder == NULL) result = -1;
-    if (result == 0) result = describe_model(t, folder, &error);
-    agree_or_die(t, result, &error);
+    const char *folder = begin_with(t);
+    agree_or_die(t, describe_model(t, folder, &error), &error);
     if (o->plan) {
         print_plan(t);
         print_plan_of_many(&t->model, o);
@@ -1392,8 +1467,8 @@ int main(int argc, char **argv) {
         else
             run_training(t);
     }
-    free(folder);
+    const int interrupted = is_stopping(t) && t->state.step < o->steps;
+    free(t->checkpoint);
     close_down(t);
-    if (stop_signal) return 128 + stop_signal;
-    return t->stopping ? 128 + SIGTERM : 0; // another process was asked to end
+    return interrupted ? EXIT_INTERRUPTED : 0;
 }

@@ -297,7 +297,7 @@ typedef struct {
     pid_t *children; // (count), 0: has ended
     int count, running;
     int status;      // the first bad one
-    int stop_signal; // SIGINT, SIGTERM or SIGHUP that was passed on
+    int stop_signal; // SIGINT, SIGTERM, SIGHUP or SIGUSR1 that was passed on
     double kill_at;  // 0: not yet
     int killed;      // by us
 } Supervisor;
@@ -317,12 +317,12 @@ static void note_end(Supervisor *s, int rank, int status) {
         s->kill_at = seconds_now() + 3 * GRACE; // nobody leaves before all are done
     if (code == 0 || (s->killed && number == SIGKILL)) return;
     int first = s->status == 0 || s->status == EXIT_LOST_PEER; // that somebody is lost is not the cause
-    int stopped = s->stop_signal != 0 && code == 128 + s->stop_signal;
+    int stopped = s->stop_signal != 0 && code == EXIT_INTERRUPTED;
     if (first) s->status = code;
     if (stopped) return; // it was asked to, and others may still be saving
     if (number)
         fprintf(stderr, "error: process %d was killed by signal %d (%s)\n", rank, number, strsignal(number));
-    else if (first && code != EXIT_LOST_PEER && code != EXIT_FAILURE) // which come with a sentence
+    else if (first && code > EXIT_INTERRUPTED) // the others come with a sentence
         fprintf(stderr, "error: process %d ended with status %d\n", rank, code);
     if (s->kill_at == 0) s->kill_at = seconds_now() + GRACE;
 }
@@ -344,7 +344,7 @@ static void pass_on(Supervisor *s, int number) {
         return;
     }
     signal_all(s, number);
-    if (number == SIGUSR1 || number == SIGUSR2) return;
+    if (number == SIGUSR2) return;
     // The second one ends a process at once; what does not end then is frozen.
     if (s->stop_signal != 0 && s->kill_at == 0 && !s->killed) s->kill_at = seconds_now() + GRACE;
     s->stop_signal = number;

@@ -27,8 +27,6 @@
 extern "C" {
 #endif
 
-enum { EXIT_LOST_PEER = 3 };
-
 // How far a transport is.
 typedef struct {
     uint64_t queued, done; // operations since the start

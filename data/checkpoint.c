@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cjson/cJSON.h>
 
@@ -61,31 +61,42 @@ static size_t list_steps(const char *run, int64_t **steps) {
     return count;
 }
 
-static char *step_folder(const char *run, int64_t step) {
+char *checkpoint_folder(const char *run, int64_t step) {
     return format_text("%s/checkpoints/step_%08" PRId64, run, step);
 }
 
-char *checkpoint_newest(const char *run, Error *error) {
+int checkpoint_exists(const char *run) {
     int64_t *steps;
-    char *newest = NULL;
-    if (list_steps(run, &steps) > 0)
-        newest = step_folder(run, steps[0]);
-    else
-        fail(error, "there is no checkpoint in '%s/checkpoints'", run);
+    size_t count = list_steps(run, &steps);
     free(steps);
-    return newest;
+    return count > 0;
+}
+
+int checkpoint_newest(const char *run, int64_t *step, Error *error) {
+    int64_t *steps;
+    const size_t count = list_steps(run, &steps);
+    int found = 0;
+    for (size_t i = 0; i < count && !found; i++) {
+        char *folder = checkpoint_folder(run, steps[i]);
+        *step = steps[i];
+        found = checkpoint_verify(folder, 1, error) == 0;
+        if (!found) warn("checkpoint step_%08" PRId64 " is skipped: %s", *step, error->text);
+        free(folder);
+    }
+    free(steps);
+    if (found) return 0;
+    return fail(error, "there is no %scheckpoint in '%s/checkpoints'", count > 0 ? "whole " : "", run);
 }
 
 // Takes a checkpoint away under its name at once: half a checkpoint never stands there.
 static void remove_step(const char *run, int64_t step) {
-    char *old = step_folder(run, step), *doomed = format_text("%s/checkpoints/removing", run);
+    char *old = checkpoint_folder(run, step), *doomed = format_text("%s/checkpoints/removing", run);
     if (rename(old, doomed) == 0) folder_remove(doomed);
     free(old);
     free(doomed);
 }
 
-// What a run that was killed while it wrote or removed a checkpoint has left.
-static void remove_leftovers(const char *run) {
+void checkpoint_remove_leftovers(const char *run) {
     char *path = format_text("%s/checkpoints", run);
     DIR *folder = opendir(path);
     for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
@@ -100,68 +111,67 @@ static void remove_leftovers(const char *run) {
 
 // ---- writing ----------------------------------------------------------------------------------------------
 
-int run_open(const char *run, int resume, const Option *table, size_t count, const void *settings,
-             Error *error) {
-    char *earlier = resume ? NULL : checkpoint_newest(run, error);
-    free(earlier);
-    if (earlier != NULL)
-        return fail(
-            error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run", run);
-    if (folder_create(run, error) != 0) return -1;
-    char *lock = format_text("%s/lock", run), *path = format_text("%s/options.txt", run);
-    int descriptor = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666),
-        result = 0; // open, and so locked, until the end
-    FileWriter file;
-    if (descriptor < 0)
-        result = fail(error, "cannot write '%s': %s", lock, strerror(errno));
-    else if (flock(descriptor, LOCK_EX | LOCK_NB) != 0)
-        result = fail(error, "another trainer is using '%s'", run);
-    else
-        result = file_writer_open(&file, path, error);
-    if (result == 0) {
-        options_write(table, count, settings, file.stream);
-        result = file_writer_commit(&file, error);
-    }
-    free(lock), free(path);
-    return result;
+// A folder that may be there, below one that must.
+static int join_folder(const char *path, Error *error) {
+    return mkdir(path, 0777) == 0 || errno == EEXIST ? 0
+                                                     : fail_io(error, "cannot create the folder '%s'", path);
 }
 
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
+    char *parent = format_text("%s/checkpoints", run);
+    memset(writer, 0, sizeof(*writer));
     writer->run = xstrdup(run);
     writer->step = step;
-    writer->temporary = format_text("%s/checkpoints/writing_%08" PRId64, run, step);
-    remove_leftovers(run);
-    if (folder_create(writer->temporary, error) == 0) return 0;
-    checkpoint_abandon(writer);
-    return -1;
+    writer->temporary = format_text("%s/writing_%08" PRId64, parent, step);
+    int result = join_folder(parent, error);
+    if (result == 0) result = join_folder(writer->temporary, error);
+    free(parent);
+    if (result != 0) checkpoint_leave(writer);
+    return result;
 }
 
-char *checkpoint_path(const CheckpointWriter *writer, const char *name) {
-    return format_text("%s/%s", writer->temporary, name);
+static int start_file(const CheckpointWriter *writer, const char *name, FileWriter *file, Error *error) {
+    char *path = format_text("%s/%s", writer->temporary, name);
+    int result = file_writer_open(file, path, error);
+    free(path);
+    return result;
+}
+
+static int finish_file(CheckpointWriter *writer, const char *name, FileWriter *file, Error *error) {
+    CheckpointFile line;
+    if (file_writer_commit(file, error) != 0) return -1;
+    snprintf(line.name, sizeof(line.name), "%s", name);
+    line.crc = file->crc;
+    line.size = file->size;
+    checkpoint_add(writer, &line);
+    return 0;
 }
 
 int checkpoint_text(CheckpointWriter *writer, const char *name, const char *text, Error *error) {
-    char *path = checkpoint_path(writer, name);
-    int result = file_write(path, text, strlen(text), error);
-    free(path);
-    return result;
+    FileWriter file;
+    if (start_file(writer, name, &file, error) != 0) return -1;
+    fputs(text, file.stream);
+    return finish_file(writer, name, &file, error);
 }
 
 int checkpoint_tensors(CheckpointWriter *writer, const char *name, const NamedTensor *tensors, size_t count,
                        Error *error) {
     FileWriter file;
-    char *path = checkpoint_path(writer, name);
-    int result = file_writer_open(&file, path, error);
-    free(path);
-    if (result != 0) return -1;
+    if (start_file(writer, name, &file, error) != 0) return -1;
     safetensors_write(file.stream, tensors, count);
-    return file_writer_commit(&file, error);
+    return finish_file(writer, name, &file, error);
+}
+
+void checkpoint_add(CheckpointWriter *writer, const CheckpointFile *file) {
+    size_t bytes = (writer->num_files + 1) * sizeof(CheckpointFile);
+    writer->files = (CheckpointFile *)xrealloc(writer->files, bytes);
+    writer->files[writer->num_files++] = *file;
 }
 
 static int file_crc(const char *path, uint32_t *crc, uint64_t *size, Error *error) {
     if (file_size(path, size, error) != 0) return -1;
     int descriptor = open(path, O_RDONLY | O_CLOEXEC), result = 0;
-    if (descriptor < 0) return fail(error, "cannot open '%s': %s", path, strerror(errno));
+    if (descriptor < 0) return fail_io(error, "cannot open '%s'", path);
     char *buffer = (char *)xmalloc(READ_CHUNK);
     *crc = 0;
     for (uint64_t done = 0; done < *size && result == 0; done += READ_CHUNK) {
@@ -175,48 +185,45 @@ static int file_crc(const char *path, uint32_t *crc, uint64_t *size, Error *erro
 }
 
 static int write_manifest(CheckpointWriter *writer, Error *error) {
-    DIR *folder = opendir(writer->temporary);
-    if (folder == NULL) return fail(error, "cannot read '%s': %s", writer->temporary, strerror(errno));
     char *text = xstrdup("");
-    int result = 0;
-    for (struct dirent *entry; result == 0 && (entry = readdir(folder)) != NULL;) {
-        if (entry->d_name[0] == '.') continue;
-        uint32_t crc = 0;
-        uint64_t size = 0;
-        char *path = checkpoint_path(writer, entry->d_name);
-        result = file_crc(path, &crc, &size, error);
-        free(path);
-        char *longer = format_text("%s%08x %" PRIu64 " %s\n", text, crc, size, entry->d_name);
+    for (size_t i = 0; i < writer->num_files; i++) {
+        const CheckpointFile *file = &writer->files[i];
+        char *longer = format_text("%s%08x %" PRIu64 " %s\n", text, file->crc, file->size, file->name);
         free(text);
         text = longer;
     }
-    closedir(folder);
     char *whole = format_text("%s%08x %s\n", text, crc32c(0, text, strlen(text)), manifest_name);
-    if (result == 0) result = checkpoint_text(writer, manifest_name, whole, error);
+    int result = checkpoint_text(writer, manifest_name, whole, error);
     free(whole);
     free(text);
     return result;
 }
 
-static void remove_old(const char *run, int64_t keep) {
-    int64_t *steps;
+// Removes all but the newest `keep` checkpoints up to `newest`.
+static void remove_old(const char *run, int64_t newest, int64_t keep) {
+    int64_t *steps, kept = 0;
     size_t count = list_steps(run, &steps);
-    for (size_t i = (size_t)keep; i < count; i++) remove_step(run, steps[i]);
+    for (size_t i = 0; i < count; i++)
+        if (steps[i] <= newest && kept++ >= keep) remove_step(run, steps[i]);
     free(steps);
 }
 
 // Gives the complete folder its name. What stands there (the same step, saved by a run that was then taken
 // back to an earlier one) is out of the way for no longer than the two renames take.
 static int publish(const CheckpointWriter *writer, Error *error) {
-    char *final = step_folder(writer->run, writer->step),
+    char *final = checkpoint_folder(writer->run, writer->step),
          *parent = format_text("%s/checkpoints", writer->run);
     char *doomed = format_text("%s/removing", parent);
-    int result = 0;
-    rename(final, doomed);
-    if (rename(writer->temporary, final) != 0)
-        result = fail(error, "cannot rename '%s' to '%s': %s", writer->temporary, final, strerror(errno));
-    if (result == 0) result = folder_sync(parent, error);
-    folder_remove(doomed);
+    folder_remove(doomed); // left by a removal that failed
+    int result = 0, replaces = rename(final, doomed) == 0;
+    if (rename(writer->temporary, final) != 0) {
+        result = fail_io(error, "cannot rename '%s' to '%s'", writer->temporary, final);
+        if (replaces && rename(doomed, final) != 0)
+            warn("the checkpoint that was '%s' is now '%s': rename it", final, doomed);
+    } else {
+        result = folder_sync(parent, error);
+        folder_remove(doomed);
+    }
     free(final);
     free(parent);
     free(doomed);
@@ -227,15 +234,20 @@ int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error) {
     int result = write_manifest(writer, error);
     if (result == 0) result = folder_sync(writer->temporary, error);
     if (result == 0) result = publish(writer, error);
-    if (result == 0) remove_old(writer->run, keep);
+    if (result == 0) remove_old(writer->run, writer->step, keep);
     checkpoint_abandon(writer);
     return result;
 }
 
 void checkpoint_abandon(CheckpointWriter *writer) {
     if (writer->temporary != NULL) folder_remove(writer->temporary);
+    checkpoint_leave(writer);
+}
+
+void checkpoint_leave(CheckpointWriter *writer) {
     free(writer->temporary);
     free(writer->run);
+    free(writer->files);
     memset(writer, 0, sizeof(*writer));
 }
 
@@ -243,7 +255,7 @@ void checkpoint_abandon(CheckpointWriter *writer) {
 
 // One line `crc size name` of the manifest.
 static int verify_line(const char *folder, const char *line, Error *error) {
-    uint32_t crc, expected_crc;
+    uint32_t crc = 0, expected_crc;
     uint64_t size, expected_size;
     char name[128];
     if (sscanf(line, "%8" SCNx32 " %" SCNu64 " %127[^/\n]", &expected_crc, &expected_size, name) != 3)
@@ -279,6 +291,34 @@ int checkpoint_verify(const char *folder, int required, Error *error) {
     }
     free(text);
     free(path);
+    return result;
+}
+
+// ---- tensors ----------------------------------------------------------------------------------------------
+
+// How many files the name's tensors are divided among: of NAME-00001-of-0000N.safetensors; 0: there is none.
+static int count_parts(const char *folder, const char *name) {
+    char *pattern = format_text("%s-%%*5d-of-%%5d.safetensors", name);
+    int parts = 0;
+    DIR *opened = opendir(folder);
+    for (struct dirent *entry; opened != NULL && parts == 0 && (entry = readdir(opened)) != NULL;)
+        if (sscanf(entry->d_name, pattern, &parts) != 1 || parts < 1) parts = 0;
+    if (opened != NULL) closedir(opened);
+    free(pattern);
+    return parts;
+}
+
+int checkpoint_read_tensors(const char *folder, const char *name, const NamedTensor *tensors, size_t count,
+                            Error *error) {
+    char *single = format_text("%s/%s.safetensors", folder, name);
+    const int parts = file_exists(single) ? 0 : count_parts(folder, name);
+    char **paths = (char **)xcalloc((size_t)parts + 1, sizeof(char *));
+    for (int i = 0; i < parts; i++)
+        paths[i] = format_text("%s/%s-%05d-of-%05d.safetensors", folder, name, i + 1, parts);
+    if (parts == 0) paths[0] = xstrdup(single);
+    int result = safetensors_read_files(paths, parts > 0 ? (size_t)parts : 1, tensors, count, error);
+    for (int i = 0; i <= parts; i++) free(paths[i]);
+    free(paths), free(single);
     return result;
 }
 
@@ -406,6 +446,18 @@ char *gpt_config_text(const GPTConfig *config) {
     return json_text(json);
 }
 
+static int read_recent(const cJSON *json, const char *path, TrainingState *state, Error *error) {
+    const cJSON *losses = cJSON_GetObjectItemCaseSensitive(json, "recent_losses"), *loss;
+    state->num_recent = 0;
+    memset(state->recent, 0, sizeof(state->recent));
+    cJSON_ArrayForEach(loss, losses) {
+        if (!cJSON_IsNumber(loss) || state->num_recent == RECENT_LOSSES)
+            return fail(error, "'%s': recent_losses must be %d numbers at most", path, RECENT_LOSSES);
+        state->recent[state->num_recent++] = loss->valuedouble;
+    }
+    return 0;
+}
+
 int training_state_read(const char *folder, TrainingState *state, Error *error) {
     char *path = format_text("%s/training_state.json", folder);
     cJSON *json = json_read(path, error);
@@ -413,6 +465,7 @@ int training_state_read(const char *folder, TrainingState *state, Error *error) 
     if (result == 0) result = json_integer(json, path, "position", -1, &state->position, error);
     if (result == 0) result = json_integer(json, path, "skipped", 0, &state->skipped, error);
     if (result == 0) result = json_integer(json, path, "skipped_in_row", 0, &state->skipped_in_row, error);
+    if (result == 0) result = read_recent(json, path, state, error);
     cJSON_Delete(json);
     free(path);
     return result;
@@ -424,5 +477,7 @@ char *training_state_text(const TrainingState *state) {
     cJSON_AddNumberToObject(json, "position", (double)state->position);
     cJSON_AddNumberToObject(json, "skipped", (double)state->skipped);
     cJSON_AddNumberToObject(json, "skipped_in_row", (double)state->skipped_in_row);
+    cJSON_AddItemToObject(json, "recent_losses",
+                          cJSON_CreateDoubleArray(state->recent, (int)state->num_recent));
     return json_text(json);
 }

@@ -1,21 +1,20 @@
-// A run folder on disk, and the checkpoints in it.
+// Checkpoints: folders below that of a run (data/run.h).
 //
-//     runs/NAME/options.txt                      the options of the run, readable as @file
-//     runs/NAME/lock                             locked while a trainer uses the run
-//     runs/NAME/metrics.jsonl                    one line a step, a validation
-//     runs/NAME/checkpoints/step_00001000/       a Hugging Face GPT-2 folder, and training state beside it:
-//         config.json  model.safetensors  tokenizer.json  optimizer.safetensors  training_state.json manifest
+//     checkpoints/step_00001000/       a Hugging Face GPT-2 folder, and training state beside it:
+//         config.json  model.safetensors  tokenizer.json  optimizer.safetensors  training_state.json  manifest
 //
-// A checkpoint appears under its name only when it is complete and on the disk: it is written into a
-// temporary folder, every file is synced, then the folder is renamed. `manifest` has a line `crc32c size
-// name` for every file, and a last line with its own CRC-32C: any changed byte is found before anything is
-// loaded.
+// Where several processes write, each has files of its own, in Hugging Face's names for that:
+// model-00001-of-00004.safetensors, with model.safetensors.index.json, and optimizer-00001-of-00004.safetensors; each
+// tensor is whole in one of them, so that any number of processes can read them.
+//
+// A checkpoint appears under its name only when it is complete and on the disk: it is written into a temporary
+// folder, every file is synced, then the folder is renamed. `manifest` has a line `crc32c size name` for every
+// file, and a last line with its own CRC-32C: any changed byte is found before anything is loaded.
 #ifndef DATA_CHECKPOINT_H
 #define DATA_CHECKPOINT_H
 
 #include <stdint.h>
 #include "files.h"
-#include "options.h"
 #include "safetensors.h"
 
 #ifdef __cplusplus
@@ -30,39 +29,57 @@ typedef struct {
     int64_t end_of_text; // bos_token_id and eos_token_id; -1: none
 } GPTConfig;
 
+enum { RECENT_LOSSES = 128 };
+
 // Where training stands; what is needed besides weights and moments to go on.
 typedef struct {
     int64_t step;     // steps done
-    int64_t position; // sequences consumed
+    int64_t position; // sequences consumed, or passed over
     int64_t skipped;  // steps skipped in all
     int64_t skipped_in_row;
+    int64_t num_recent;
+    double recent[RECENT_LOSSES]; // losses, the oldest first, that the next one is compared with
 } TrainingState;
+
+// A file of a checkpoint, as the manifest has it.
+typedef struct {
+    char name[64];
+    uint32_t crc;
+    uint64_t size;
+} CheckpointFile;
 
 typedef struct {
     char *run, *temporary; // folders
     int64_t step;
+    CheckpointFile *files;
+    size_t num_files;
 } CheckpointWriter;
 
-// Creates the run's folder, locks it for as long as the process lives (one trainer at a time), and writes its
-// options.txt. Unless `resume`, a run that has checkpoints is refused.
-int run_open(const char *run, int resume, const Option *table, size_t count, const void *settings,
-             Error *error);
-
-// Creates the temporary folder of runs/NAME's checkpoint for `step`.
+// Creates the temporary folder of runs/NAME's checkpoint for `step`, or joins the process that did. runs/NAME itself must
+// be there.
 int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error);
 // Writes one file of tensors, or of text, into it.
 int checkpoint_tensors(CheckpointWriter *writer, const char *name, const NamedTensor *tensors, size_t count,
                        Error *error);
 int checkpoint_text(CheckpointWriter *writer, const char *name, const char *text, Error *error);
-// The path inside the temporary folder, for content written by others. Caller frees.
-char *checkpoint_path(const CheckpointWriter *writer, const char *name);
-// Manifest, sync, rename; then removes all but the newest `keep` checkpoints. On error nothing older is
-// touched and the temporary folder is removed.
+// One that another process has written.
+void checkpoint_add(CheckpointWriter *writer, const CheckpointFile *file);
+// Manifest, sync, rename; then removes all but the newest `keep` checkpoints up to this one: what is newer is not of this
+// run's making. On error nothing older is touched and the temporary folder is removed.
 int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error);
+// Removes the temporary folder.
 void checkpoint_abandon(CheckpointWriter *writer);
+// Forgets it only: another process commits it.
+void checkpoint_leave(CheckpointWriter *writer);
+// Removes what a run that was killed has left half written or half removed. By the process that has the run's lock.
+void checkpoint_remove_leftovers(const char *run);
 
-// The newest checkpoint of a run, or an error when there is none. Caller frees.
-char *checkpoint_newest(const char *run, Error *error);
+// The folder of a step's checkpoint. Caller frees.
+char *checkpoint_folder(const char *run, int64_t step);
+// The step of the newest checkpoint that is whole. Warns of every newer one, which stays as it is: what is damaged in
+// it. With an error when there is none.
+int checkpoint_newest(const char *run, int64_t *step, Error *error);
+int checkpoint_exists(const char *run); // whole or not
 // Compares every file with the manifest. A folder without one (written by others) passes when `required` is
 // 0.
 int checkpoint_verify(const char *folder, int required, Error *error);
@@ -71,6 +88,9 @@ int checkpoint_verify(const char *folder, int required, Error *error);
 int gpt_config_check(const GPTConfig *config, int64_t largest_head, Error *error);
 int gpt_config_read(const char *folder, GPTConfig *config, Error *error);
 char *gpt_config_text(const GPTConfig *config); // caller frees
+// Tensors out of NAME.safetensors in the folder, or out of NAME-00001-of-0000N.safetensors and its like.
+int checkpoint_read_tensors(const char *folder, const char *name, const NamedTensor *tensors, size_t count,
+                            Error *error);
 int training_state_read(const char *folder, TrainingState *state, Error *error);
 char *training_state_text(const TrainingState *state); // caller frees
 

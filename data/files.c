@@ -14,23 +14,65 @@
 #include <nmmintrin.h>
 #endif
 
+enum { WRITE_BUFFER = 1 << 16 };
+
+static void set_error(Error *error, const char *format, va_list arguments) {
+    vsnprintf(error->text, sizeof(error->text), format, arguments);
+    error->status = EXIT_USER;
+}
+
 int fail(Error *error, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(error->text, sizeof(error->text), format, arguments);
+    set_error(error, format, arguments);
     va_end(arguments);
     return -1;
 }
 
+// Could the user have known?
+static int is_users_reason(int reason) {
+    static const int reasons[] = {ENOENT, EACCES, EPERM,        ENOTDIR, EISDIR,
+                                  EEXIST, EINVAL, ENAMETOOLONG, ELOOP,   EROFS};
+    for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
+        if (reason == reasons[i]) return 1;
+    return 0;
+}
+
+int fail_io(Error *error, const char *format, ...) {
+    const int reason = errno;
+    va_list arguments;
+    va_start(arguments, format);
+    set_error(error, format, arguments);
+    va_end(arguments);
+    const size_t length = strlen(error->text);
+    snprintf(error->text + length, sizeof(error->text) - length, ": %s", strerror(reason));
+    if (!is_users_reason(reason)) error->status = EXIT_IO;
+    return -1;
+}
+
+void die_of(const Error *error) {
+    fflush(stdout);
+    fprintf(stderr, "error: %s\n", error->text); // at once: other processes may write, too
+    exit(error->status);
+}
+
 void die(const char *format, ...) {
+    Error error;
+    va_list arguments;
+    va_start(arguments, format);
+    set_error(&error, format, arguments);
+    va_end(arguments);
+    die_of(&error);
+}
+
+void warn(const char *format, ...) {
     Error sentence;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(sentence.text, sizeof(sentence.text), format, arguments);
+    set_error(&sentence, format, arguments);
     va_end(arguments);
     fflush(stdout);
-    fprintf(stderr, "error: %s\n", sentence.text); // at once: other processes may write, too
-    exit(1);
+    fprintf(stderr, "warning: %s\n", sentence.text);
 }
 
 static void *checked(void *pointer, size_t size) {
@@ -66,7 +108,7 @@ int file_exists(const char *path) {
 
 int file_size(const char *path, uint64_t *size, Error *error) {
     struct stat status;
-    if (stat(path, &status) != 0) return fail(error, "cannot open '%s': %s", path, strerror(errno));
+    if (stat(path, &status) != 0) return fail_io(error, "cannot open '%s'", path);
     *size = (uint64_t)status.st_size;
     return 0;
 }
@@ -74,11 +116,11 @@ int file_size(const char *path, uint64_t *size, Error *error) {
 int file_read(const char *path, size_t limit, char **data, size_t *size, Error *error) {
     *data = NULL;
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return fail(error, "cannot open '%s': %s", path, strerror(errno));
+    if (descriptor < 0) return fail_io(error, "cannot open '%s'", path);
     struct stat status;
     int result = -1;
     if (fstat(descriptor, &status) != 0) {
-        fail(error, "cannot read '%s': %s", path, strerror(errno));
+        fail_io(error, "cannot read '%s'", path);
     } else if (!S_ISREG(status.st_mode)) {
         fail(error, "cannot read '%s': not a regular file", path);
     } else if ((uint64_t)status.st_size > limit) {
@@ -104,8 +146,7 @@ int file_pread(int descriptor, const char *path, void *data, size_t size, uint64
         ssize_t count = pread(descriptor, (char *)data + done, size - done, (off_t)(offset + done));
         if (count < 0 && errno == EINTR) continue;
         if (count < 0)
-            return fail(error, "cannot read '%s' at byte %llu: %s", path, (unsigned long long)(offset + done),
-                        strerror(errno));
+            return fail_io(error, "cannot read '%s' at byte %llu", path, (unsigned long long)(offset + done));
         if (count == 0)
             return fail(error, "'%s' ends at byte %llu, %zu more were expected", path,
                         (unsigned long long)(offset + done), size - done);
@@ -114,21 +155,61 @@ int file_pread(int descriptor, const char *path, void *data, size_t size, uint64
     return 0;
 }
 
+int file_pwrite(int descriptor, const void *data, size_t size, uint64_t offset) {
+    for (size_t done = 0; done < size;) {
+        ssize_t count = pwrite(descriptor, (const char *)data + done, size - done, (off_t)(offset + done));
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) return -1;
+        done += (size_t)count;
+    }
+    return 0;
+}
+
+// The stream's own write: all of it, or the reason is kept.
+static ssize_t writer_write(void *cookie, const char *data, size_t size) {
+    FileWriter *writer = (FileWriter *)cookie;
+    for (size_t done = 0; done < size && writer->reason == 0;) {
+        ssize_t count = write(writer->descriptor, data + done, size - done);
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) {
+            writer->reason = errno;
+            break;
+        }
+        writer->crc = crc32c(writer->crc, data + done, (size_t)count);
+        writer->size += (uint64_t)count;
+        done += (size_t)count;
+    }
+    return writer->reason == 0 ? (ssize_t)size : 0; // 0: an error, to the stream
+}
+
+static int writer_seek(void *cookie, off64_t *offset, int whence) {
+    *offset = lseek(((FileWriter *)cookie)->descriptor, *offset, whence);
+    return *offset < 0 ? -1 : 0;
+}
+
 int file_writer_open(FileWriter *writer, const char *path, Error *error) {
+    const cookie_io_functions_t functions = {NULL, writer_write, writer_seek, NULL};
+    memset(writer, 0, sizeof(*writer));
     writer->path = xstrdup(path);
     writer->temporary = format_text("%s.%ld.tmp", path, (long)getpid());
-    writer->stream = fopen(writer->temporary, "wbe");
-    if (writer->stream != NULL) return 0;
-    fail(error, "cannot write '%s': %s", path, strerror(errno));
+    writer->descriptor = open(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (writer->descriptor >= 0) {
+        writer->stream = (FILE *)checked(fopencookie(writer, "w", functions), 1);
+        setvbuf(writer->stream, NULL, _IOFBF, WRITE_BUFFER);
+        return 0;
+    }
+    fail_io(error, "cannot write '%s'", path);
     free(writer->path);
     free(writer->temporary);
     return -1;
 }
 
+// What is left are crc and size.
 static void file_writer_free(FileWriter *writer) {
     free(writer->path);
     free(writer->temporary);
-    memset(writer, 0, sizeof(*writer));
+    writer->path = writer->temporary = NULL;
+    writer->stream = NULL;
 }
 
 // fsync of the folder that holds `path`.
@@ -139,21 +220,20 @@ static int parent_sync(const char *path, Error *error) {
     return result;
 }
 
+// Keeps the first reason why a writer's call did not succeed.
+static void check_call(FileWriter *writer, int result) {
+    if (result != 0 && writer->reason == 0) writer->reason = errno;
+}
+
 int file_writer_commit(FileWriter *writer, Error *error) {
-    int failed = ferror(writer->stream) | (fflush(writer->stream) != 0) |
-                 (fsync(fileno(writer->stream)) != 0);
-    int reason = errno;
-    if (fclose(writer->stream) != 0 && !failed) {
-        failed = 1;
-        reason = errno;
-    }
-    if (!failed && rename(writer->temporary, writer->path) != 0) {
-        failed = 1;
-        reason = errno;
-    }
+    fclose(writer->stream); // its failure is that of a write
+    if (writer->reason == 0) check_call(writer, fsync(writer->descriptor));
+    check_call(writer, close(writer->descriptor));
+    if (writer->reason == 0) check_call(writer, rename(writer->temporary, writer->path));
     int result = 0;
-    if (failed) {
-        result = fail(error, "cannot write '%s': %s", writer->path, strerror(reason));
+    if (writer->reason != 0) {
+        errno = writer->reason;
+        result = fail_io(error, "cannot write '%s'", writer->path);
         unlink(writer->temporary);
     } else {
         result = parent_sync(writer->path, error);
@@ -164,7 +244,9 @@ int file_writer_commit(FileWriter *writer, Error *error) {
 
 void file_writer_abandon(FileWriter *writer) {
     if (writer->stream == NULL) return;
+    writer->reason = ECANCELED; // nothing more is written
     fclose(writer->stream);
+    close(writer->descriptor);
     unlink(writer->temporary);
     file_writer_free(writer);
 }
@@ -172,7 +254,7 @@ void file_writer_abandon(FileWriter *writer) {
 int file_write(const char *path, const void *data, size_t size, Error *error) {
     FileWriter writer;
     if (file_writer_open(&writer, path, error) != 0) return -1;
-    fwrite(data, 1, size, writer.stream); // a short write shows in ferror at the commit
+    fwrite(data, 1, size, writer.stream); // what fails shows at the commit
     return file_writer_commit(&writer, error);
 }
 
@@ -184,7 +266,7 @@ int folder_create(const char *path, Error *error) {
         char end = *slash;
         *slash = '\0';
         if (mkdir(copy, 0777) != 0 && errno != EEXIST)
-            result = fail(error, "cannot create the folder '%s': %s", copy, strerror(errno));
+            result = fail_io(error, "cannot create the folder '%s'", copy);
         *slash = end;
         if (end == '\0') break;
     }
@@ -197,11 +279,11 @@ int folder_create(const char *path, Error *error) {
 
 int folder_sync(const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return fail(error, "cannot open the folder '%s': %s", path, strerror(errno));
+    if (descriptor < 0) return fail_io(error, "cannot open the folder '%s'", path);
     int result = fsync(descriptor);
     // Some network file systems cannot sync folders; that is not the user's error.
     if (result != 0 && errno != EINVAL && errno != ENOTSUP)
-        fail(error, "cannot sync the folder '%s': %s", path, strerror(errno));
+        result = fail_io(error, "cannot sync the folder '%s'", path);
     else
         result = 0;
     close(descriptor);

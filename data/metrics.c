@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #include "metrics.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,43 +17,72 @@ static int64_t step_of_line(const char *line) {
 }
 
 // Leaves only the whole lines of steps up to `done`.
-static int cut_back(const char *path, int64_t done, Error *error) {
-    FILE *in = fopen(path, "re");
-    if (in == NULL) return 0; // nothing there yet
+static int cut_back(const char *path, int64_t done, uint64_t *size, Error *error) {
     FileWriter out;
+    char *text = NULL;
+    size_t length;
+    *size = 0;
+    if (!file_exists(path)) return 0; // nothing there yet
+    if (file_read(path, SIZE_MAX - 1, &text, &length, error) != 0) return -1;
     if (file_writer_open(&out, path, error) != 0) {
-        fclose(in);
+        free(text);
         return -1;
     }
-    char *line = NULL;
-    size_t capacity = 0;
-    for (ssize_t length; (length = getline(&line, &capacity, in)) > 0;) {
+    for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
         int64_t step = step_of_line(line);
-        if (line[length - 1] == '\n' && step >= 0 && step <= done)
-            fwrite(line, 1, (size_t)length, out.stream);
+        if (step >= 0 && step <= done) fwrite(line, 1, (size_t)(end + 1 - line), out.stream);
     }
-    int failed = ferror(in), reason = errno;
-    free(line);
-    fclose(in);
-    if (!failed) return file_writer_commit(&out, error);
-    file_writer_abandon(&out); // what could not be read is not cut off
-    return fail(error, "cannot read '%s': %s", path, strerror(reason));
+    free(text);
+    int result = file_writer_commit(&out, error);
+    *size = out.size;
+    return result;
+}
+
+// Opens the file with the lines up to `done`.
+static int open_file(Metrics *metrics, int64_t done, Error *error) {
+    if (cut_back(metrics->path, done, &metrics->size, error) != 0) return -1;
+    metrics->descriptor = open(metrics->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    return metrics->descriptor >= 0 ? 0 : fail_io(error, "cannot write '%s'", metrics->path);
 }
 
 int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token,
                  double peak, Error *error) {
     memset(metrics, 0, sizeof(*metrics));
     metrics->path = format_text("%s/metrics.jsonl", run);
+    metrics->descriptor = -1;
     metrics->num_steps = num_steps;
     metrics->first_step = done;
     metrics->flop_per_token = flop_per_token;
     metrics->peak = peak;
     metrics->started = seconds_now();
-    metrics->on_terminal = isatty(1) && isatty(2); // mpirun gives processes a terminal of its own for the first
-    if (cut_back(metrics->path, done, error) != 0) return -1;
-    metrics->stream = fopen(metrics->path, "ae");
-    if (metrics->stream == NULL) return fail(error, "cannot write '%s': %s", metrics->path, strerror(errno));
+    metrics->on_terminal = isatty(1) &&
+                           isatty(2); // mpirun gives processes a terminal of its own for the first
+    return open_file(metrics, done, error);
+}
+
+int metrics_flush(Metrics *metrics, Error *error) {
+    if (metrics->num_pending == 0) return 0;
+    // At its place, not at the end: half a line that a full disk took is written over.
+    if (file_pwrite(metrics->descriptor, metrics->pending, metrics->num_pending, metrics->size) != 0)
+        return fail_io(error, "cannot write '%s'", metrics->path);
+    metrics->size += metrics->num_pending;
+    metrics->num_pending = 0;
+    metrics->warned = 0;
     return 0;
+}
+
+// A checkpoint must not be ahead of the record, even after a kill: each line goes to the file at once.
+static void add_line(Metrics *metrics, char *line) {
+    Error error;
+    const size_t length = strlen(line);
+    metrics->pending = (char *)xrealloc(metrics->pending, metrics->num_pending + length);
+    memcpy(metrics->pending + metrics->num_pending, line, length);
+    metrics->num_pending += length;
+    free(line);
+    if (metrics_flush(metrics, &error) == 0 || metrics->warned) return;
+    metrics_end_line(metrics);
+    warn("%s; its lines are kept and written later", error.text);
+    metrics->warned = 1;
 }
 
 void metrics_end_line(Metrics *metrics) {
@@ -64,19 +93,27 @@ void metrics_end_line(Metrics *metrics) {
 
 void metrics_close(Metrics *metrics) {
     metrics_end_line(metrics);
-    if (metrics->stream != NULL) fclose(metrics->stream);
-    free(metrics->path);
+    if (metrics->descriptor >= 0) close(metrics->descriptor);
+    metrics->descriptor = -1;
+    free(metrics->pending), free(metrics->path);
+    metrics->pending = metrics->path = NULL;
+}
+
+int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t sequences, Error *error) {
+    if (metrics_flush(metrics, error) != 0) return -1;
+    close(metrics->descriptor);
+    if (open_file(metrics, done, error) != 0) return -1;
+    // Under the number of a step that is repeated: a run that is resumed before the next checkpoint repeats this, too.
+    add_line(metrics, format_text("{\"step\": %" PRId64 ", \"rollback_from\": %" PRId64
+                                  ", \"rollback_to\": %" PRId64 ", \"sequences_passed_over\": %" PRId64 "}\n",
+                                  done + 1, step, done, sequences));
+    return 0;
 }
 
 // JSON has no NaN.
 static const char *json_number(char *text, size_t size, double value) {
     snprintf(text, size, isfinite(value) ? "%.9g" : "null", value);
     return text;
-}
-
-static int flush_line(Metrics *metrics, Error *error) {
-    if (fflush(metrics->stream) == 0 && !ferror(metrics->stream)) return 0;
-    return fail(error, "cannot write '%s': %s", metrics->path, strerror(errno));
 }
 
 // Columns of the terminal; a line of progress must fit into one row to be rewritten in place.
@@ -106,25 +143,25 @@ static void show_step(Metrics *metrics, const StepMetrics *s, double now) {
     fflush(stdout);
 }
 
-int metrics_step(Metrics *metrics, const StepMetrics *s, Error *error) {
+void metrics_step(Metrics *metrics, const StepMetrics *s) {
     char loss[32], norm[32];
-    fprintf(metrics->stream,
-            "{\"step\": %" PRId64
-            ", \"loss\": %s, \"learning_rate\": %.9g, \"gradient_norm\": %s, \"tokens\": %" PRId64
-            ", \"skipped\": %s, \"seconds\": %.6f}\n",
-            s->step, json_number(loss, sizeof(loss), s->loss), s->learning_rate,
-            json_number(norm, sizeof(norm), s->gradient_norm), s->tokens, s->skipped ? "true" : "false",
-            s->seconds);
+    add_line(
+        metrics,
+        format_text("{\"step\": %" PRId64
+                    ", \"loss\": %s, \"learning_rate\": %.9g, \"gradient_norm\": %s, \"tokens\": %" PRId64
+                    ", \"skipped\": %s, \"seconds\": %.6f}\n",
+                    s->step, json_number(loss, sizeof(loss), s->loss), s->learning_rate,
+                    json_number(norm, sizeof(norm), s->gradient_norm), s->tokens,
+                    s->skipped ? "true" : "false", s->seconds));
     double now = seconds_now(), pause = metrics->on_terminal ? 0.1 : 5.0;
     if (now - metrics->shown >= pause || s->step == metrics->num_steps ||
         s->step == metrics->first_step + 1 || s->skipped) {
         show_step(metrics, s, now);
         metrics->shown = now;
     }
-    return flush_line(metrics, error); // a checkpoint must not be ahead of the record, even after a kill
 }
 
-int metrics_validation(Metrics *metrics, const ValidationMetrics *v, Error *error) {
+void metrics_validation(Metrics *metrics, const ValidationMetrics *v) {
     metrics_end_line(metrics);
     printf("validation after step %" PRId64 ": %.4f nats per token", v->step, v->loss);
     if (v->bits_per_byte >= 0) printf(", %.4f bits per byte", v->bits_per_byte);
@@ -134,9 +171,9 @@ int metrics_validation(Metrics *metrics, const ValidationMetrics *v, Error *erro
     if (v->cut > 0) printf(", %" PRId64 " documents cut at the sequence length", v->cut);
     printf(", %.1f s\n", v->seconds);
     char loss[32], bits[32];
-    fprintf(metrics->stream,
-            "{\"step\": %" PRId64 ", \"validation_loss\": %s, \"validation_bits_per_byte\": %s}\n", v->step,
-            json_number(loss, sizeof(loss), v->loss),
-            json_number(bits, sizeof(bits), v->bits_per_byte >= 0 ? v->bits_per_byte : NAN));
-    return flush_line(metrics, error);
+    add_line(metrics,
+             format_text("{\"step\": %" PRId64
+                         ", \"validation_loss\": %s, \"validation_bits_per_byte\": %s}\n",
+                         v->step, json_number(loss, sizeof(loss), v->loss),
+                         json_number(bits, sizeof(bits), v->bits_per_byte >= 0 ? v->bits_per_byte : NAN)));
 }

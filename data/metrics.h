@@ -11,8 +11,12 @@ extern "C" {
 #endif
 
 typedef struct {
-    FILE *stream; // metrics.jsonl
+    int descriptor; // of metrics.jsonl; -1: not open
     char *path;
+    uint64_t size;      // of the file's whole lines
+    char *pending;      // lines that are not in the file yet, because the disk did not take them
+    size_t num_pending; // bytes
+    int warned;
     int64_t num_steps, first_step; // of the run; the first of this process
     double flop_per_token, peak;   // peak in GFLOP/s
     double started, shown;         // seconds
@@ -28,19 +32,23 @@ typedef struct {
 
 typedef struct {
     int64_t step;
-    double loss;           // nats per token
-    double bits_per_byte;  // < 0: not known
-    double floor;          // bits per byte that no model can beat; 0: not known
-    int64_t tokens, cut;   // documents cut at T
+    double loss;          // nats per token
+    double bits_per_byte; // < 0: not known
+    double floor;         // bits per byte that no model can beat; 0: not known
+    int64_t tokens, cut;  // documents cut at T
     double seconds;
 } ValidationMetrics;
 
 // Appends to run/metrics.jsonl; lines of steps after `done` (from a run that went on beyond the checkpoint it is
-// resumed from) are cut off first.
-int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token, double peak,
-                 Error *error);
-int metrics_step(Metrics *metrics, const StepMetrics *step, Error *error);
-int metrics_validation(Metrics *metrics, const ValidationMetrics *validation, Error *error);
+// resumed from) are cut off first. A line that cannot be written is kept, with a warning, and written before the next.
+int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token,
+                 double peak, Error *error);
+void metrics_step(Metrics *metrics, const StepMetrics *step);
+void metrics_validation(Metrics *metrics, const ValidationMetrics *validation);
+// Takes back the lines of steps after `done`, and records that steps up to `step` were given up.
+int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t sequences, Error *error);
+// Tries to write what is kept; 0 where all lines are in the file.
+int metrics_flush(Metrics *metrics, Error *error);
 // Ends the line that is rewritten in place, so that other output can follow.
 void metrics_end_line(Metrics *metrics);
 void metrics_close(Metrics *metrics);

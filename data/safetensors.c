@@ -14,7 +14,9 @@ enum { LARGEST_HEADER = 64 << 20, READ_CHUNK = 1 << 20 };
 
 // ---- writing ----------------------------------------------------------------------------------------------
 
-static size_t tensor_elements(const NamedTensor *t) { return (t->rows ? t->rows : 1) * t->columns; }
+static size_t tensor_elements(const NamedTensor *t) {
+    return (t->rows ? t->rows : 1) * t->columns;
+}
 
 static char *header_text(const NamedTensor *tensors, size_t count) {
     cJSON *header = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(header, "__metadata__");
@@ -43,7 +45,8 @@ void safetensors_write(FILE *stream, const NamedTensor *tensors, size_t count) {
     fwrite(&padded, sizeof(padded), 1, stream);
     fprintf(stream, "%-*s", (int)padded, text); // the format allows blanks at the end
     cJSON_free(text);
-    for (size_t i = 0; i < count; i++) fwrite(tensors[i].data, sizeof(float), tensor_elements(&tensors[i]), stream);
+    for (size_t i = 0; i < count; i++)
+        fwrite(tensors[i].data, sizeof(float), tensor_elements(&tensors[i]), stream);
 }
 
 // ---- reading ----------------------------------------------------------------------------------------------
@@ -68,18 +71,21 @@ static int ends_with(const char *text, const char *end) {
 // Buffers and ties that Hugging Face's GPT-2 writes along, and that follow from the rest.
 static int can_do_without(const char *name) {
     if (strcmp(name, "__metadata__") == 0 || strcmp(name, "lm_head.weight") == 0) return 1;
-    return strncmp(name, "h.", 2) == 0 && (ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias"));
+    return strncmp(name, "h.", 2) == 0 &&
+           (ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias"));
 }
 
 static int open_file(SafetensorsFile *file, Error *error) {
     file->descriptor = open(file->path, O_RDONLY | O_CLOEXEC);
-    if (file->descriptor < 0) return fail(error, "cannot open '%s': %s", file->path, strerror(errno));
+    if (file->descriptor < 0) return fail_io(error, "cannot open '%s'", file->path);
     uint64_t length;
     if (file_size(file->path, &file->size, error) != 0) return -1;
-    if (file->size < 8) return fail(error, "'%s' is not a safetensors file: only %" PRIu64 " bytes", file->path, file->size);
+    if (file->size < 8)
+        return fail(error, "'%s' is not a safetensors file: only %" PRIu64 " bytes", file->path, file->size);
     if (file_pread(file->descriptor, file->path, &length, 8, 0, error) != 0) return -1;
     if (length > file->size - 8 || length > LARGEST_HEADER)
-        return fail(error, "'%s' is not a safetensors file, or cut: a header of %" PRIu64 " bytes is announced",
+        return fail(error,
+                    "'%s' is not a safetensors file, or cut: a header of %" PRIu64 " bytes is announced",
                     file->path, length);
     char *text = (char *)xmalloc(length + 1);
     int result = file_pread(file->descriptor, file->path, text, length, 8, error);
@@ -130,7 +136,8 @@ static double json_count(const cJSON *item) {
     return value >= 0 && value < 9e15 && value == floor(value) ? value : -1;
 }
 
-static int check_shape(const SafetensorsFile *file, const NamedTensor *tensor, const cJSON *entry, Error *error) {
+static int check_shape(const SafetensorsFile *file, const NamedTensor *tensor, const cJSON *entry,
+                       Error *error) {
     const cJSON *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
     size_t wanted[2] = {tensor->rows ? tensor->rows : tensor->columns, tensor->columns};
     int dimensions = tensor->rows ? 2 : 1, equal = cJSON_GetArraySize(shape) == dimensions;
@@ -138,28 +145,33 @@ static int check_shape(const SafetensorsFile *file, const NamedTensor *tensor, c
         equal = json_count(cJSON_GetArrayItem(shape, i)) == (double)wanted[i];
     if (equal) return 0;
     char *found = cJSON_PrintUnformatted(shape);
-    fail(error, dimensions == 2 ? "'%s': tensor %s has shape %.60s, [%zu,%zu] was expected"
-                                : "'%s': tensor %s has shape %.60s, [%zu] was expected",
+    fail(error,
+         dimensions == 2 ? "'%s': tensor %s has shape %.60s, [%zu,%zu] was expected"
+                         : "'%s': tensor %s has shape %.60s, [%zu] was expected",
          file->path, tensor->name, found ? found : "none", wanted[0], wanted[1]);
     cJSON_free(found);
     return -1;
 }
 
-static int read_tensor(const SafetensorsFile *file, const NamedTensor *tensor, const cJSON *entry, Error *error) {
+static int read_tensor(const SafetensorsFile *file, const NamedTensor *tensor, const cJSON *entry,
+                       Error *error) {
     if (check_shape(file, tensor, entry, error) != 0) return -1;
     const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(entry, "dtype"));
     if (type == NULL) type = "missing";
     int is_single = strcmp(type, "F32") == 0, is_half = strcmp(type, "F16") == 0;
     if (!is_single && !is_half && strcmp(type, "BF16") != 0)
-        return fail(error, "'%s': tensor %s has type %.20s; F32, F16 or BF16 was expected", file->path, tensor->name,
-                    type);
+        return fail(error, "'%s': tensor %s has type %.20s; F32, F16 or BF16 was expected", file->path,
+                    tensor->name, type);
     const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
-    double begin = json_count(cJSON_GetArrayItem(offsets, 0)), end = json_count(cJSON_GetArrayItem(offsets, 1));
+    double begin = json_count(cJSON_GetArrayItem(offsets, 0)),
+           end = json_count(cJSON_GetArrayItem(offsets, 1));
     double bytes = (double)tensor_elements(tensor) * (is_single ? 4 : 2);
     if (begin < 0 || end - begin != bytes || end > (double)(file->size - file->data))
-        return fail(error, "'%s' is damaged or cut: tensor %s does not lie inside it", file->path, tensor->name);
+        return fail(error, "'%s' is damaged or cut: tensor %s does not lie inside it", file->path,
+                    tensor->name);
     uint64_t offset = file->data + (uint64_t)begin;
-    if (is_single) return file_pread(file->descriptor, file->path, tensor->data, (size_t)bytes, offset, error);
+    if (is_single)
+        return file_pread(file->descriptor, file->path, tensor->data, (size_t)bytes, offset, error);
     return read_16bit(file, tensor, offset, is_half, error);
 }
 
@@ -196,38 +208,51 @@ static int check_extents(const SafetensorsFile *file, Error *error) {
         whole = whole && extents[i].begin == at && extents[i].end >= at;
     whole = whole && at == (double)(file->size - file->data);
     free(extents);
-    return whole ? 0 : fail(error, "'%s' is damaged or cut: its tensors do not fill it without gaps and overlaps",
-                            file->path);
+    return whole ? 0
+                 : fail(error, "'%s' is damaged or cut: its tensors do not fill it without gaps and overlaps",
+                        file->path);
 }
 
-static int read_all(const SafetensorsFile *file, const NamedTensor *tensors, size_t count, Error *error) {
-    unsigned char *found = (unsigned char *)xcalloc(count, 1);
+// Fills what the file has of the list; `found` counts.
+static int read_file(const SafetensorsFile *file, const NamedTensor *tensors, size_t count,
+                     unsigned char *found, Error *error) {
     const cJSON *entry;
-    int result = 0;
     cJSON_ArrayForEach(entry, file->header) {
         const char *name = without_prefix(entry->string);
         const NamedTensor *tensor = find_tensor(tensors, count, name);
         if (tensor == NULL && can_do_without(name)) continue;
         if (tensor == NULL)
-            result = fail(error, "'%s': tensor %.60s is not one of this model", file->path, entry->string);
-        else if (found[tensor - tensors]++)
-            result = fail(error, "'%s': tensor %s is there twice", file->path, tensor->name);
-        else
-            result = read_tensor(file, tensor, entry, error);
-        if (result != 0) break;
+            return fail(error, "'%s': tensor %.60s is not one of this model", file->path, entry->string);
+        if (found[tensor - tensors]++)
+            return fail(error, "'%s': tensor %s is there twice", file->path, tensor->name);
+        if (read_tensor(file, tensor, entry, error) != 0) return -1;
+    }
+    return 0;
+}
+
+int safetensors_read_files(char *const *paths, size_t num_paths, const NamedTensor *tensors, size_t count,
+                           Error *error) {
+    unsigned char *found = (unsigned char *)xcalloc(count, 1);
+    int result = 0;
+    for (size_t i = 0; i < num_paths && result == 0; i++) {
+        SafetensorsFile file = {paths[i], -1, 0, 0, NULL};
+        result = open_file(&file, error);
+        if (result == 0) result = read_file(&file, tensors, count, found, error);
+        if (result == 0) result = check_extents(&file, error);
+        cJSON_Delete(file.header);
+        if (file.descriptor >= 0) close(file.descriptor);
     }
     for (size_t i = 0; i < count && result == 0; i++)
-        if (!found[i]) result = fail(error, "'%s': tensor %s is missing", file->path, tensors[i].name);
-    if (result == 0) result = check_extents(file, error);
+        if (!found[i])
+            result = fail(error, "'%s'%s: tensor %s is missing", paths[0],
+                          num_paths > 1 ? " and those beside it" : "", tensors[i].name);
     free(found);
     return result;
 }
 
 int safetensors_read(const char *path, const NamedTensor *tensors, size_t count, Error *error) {
-    SafetensorsFile file = {path, -1, 0, 0, NULL};
-    int result = open_file(&file, error);
-    if (result == 0) result = read_all(&file, tensors, count, error);
-    cJSON_Delete(file.header);
-    if (file.descriptor >= 0) close(file.descriptor);
+    char *copy = xstrdup(path);
+    int result = safetensors_read_files(&copy, 1, tensors, count, error);
+    free(copy);
     return result;
 }

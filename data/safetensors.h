@@ -27,6 +27,9 @@ void safetensors_write(FILE *stream, const NamedTensor *tensors, size_t count);
 // of the file's names is ignored; tensors of the file that are not in the list must be ones that Hugging
 // Face's GPT-2 can do without (h.*.attn.bias, h.*.attn.masked_bias, lm_head.weight), else that is an error.
 int safetensors_read(const char *path, const NamedTensor *tensors, size_t count, Error *error);
+// The same from several files, each tensor in one of them.
+int safetensors_read_files(char *const *paths, size_t num_paths, const NamedTensor *tensors, size_t count,
+                           Error *error);
 
 #ifdef __cplusplus
 }

@@ -104,8 +104,7 @@ static int check_header(Shard *shard, const int32_t *header, uint64_t file_bytes
 
 static int check_file(Shard *shard, Error *error) {
     struct stat status;
-    if (fstat(shard->descriptor, &status) != 0)
-        return fail(error, "cannot read %s: %s", shard->path, strerror(errno));
+    if (fstat(shard->descriptor, &status) != 0) return fail_io(error, "cannot read %s", shard->path);
     if (!S_ISREG(status.st_mode)) return fail(error, "%s is not a file, expected a token shard", shard->path);
     if (status.st_size < HEADER_BYTES)
         return fail(error, "%s %s: it has %lld bytes, expected a token shard with a header of %d bytes",
@@ -119,7 +118,7 @@ static int check_file(Shard *shard, Error *error) {
 static int shard_open(Shard *shard, const char *path, Error *error) {
     memset(shard, 0, sizeof *shard);
     shard->descriptor = open_for_reading(path);
-    if (shard->descriptor < 0) return fail(error, "cannot open token shard %s: %s", path, strerror(errno));
+    if (shard->descriptor < 0) return fail_io(error, "cannot open token shard %s", path);
     shard->path = xstrdup(path);
     if (check_file(shard, error) == 0) return 0;
     close(shard->descriptor);
@@ -217,7 +216,7 @@ static int start_shard(ShardWriter *writer, Error *error) {
     // The header is written last, when the count is known.
     static const int32_t zeros[HEADER_INTS];
     if (fwrite(zeros, HEADER_BYTES, 1, writer->file.stream) != 1)
-        return fail(error, "cannot write %s: %s", writer->file.path, strerror(errno));
+        return fail_io(error, "cannot write %s", writer->file.path);
     return 0;
 }
 
@@ -228,7 +227,7 @@ static int finish_shard(ShardWriter *writer, Error *error) {
     header[2] = (int32_t)writer->shard_tokens;
     if (fseeko(writer->file.stream, 0, SEEK_SET) != 0 ||
         fwrite(header, HEADER_BYTES, 1, writer->file.stream) != 1)
-        return fail(error, "cannot write %s: %s", writer->file.path, strerror(errno));
+        return fail_io(error, "cannot write %s", writer->file.path);
     writer->is_open = 0;
     writer->shard_index++;
     return file_writer_commit(&writer->file, error);
@@ -247,7 +246,7 @@ static int write_tokens(ShardWriter *writer, const int32_t *tokens, size_t count
         }
         const void *bytes = writer->token_bytes == 2 ? (const void *)narrow : (const void *)(tokens + done);
         if (fwrite(bytes, (size_t)writer->token_bytes, part, writer->file.stream) != part)
-            return fail(error, "cannot write %s: %s", writer->file.path, strerror(errno));
+            return fail_io(error, "cannot write %s", writer->file.path);
         done += part;
     }
     writer->shard_tokens += count;
@@ -273,7 +272,7 @@ static int remove_older_shards(const ShardWriter *writer, Error *error) {
         int missing = unlink(path) != 0;
         int result = 0;
         if (missing && errno != ENOENT)
-            result = fail(error, "cannot remove %s, left from an earlier run: %s", path, strerror(errno));
+            result = fail_io(error, "cannot remove %s, left from an earlier run", path);
         free(path);
         if (missing) return result;
     }

@@ -46,7 +46,7 @@ typedef struct {
 
 static int input_add(Input *input, const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return fail(error, "cannot open %s: %s", path, strerror(errno));
+    if (descriptor < 0) return fail_io(error, "cannot open %s", path);
     struct stat status;
     void *data = MAP_FAILED;
     int result = 0;
@@ -55,7 +55,7 @@ static int input_add(Input *input, const char *path, Error *error) {
     else if (status.st_size == 0)
         result = fail(error, "%s is empty, expected text", path);
     else if ((data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0)) == MAP_FAILED)
-        result = fail(error, "cannot read %s: %s", path, strerror(errno));
+        result = fail_io(error, "cannot read %s", path);
     close(descriptor);
     if (result != 0) return -1;
     madvise(data, (size_t)status.st_size, MADV_SEQUENTIAL);
@@ -425,7 +425,7 @@ static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error
         fwrite(bytes, 1, size, d->stream);
         d->started = 1;
     }
-    return ferror(d->stream) ? fail(error, "cannot write %s: %s", d->path, strerror(errno)) : 0;
+    return ferror(d->stream) ? fail_io(error, "cannot write %s", d->path) : 0;
 }
 
 static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *settings, Error *error) {
@@ -433,7 +433,7 @@ static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *se
     if (strcmp(settings->out, "-") == 0) {
         decoding.path = "standard output";
         if (read_shards(set, t, decode_tokens, &decoding, error) != 0) return -1;
-        return fflush(stdout) == 0 ? 0 : fail(error, "cannot write %s: %s", decoding.path, strerror(errno));
+        return fflush(stdout) == 0 ? 0 : fail_io(error, "cannot write %s", decoding.path);
     }
     FileWriter writer;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;

@@ -38,6 +38,7 @@ typedef struct {
 // tokenizer.json, with encoder.json and vocab.bpe, or with vocab.json and merges.txt. NULL on error.
 Tokenizer *tokenizer_load(const char *path, Error *error);
 // Writes a tokenizer.json that Hugging Face's tokenizers and transformers read.
+void tokenizer_write(const Tokenizer *tokenizer, FILE *stream); // the same to a stream
 int tokenizer_save(const Tokenizer *tokenizer, const char *path, Error *error);
 
 // ---- training (tokenizer_train.c) -------------------------------------------------------------------------

@@ -281,7 +281,7 @@ static Tokenizer *load_pair(const char *vocabulary_path, const char *merges_path
 Tokenizer *tokenizer_load(const char *path, Error *error) {
     struct stat status;
     if (stat(path, &status) != 0) {
-        fail(error, "cannot open tokenizer %s: %s", path, strerror(errno));
+        fail_io(error, "cannot open tokenizer %s", path);
         return NULL;
     }
     if (!S_ISDIR(status.st_mode)) return load_tokenizer_json(path, error);
@@ -370,16 +370,20 @@ static void write_model(FILE *stream, const Tokenizer *t) {
     fprintf(stream, "\n    ]\n  }\n}\n");
 }
 
-int tokenizer_save(const Tokenizer *t, const char *path, Error *error) {
+void tokenizer_write(const Tokenizer *t, FILE *stream) {
     static const char byte_level[] =
         "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
+    fprintf(stream, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
+    write_added_tokens(stream, t);
+    fprintf(stream, "  \"normalizer\": null,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n",
+            byte_level);
+    fprintf(stream, "  \"decoder\": %s,\n", byte_level);
+    write_model(stream, t);
+}
+
+int tokenizer_save(const Tokenizer *t, const char *path, Error *error) {
     FileWriter writer;
     if (file_writer_open(&writer, path, error) != 0) return -1;
-    fprintf(writer.stream, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
-    write_added_tokens(writer.stream, t);
-    fprintf(writer.stream, "  \"normalizer\": null,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n",
-            byte_level);
-    fprintf(writer.stream, "  \"decoder\": %s,\n", byte_level);
-    write_model(writer.stream, t);
+    tokenizer_write(t, writer.stream);
     return file_writer_commit(&writer, error);
 }

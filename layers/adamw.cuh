@@ -29,7 +29,8 @@ typedef struct {
     double loss, norm;
     int64_t updates; // so far, this step's included
     int32_t skipped;
-    int32_t stopping;                     // processes that were asked to end
+    int32_t stopping, saving,
+        written; // processes that were asked to end, ask to save, have written their part
     float clip, correction1, correction2; // 1 / (1 - beta^updates)
 } StepOutcome;
 
@@ -50,8 +51,10 @@ typedef struct {
 
 enum { ADAMW_CHUNK = 8192 };
 
-// What a step's totals are, each a double: the loss, the processes that were asked to end, each chunk's sum of squares.
-enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SQUARES };
+// What a step's totals are, each a double: the loss; the processes that were asked to end, that ask for a checkpoint, that
+// have done their part of one; each chunk's sum of squares.
+enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SAVING, TOTAL_WRITTEN, TOTAL_SQUARES };
+enum { TOTAL_FLAGS = TOTAL_SQUARES - TOTAL_STOPPING };
 
 static inline size_t step_totals(size_t num_chunks) {
     return TOTAL_SQUARES + num_chunks;
@@ -61,7 +64,9 @@ static inline HOST_DEVICE void outcome_decide(StepOutcome *o, const double *tota
                                               const AdamW *a) {
     const double norm = sqrt(square_sum);
     o->loss = totals[TOTAL_LOSS];
-    o->stopping = totals[TOTAL_STOPPING] > 0;
+    o->stopping = (int32_t)totals[TOTAL_STOPPING];
+    o->saving = (int32_t)totals[TOTAL_SAVING];
+    o->written = (int32_t)totals[TOTAL_WRITTEN];
     o->norm = norm;
     o->skipped = !(isfinite(o->loss) && isfinite(norm));
     o->clip = a->max_norm > 0 && norm > a->max_norm ? (float)(a->max_norm / norm) : 1.0f;

@@ -117,7 +117,7 @@ refuse "no checkpoint" "$train" --run nowhere --sample "A"
 
 # ---- signals --------------------------------------------------------------------------------------------------------------
 
-for signal in INT:130 TERM:143; do
+for signal in INT:5 TERM:5 USR1:5; do
     run=signal_${signal%:*}
     "$train" --run "$run" $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
     pid=$!
@@ -181,10 +181,10 @@ f = open('poisoned/model.safetensors', 'r+b')
 f.seek(-4, 2)
 f.write(bytes([0, 0, 0xc0, 0x7f]))" # the last weight becomes NaN
 poisoned=(--run poisoned_run $small --init-from poisoned "${data[@]}" --steps 20 --validate-every 0 --max-skips 3)
-refuse "3 steps in a row had a non-finite loss.*stopped after step 3" "$train" "${poisoned[@]}"
+expect 4 "^error: 3 steps in a row had a non-finite loss.*stopped after step 3" "$train" "${poisoned[@]}"
 [ -s poisoned_run/checkpoints/step_00000003/manifest ] && pass || fail "no checkpoint after too many skips"
 [ "$(grep -c '"loss": null.*"skipped": true' poisoned_run/metrics.jsonl)" = 3 ] && pass || fail "the skipped steps are not in the metrics"
-refuse "stopped after step 6" "$train" --run poisoned_run --resume # the checkpoint has the NaN: nothing better to save
+expect 4 "^error: .*stopped after step 6" "$train" --run poisoned_run --resume # the checkpoint has the NaN: nothing better to save
 [ -d poisoned_run/checkpoints/step_00000006 ] && fail "a checkpoint is saved while steps are skipped" || pass
 refuse "not finite" "$train" --run poisoned_run --sample "A"
 
@@ -232,8 +232,8 @@ checkpoint=whole/checkpoints/step_00000008
 damaged() { # PATTERN FILE COMMAND...: the command damages a copy of the file
     rm -rf broken && cp -r whole broken
     (cd broken/checkpoints/step_00000008 && eval "$3")
-    refuse "$1" "$train" --run broken --resume --steps 20
-    refuse "$1" "$train" --run broken --sample "A"
+    expect 1 "^warning: checkpoint step_00000008 is skipped: .*$1" "$train" --run broken --resume --steps 20
+    expect 1 "^error: there is no whole checkpoint" "$train" --run broken --sample "A"
 }
 flip() { python3 -c "
 import sys
@@ -273,7 +273,7 @@ refuse "in the way|cannot create" "$train" --run options.txt $small "${data[@]}"
 # A full disk: a small file system where one may be mounted, else a limit on the size of files. The checkpoint before
 # stays whole, nothing half written is left, and with room the run goes on.
 full() { # COMMAND...: resumes where the next checkpoint does not fit
-    refuse "cannot write.*" "$@"
+    expect 2 "^error: step 12 is not saved: cannot write" "$@"
     ls "$full/checkpoints" | grep -qv '^step_00000008$' && fail "left over: $(ls "$full/checkpoints")" || pass
     expect 0 "^A" "$train" --run "$full" --sample "A" --sample-tokens 3
 }

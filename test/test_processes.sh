@@ -37,10 +37,10 @@ run() { # run PROGRAM N FOLDER OPTION...: under mpirun, or alone
     timeout -k 5 60 "${words[@]}" >out.txt 2>&1 </dev/null || fail "$(grep -m 1 -E 'error|late:' out.txt || tail -n 1 out.txt) of: ${words[*]}"
 }
 close() { if near "$1" "$2" "$bound"; then pass; else fail "$1: losses" $(losses "$1") "and $2:" $(losses "$2"); fi; }
-newest() { ls -d "$1"/checkpoints/step_*/model.safetensors | tail -n 1; } # weights of the newest checkpoint
+tensors() { "$root/test/tensors.py" "$1"; } # of the newest checkpoint
 same_bits() {
     same <(curve "$1") <(curve "$2") "${@:3}"
-    same "$(newest "$1")" "$(newest "$2")" "${@:3}"
+    same <(tensors "$1") <(tensors "$2") "${@:3}"
 }
 
 # ---- one curve --------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ if [ -n "$nccl_build" ]; then # the operations alone, then the other transport: 
         run "$nccl_build/train_gpt" 3 in_any_order "${few[@]}" --shard $shard
         close in_any_order over_mpi
     done
-    cmp -s "$(newest in_any_order)" "$(newest over_nccl)" && fail "the stand-in for NCCL adds in the order of ranks: nothing was tested" || pass
+    cmp -s <(tensors in_any_order) <(tensors over_nccl) && fail "the stand-in for NCCL adds in the order of ranks: nothing was tested" || pass
 fi
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------------
@@ -181,7 +181,10 @@ shift 2
 exec "$@" --run "$run"
 END
 chmod +x other_run.sh
-refuse "processes 0 and 1 have different checkpoints" timeout 60 mpirun -n 2 ./other_run.sh seen older "$gpt" --resume --steps 6
+refuse "process 1: cannot open 'older/" timeout 60 mpirun -n 2 ./other_run.sh seen older "$gpt" --resume --steps 6
+run "$gpt" 2 other --batch 6 --save-every 2 --steps 4 --seed 7
+cp seen/options.txt other
+refuse "processes 0 and 1 have different checkpoints" timeout 60 mpirun -n 2 ./other_run.sh seen other "$gpt" --resume --steps 6
 refuse "process 1: there is no run to resume" timeout 60 mpirun -n 2 ./other_run.sh seen nowhere "$gpt" --resume --steps 6
 
 md5sum seen/options.txt >before.txt
@@ -195,7 +198,7 @@ mkdir infinite
 cp seen/checkpoints/step_00000004/{model.safetensors,config.json} infinite
 perl -e 'open F, "+<", "infinite/model.safetensors"; binmode F; read F, $n, 8; $n = unpack "Q<", $n; read F, $h, $n;
     $h =~ /"ln_f.bias":\{[^}]*"data_offsets":\s*\[\s*(\d+)/ or die; seek F, 8 + $n + $1, 0; print F pack "f", 9**9**9'
-refuse "[34] steps in a row" mpi 3 skips --batch 4 --steps 50 --init-from infinite --max-skips 3
+expect 4 "^error: [34] steps in a row" mpi 3 skips --batch 4 --steps 50 --init-from infinite --max-skips 3
 [ -f skips/checkpoints/step_0000000[34]/manifest ] && pass || fail "no checkpoint of what was skipped: $(ls skips/checkpoints)"
 
 # stopped VICTIM SHARD: one of three processes is asked to end; all end after the same step, which is saved, and go on.

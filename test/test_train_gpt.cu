@@ -154,6 +154,21 @@ static void send_tokens(GPT *m, size_t first, size_t count) {
 
 static Comm *alone; // set by main
 
+// The master weights (num_floats), as they are saved.
+static float *copy_of_master(GPT *m) {
+    const int sees[] = {1};
+    Snapshot snapshot;
+    float *copy = (float *)calloc(m->num_floats, sizeof(float));
+    snapshot_open(&snapshot, m, sees);
+    snapshot_take(&snapshot, m);
+    wait_for_snapshot(&snapshot);
+    for (size_t i = 0; i < m->num_tensors; i++)
+        memcpy(copy + m->parameters[i].offset, snapshot.tensors[i].data,
+               m->parameters[i].size * sizeof(float));
+    snapshot_close(&snapshot);
+    return copy;
+}
+
 static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size_t logits_bytes,
                              Sharding sharding) {
     Error error;
@@ -166,11 +181,13 @@ static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size
     gpt_initialise(m, 0.02, 0.02);
     send_chunks(m, 0.1);
     // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
-    float *master = state_borrow(m, m->master, 1);
+    float *master = state_borrow(m, m->master), *initial = copy_of_master(m);
+    memcpy(master, initial, m->num_floats * sizeof(float));
+    free(initial);
     for (size_t t = 0; t < m->num_tensors; t++)
         for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
             master[m->parameters[t].offset + i] += (float)(0.3 * test_random());
-    state_return(m, master, m->master, 1);
+    state_return(m, master, m->master);
     gpt_round(m, 0);
     for (int i = 0; i < B * T; i++) {
         tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
@@ -347,10 +364,7 @@ static void test_sharding(void) {
             loss_add(&m[i].totals[TOTAL_LOSS], m[i].acts.model.losses, B * T, B * T, 0, m[i].stream);
             gpt_update(&m[i], &adamw);
         }
-        float *borrowed = state_borrow(&m[i], m[i].master, 1);
-        master[i] = (float *)malloc(m[i].num_floats * sizeof(float));
-        memcpy(master[i], borrowed, m[i].num_floats * sizeof(float));
-        state_return(&m[i], borrowed, m[i].master, 0);
+        master[i] = copy_of_master(&m[i]);
         floatX *weights = (floatX *)copy_of(m[i].weights_memory, m[i].num_floats * sizeof(floatX));
         floatX *others = (floatX *)copy_of(m[0].weights_memory, m[0].num_floats * sizeof(floatX));
         EXPECT(memcmp(master[0], master[i], m[0].num_floats * sizeof(float)) == 0,
@@ -543,7 +557,7 @@ static void small_trainer(Trainer *t, const char *folder) {
     options_defaults(OPTIONS, NUM_OPTIONS, &t->options);
     t->options.batch = B, t->options.sequence_length = T, t->options.steps = 10, t->options.warmup = 4;
     t->launch.size = 1;
-    t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
+    t->options.keep = 2, t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
     small_model(&t->model, ATTENTION_AUTO);
     t->model.dropout_threshold = NO_DROPOUT;
     open_queues(t);
@@ -554,7 +568,10 @@ static void small_trainer(Trainer *t, const char *folder) {
                (t->loader = loader_open(&t->train, &config, &error)) != NULL &&
                metrics_open(&t->metrics, folder, 0, 10, 1, 1, &error) == 0,
            "%s", error.text);
-    t->saved_step = -1;
+    t->saving.saved_step = t->rolled_back_to = -1;
+    t->saving.model = &t->model;
+    t->comm = alone;
+    t->lock.descriptor = -1;
     free(prefix), free(pattern);
 }
 
@@ -591,25 +608,27 @@ static void test_resume(Trainer *t, const char *folder) {
     EXPECT(folder_create(run, &error) == 0 && folder_create(other, &error) == 0, "%s", error.text);
     t->options.run = run;
     t->algorithms = format_text("%s/matmul.txt", run);
-    EXPECT(save_checkpoint(t, &error) == 0, "%s", error.text);
-    char *checkpoint = checkpoint_newest(run, &error);
-    small_trainer(&u, other);
-    EXPECT(checkpoint != NULL && load_weights(&u.model, checkpoint, &error) == 0 &&
-               load_training_state(&u, checkpoint, &error) == 0,
+    EXPECT(run_open(&t->lock, run, 0, OPTIONS, NUM_OPTIONS, &t->options, &error) == 0 &&
+               open_saving(t, &error) == 0 && save_and_wait(t, &error) == 0,
            "%s", error.text);
+    char *checkpoint = checkpoint_folder(run, t->state.step);
+    small_trainer(&u, other);
+    EXPECT(load_checkpoint(&u, checkpoint, &error) == 0, "%s", error.text);
     gpt_round(&u.model, 0);
     LoaderConfig config = {B, T, V, 1, (uint64_t)u.state.position, 1, 0, 0, 1};
     loader_close(u.loader);
     u.loader = loader_open(&u.train, &config, &error);
     for (int step = 0; step < 2; step++)
         EXPECT(train_step(t, &error) == 0 && train_step(&u, &error) == 0, "%s", error.text);
-    EXPECT(finish_steps(t, &error) == 0 && finish_steps(&u, &error) == 0, "%s", error.text);
+    finish_steps(t);
+    finish_steps(&u);
     const size_t bytes = t->model.num_floats * sizeof(float);
     float *a = (float *)copy_of(t->model.master, bytes), *b = (float *)copy_of(u.model.master, bytes);
     EXPECT(memcmp(a, b, bytes) == 0 && u.state.skipped == 1 && u.state.position == t->state.position,
            "a resumed trainer goes on with other bits");
     t->options.run = NULL;
     free(a), free(b), free(checkpoint), free(run), free(other);
+    u.comm = NULL; // everybody's
     close_down(&u);
 }
 
@@ -628,7 +647,8 @@ static void test_train_steps(void) {
     int updates = 0;
     for (int step = 1; step <= 6; step++) {
         floatX kept = step == 3 ? poke_bias(&t.model, (floatX)NAN) : (floatX)0.0f;
-        EXPECT(train_step(&t, &error) == 0 && finish_steps(&t, &error) == 0, "%s", error.text);
+        EXPECT(train_step(&t, &error) == 0, "%s", error.text);
+        finish_steps(&t);
         if (step == 3) {
             poke_bias(&t.model, kept);
             EXPECT(t.state.skipped == 1 && t.state.skipped_in_row == 1, "a NaN is not counted as skipped");
@@ -646,6 +666,7 @@ static void test_train_steps(void) {
     EXPECT(t.state.step == 6 && t.state.position == 6 * B && t.state.skipped == 1, "the state after 6 steps");
     test_resume(&t, folder);
     free(start), free(w), free(m), free(v);
+    t.comm = NULL;
     close_down(&t);
     char *command = format_text("rm -r %s", folder);
     EXPECT(system(command) == 0, "cannot remove %s", folder);

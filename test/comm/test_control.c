@@ -311,7 +311,7 @@ static void test_silence(void) {
     for (int silent = 0; silent < 2; silent++) {
         Case c = usual("told nothing", 2);
         Launch launch = {c.launcher, 0, 2, 0, 2, "127.0.0.1", c.port, -1, 7};
-        Error error = {""};
+        Error error = {"", 0};
         pid_t child = fork();
         if (child != 0) launch.rank = launch.local_rank = 1;
         Control *control = control_open(&launch, -1, NULL, 4, &error);

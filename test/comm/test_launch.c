@@ -254,7 +254,7 @@ static void do_deed(Family *f, Launch *own) {
         while (!signals_seen) usleep(1000);
         usleep(500000);
         f->seen->signals[rank] = signals_seen;
-        exit(128 + SIGINT);
+        exit(EXIT_INTERRUPTED);
     }
     exit(0);
 }
@@ -364,23 +364,23 @@ static void test_processes(void) {
          .lines = "error: process 1 did not end within 10 s and is killed\n"},
         {.name = "a signal",
          .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
-         .status = 130,
+         .status = EXIT_INTERRUPTED,
          .lines = "",
          .signal = SIGINT},
         {.name = "Ctrl-C",
          .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
-         .status = 130,
+         .status = EXIT_INTERRUPTED,
          .lines = "",
          .signal = -SIGINT},
         {.name = "Ctrl-C twice, one is frozen",
          .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, FREEZE},
-         .status = 130,
+         .status = EXIT_INTERRUPTED,
          .lines = "error: process 3 did not end within 10 s and is killed\n",
          .signal = SIGINT,
          .then = SIGINT},
         {.name = "Ctrl-Z, then Ctrl-C",
          .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
-         .status = 130,
+         .status = EXIT_INTERRUPTED,
          .lines = "",
          .signal = SIGTSTP,
          .then = SIGINT},

@@ -24,12 +24,12 @@ static char *write_input(const char *name, const void *before, size_t num_before
 }
 
 static void read_tensors(const char *path) {
-    Error error = {""};
+    Error error = {"", 0};
     must(safetensors_read(path, tensors, 2, &error) == 0 || strstr(error.text, path) != NULL);
 }
 
 static void read_config(const char *path) {
-    Error error = {""};
+    Error error = {"", 0};
     GPTConfig config, again;
     if (gpt_config_read(fuzz_folder(), &config, &error) != 0) {
         must(strstr(error.text, path) != NULL);
@@ -44,7 +44,7 @@ static void read_config(const char *path) {
 }
 
 static void read_state(const char *path) {
-    Error error = {""};
+    Error error = {"", 0};
     TrainingState state, again;
     if (training_state_read(fuzz_folder(), &state, &error) != 0) {
         must(strstr(error.text, path) != NULL);
@@ -60,7 +60,7 @@ static void read_state(const char *path) {
 
 static void verify(void) {
     static char *listed;
-    Error error = {""};
+    Error error = {"", 0};
     if (listed == NULL) put_file(listed = format_text("%s/listed", fuzz_folder()), content, strlen(content));
     must(checkpoint_verify(fuzz_folder(), 1, &error) == 0 || strstr(error.text, fuzz_folder()) != NULL);
 }

@@ -33,7 +33,7 @@ static int read_back(char *argument, Settings *settings, Error *error) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *argument = format_text("@%s/options.txt", fuzz_folder());
     Settings settings, again;
-    Error error = {""};
+    Error error = {"", 0};
     put_file(argument + 1, data, size);
     int result = read_back(argument, &settings, &error);
     must(result != -1 || error.text[0] != '\0');

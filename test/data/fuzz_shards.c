@@ -46,7 +46,7 @@ static void load_batches(const ShardSet *set) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char path[64];
-    Error error = {""};
+    Error error = {"", 0};
     ShardSet set;
     int descriptor = memfd_create("shard", MFD_CLOEXEC);
     must(descriptor >= 0 && write(descriptor, data, size) == (ssize_t)size);

@@ -37,7 +37,7 @@ static void encode(Tokenizer *t, const char *text, size_t size, size_t least) {
 
 static void load(const uint8_t *data, size_t size) {
     char path[64];
-    Error error = {""};
+    Error error = {"", 0};
     int descriptor = memfd_create("tokenizer", MFD_CLOEXEC);
     must(descriptor >= 0 && write(descriptor, data, size) == (ssize_t)size);
     snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);

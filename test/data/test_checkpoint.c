@@ -3,6 +3,7 @@
 // before.
 #include "data/checkpoint.h"
 #include "data/metrics.h"
+#include "data/run.h"
 #include "test/test.h"
 
 #include <inttypes.h>
@@ -11,6 +12,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char folder[64];
@@ -284,10 +287,17 @@ static void test_headers(void) {
 // ---- checkpoint.c -----------------------------------------------------------------------------------------
 
 static const GPTConfig config = {32, 300, 2, 4, 64, 299};
-static const TrainingState state = {7, 1234567890123, 3, 1};
+static const TrainingState state = {7, 1234567890123, 3, 1, 3, {5.25, 0.1, 1e-300}};
+
+// The folder of the newest whole checkpoint, or NULL.
+static char *newest_of(const char *run) {
+    int64_t step;
+    return checkpoint_newest(run, &step, &error) == 0 ? checkpoint_folder(run, step) : NULL;
+}
 
 static int save(const char *run, int64_t step, int64_t keep) {
     CheckpointWriter writer;
+    if (folder_create(run, &error) != 0) return -1;
     char *config_json = gpt_config_text(&config), *state_json = training_state_text(&state);
     int result = checkpoint_begin(&writer, run, step, &error);
     if (result == 0) {
@@ -342,7 +352,7 @@ static void test_manifest(void) {
                                         "manifest"};
     char *run = in_folder("run"), *step;
     EXPECT(save(run, 7, 2) == 0, "%s", error.text);
-    step = checkpoint_newest(run, &error);
+    step = newest_of(run);
     EXPECT(step && strstr(step, "step_00000007") && checkpoint_verify(step, 1, &error) == 0, "%s",
            error.text);
     for (int i = 0; i < 4; i++) {
@@ -438,7 +448,7 @@ static void make_folder(const char *run, const char *name) {
 
 static void test_keep(void) {
     char *run = in_folder("run");
-    EXPECT(checkpoint_newest(run, &error) == NULL && strstr(error.text, run), "%s", error.text);
+    EXPECT(newest_of(run) == NULL && strstr(error.text, run), "%s", error.text);
     for (int64_t step = 10; step <= 50; step += 10) EXPECT(save(run, step, 3) == 0, "%s", error.text);
     expect_listing(run, "step_00000030 step_00000040 step_00000050");
     // Left by runs that were killed: while writing step 60, while removing; and names that are no
@@ -449,20 +459,99 @@ static void test_keep(void) {
     make_folder(run, "step_99999999999999999999");
     make_folder(run, "step_");
     make_folder(run, "step_00000099x");
+    checkpoint_remove_leftovers(run);
     EXPECT(save(run, 70, 3) == 0, "%s", error.text);
     expect_listing(run, "step_ step_00000040 step_00000050 step_00000070 step_00000099x step_99 "
                         "step_99999999999999999999");
-    char *newest = checkpoint_newest(run, &error);
+    char *newest = newest_of(run);
     EXPECT(newest && strstr(newest, "/step_00000070") && checkpoint_verify(newest, 1, &error) == 0, "%s",
            error.text);
     EXPECT(save(run, 70, 1) == 0 && checkpoint_verify(newest, 1, &error) == 0, "saved again: %s", error.text);
     free(newest);
     EXPECT(save(run, 123456789, 1) == 0, "more than eight digits: %s", error.text);
-    newest = checkpoint_newest(run, &error);
+    newest = newest_of(run);
     EXPECT(newest && strstr(newest, "/step_123456789"), "%s", newest ? newest : error.text);
     free(newest);
     remove_tree(run);
     free(run);
+}
+
+// Changes a byte in the middle of a checkpoint's file.
+static void damage(const char *run, int64_t step, const char *name) {
+    char *step_folder = checkpoint_folder(run, step), *path = format_text("%s/%s", step_folder, name), *data;
+    size_t size;
+    get(path, &data, &size);
+    data[size / 2] ^= 4;
+    put(path, data, size);
+    free(data), free(path), free(step_folder);
+}
+
+// Damaged checkpoints are passed over and stay, until their step is written again; they do not count among those that are
+// kept.
+static void test_newest(void) {
+    char *run = in_folder("run");
+    int64_t step;
+    EXPECT(!checkpoint_exists(run), "a checkpoint of nothing");
+    for (step = 1; step <= 3; step++) EXPECT(save(run, step, 3) == 0, "%s", error.text);
+    EXPECT(checkpoint_exists(run) && checkpoint_newest(run, &step, &error) == 0 && step == 3, "%s",
+           error.text);
+    damage(run, 3, "model.safetensors");
+    EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 2, "step %d: %s", (int)step, error.text);
+    damage(run, 2, "manifest");
+    EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 1, "step %d: %s", (int)step, error.text);
+    damage(run, 1, "config.json");
+    EXPECT(checkpoint_newest(run, &step, &error) == -1 && strstr(error.text, "no whole checkpoint"), "%s",
+           error.text);
+    expect_listing(run, "step_00000001 step_00000002 step_00000003");
+    EXPECT(save(run, 2, 1) == 0, "%s", error.text);
+    expect_listing(run, "step_00000002 step_00000003");
+    EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 2, "step %d: %s", (int)step, error.text);
+    EXPECT(save(run, 3, 1) == 0 && checkpoint_newest(run, &step, &error) == 0 && step == 3, "%s", error.text);
+    expect_listing(run, "step_00000003");
+    remove_tree(run);
+    free(run);
+}
+
+// Files of several writers: each tensor in one of them, all of them there.
+static void test_parts(void) {
+    char *run = in_folder("run"), *folder_of_step = checkpoint_folder(run, 1);
+    CheckpointWriter first, second;
+    float values[10] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+    memcpy(one, values, sizeof(one));
+    memcpy(two, values + 6, sizeof(two));
+    EXPECT(checkpoint_begin(&first, run, 1, &error) == -1 && strstr(error.text, run),
+           "a run's folder that is not there is not made: %s", error.text);
+    EXPECT(folder_create(run, &error) == 0 && checkpoint_begin(&first, run, 1, &error) == 0 &&
+               checkpoint_begin(&second, run, 1, &error) == 0 &&
+               checkpoint_tensors(&first, "model-00001-of-00002.safetensors", tensors, 1, &error) == 0 &&
+               checkpoint_tensors(&second, "model-00002-of-00002.safetensors", tensors + 1, 1, &error) == 0,
+           "%s", error.text);
+    EXPECT(second.num_files == 1, "%zu files", second.num_files);
+    checkpoint_add(&first, &second.files[0]);
+    checkpoint_leave(&second);
+    EXPECT(checkpoint_commit(&first, 1, &error) == 0 && checkpoint_verify(folder_of_step, 1, &error) == 0,
+           "%s", error.text);
+    memset(one, 0, sizeof(one));
+    memset(two, 0, sizeof(two));
+    EXPECT(checkpoint_read_tensors(folder_of_step, "model", tensors, 2, &error) == 0 &&
+               memcmp(one, values, sizeof(one)) == 0 && memcmp(two, values + 6, sizeof(two)) == 0,
+           "read from two files: %s", error.text);
+    EXPECT(checkpoint_read_tensors(folder_of_step, "optimizer", tensors, 2, &error) == -1 &&
+               strstr(error.text, "optimizer.safetensors"),
+           "%s", error.text);
+    EXPECT(checkpoint_read_tensors(folder_of_step, "model", tensors, 1, &error) == -1 &&
+               strstr(error.text, "not one of this model"),
+           "%s", error.text);
+    damage(run, 1, "model-00002-of-00002.safetensors");
+    EXPECT(checkpoint_verify(folder_of_step, 1, &error) == -1 && strstr(error.text, "model-00002"), "%s",
+           error.text);
+    char *path = format_text("%s/model-00002-of-00002.safetensors", folder_of_step);
+    unlink(path);
+    EXPECT(checkpoint_read_tensors(folder_of_step, "model", tensors, 2, &error) == -1 &&
+               strstr(error.text, path),
+           "%s", error.text);
+    remove_tree(run);
+    free(path), free(folder_of_step), free(run);
 }
 
 // A checkpoint that cannot be written, wherever it breaks off, leaves the ones before as they are.
@@ -496,6 +585,74 @@ static void test_failed_commit(void) {
     free(run);
 }
 
+// ---- run.c ------------------------------------------------------------------------------------------------
+
+static const Option no_options[1];
+
+static int open_run(RunLock *lock, const char *run) {
+    return run_open(lock, run, 1, no_options, 0, NULL, &error);
+}
+
+// Tries to open the run in a process of its own. Its exit status: 0 opened and left without giving it back, 1 refused.
+static int open_elsewhere(const char *run) {
+    int status;
+    fflush(stdout);
+    pid_t process = fork();
+    if (process == 0) {
+        RunLock lock;
+        _exit(open_run(&lock, run) == 0 ? 0 : strstr(error.text, "another trainer is using") ? 1 : 2);
+    }
+    waitpid(process, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// The lock of a trainer on another host, which is touched `times` times, twice a second.
+static int meet_other_host(const char *run, int times) {
+    char *path = format_text("%s/lock", run);
+    put(path, "elsewhere 77 123\n", 17);
+    pid_t process = fork();
+    if (process == 0) {
+        for (int i = 0; i < times; i++) {
+            usleep(500000);
+            utimes(path, NULL);
+        }
+        _exit(0);
+    }
+    RunLock lock;
+    int result = open_run(&lock, run);
+    run_close(&lock);
+    waitpid(process, NULL, 0);
+    free(path);
+    return result;
+}
+
+static void test_lock(void) {
+    char *run = in_folder("locked"), *moved = in_folder("moved"), *path = format_text("%s/lock", run);
+    RunLock lock;
+    EXPECT(open_elsewhere(run) == 0 && open_elsewhere(run) == 0,
+           "a lock that a process has left behind is not taken over");
+    EXPECT(open_run(&lock, run) == 0, "%s", error.text);
+    EXPECT(open_elsewhere(run) == 1, "two trainers in one run");
+    char *owner = run_owner(run), *self = format_text(" %ld ", (long)getpid());
+    EXPECT(owner != NULL && strstr(owner, self) != NULL, "the owner is '%s'", owner);
+    EXPECT(run_check(&lock, &error) == 0, "%s", error.text);
+    EXPECT(rename(run, moved) == 0 && run_check(&lock, &error) == -1 && strstr(error.text, "vanished"), "%s",
+           error.text);
+    EXPECT(mkdir(run, 0777) == 0, "mkdir");
+    put(path, "", 0);
+    EXPECT(run_check(&lock, &error) == -1 && strstr(error.text, "another folder"), "%s", error.text);
+    remove_tree(run);
+    EXPECT(rename(moved, run) == 0 && run_check(&lock, &error) == 0, "%s", error.text);
+    run_close(&lock);
+    free(owner);
+    owner = run_owner(run);
+    EXPECT(owner != NULL && owner[0] == '\0', "given back, it is still that of '%s'", owner);
+    EXPECT(meet_other_host(run, 8) == -1 && strstr(error.text, "process 77 on host elsewhere"),
+           "a lock that another host touches: %s", error.text);
+    remove_tree(run);
+    free(owner), free(self), free(path), free(run), free(moved);
+}
+
 // ---- metrics.c --------------------------------------------------------------------------------------------
 
 static void run_steps(const char *run, int64_t done, int64_t last, double loss) {
@@ -503,10 +660,11 @@ static void run_steps(const char *run, int64_t done, int64_t last, double loss) 
     if (!EXPECT(metrics_open(&metrics, run, done, last, 1, 1, &error) == 0, "%s", error.text)) return;
     for (int64_t step = done + 1; step <= last; step++) {
         StepMetrics s = {step, 100, loss, 1e-3, step == 2 ? NAN : 0.5, 0.01, step == 2};
-        EXPECT(metrics_step(&metrics, &s, &error) == 0, "%s", error.text);
+        metrics_step(&metrics, &s);
     }
     ValidationMetrics v = {last, loss, -1, 0, 1000, 0, 1};
-    EXPECT(metrics_validation(&metrics, &v, &error) == 0, "%s", error.text);
+    metrics_validation(&metrics, &v);
+    EXPECT(metrics_flush(&metrics, &error) == 0, "%s", error.text);
     metrics_close(&metrics);
 }
 
@@ -514,6 +672,34 @@ static int count(const char *text, const char *words) {
     int times = 0;
     for (; (text = strstr(text, words)) != NULL; text++) times++;
     return times;
+}
+
+// Lines that the disk does not take, or takes half of, are written when it takes them again; a rollback takes back the
+// lines of the steps it gives up.
+static void expect_full_disk(const char *path) {
+    Metrics metrics;
+    char *text;
+    size_t size;
+    EXPECT(metrics_open(&metrics, folder, 0, 10, 1, 1, &error) == 0, "%s", error.text);
+    for (int64_t step = 1; step <= 6; step++) {
+        StepMetrics s = {step, 100, 3, 1e-3, 0.5, 0.01, 0};
+        limit_file_size(step >= 3 && step <= 5 ? 300 : RLIM_INFINITY);
+        metrics_step(&metrics, &s);
+        EXPECT((metrics_flush(&metrics, &error) == 0) == (step < 3 || step > 5), "step %d", (int)step);
+    }
+    get(path, &text, &size);
+    EXPECT(count(text, "\n") == 6 && count(text, "\"step\": 4,") == 1 && size == metrics.size, "%s", text);
+    free(text);
+    EXPECT(metrics_rollback(&metrics, 4, 6, 24, &error) == 0, "%s", error.text);
+    StepMetrics again = {5, 100, 2, 1e-3, 0.5, 0.01, 0};
+    metrics_step(&metrics, &again);
+    get(path, &text, &size);
+    EXPECT(count(text, "\n") == 6 && count(text, "\"rollback_from\": 6, \"rollback_to\": 4") == 1 &&
+               count(text, "\"loss\": 2,") == 1,
+           "%s", text);
+    free(text);
+    metrics_close(&metrics);
+    unlink(path);
 }
 
 static void test_metrics(void) {
@@ -538,8 +724,9 @@ static void test_metrics(void) {
            "%s", text);
     free(text);
     unlink(path);
-    EXPECT(mkdir(path, 0777) == 0, "mkdir");
     Metrics metrics;
+    expect_full_disk(path);
+    EXPECT(mkdir(path, 0777) == 0, "mkdir");
     EXPECT(metrics_open(&metrics, folder, 0, 1, 1, 1, &error) == -1 && strstr(error.text, path), "%s",
            error.text);
     metrics_close(&metrics);
@@ -561,7 +748,10 @@ int main(void) {
     test_manifest();
     test_config();
     test_keep();
+    test_newest();
+    test_parts();
     test_failed_commit();
+    test_lock();
     test_metrics();
     remove_tree(folder);
     return test_finish();

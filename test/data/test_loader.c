@@ -82,7 +82,7 @@ static void write_counting_shards(const char *name, const int *sizes, size_t cou
         int32_t *tokens = (int32_t *)xmalloc((size_t)sizes[s] * sizeof(int32_t));
         for (int i = 0; i < sizes[s]; i++) tokens[i] = next++;
         ShardWriter writer;
-        Error error = {""};
+        Error error = {"", 0};
         EXPECT(shard_writer_open(&writer, prefix, SHARD_MAX_TOKENS, token_bytes, &error) == 0, "%s",
                error.text);
         EXPECT(shard_writer_document(&writer, tokens, (size_t)sizes[s], &error) == 0, "%s", error.text);
@@ -95,7 +95,7 @@ static void write_counting_shards(const char *name, const int *sizes, size_t cou
 static ShardSet open_shards(const char *name) {
     char *pattern = format_text("%s/%s_*.bin", folder, name);
     ShardSet set;
-    Error error = {""};
+    Error error = {"", 0};
     if (!EXPECT(shards_open(&set, pattern, &error) == 0, "%s", error.text)) exit(test_finish());
     free(pattern);
     return set;
@@ -107,7 +107,7 @@ static int32_t *read_stream(const ShardSet *set, LoaderConfig config, uint64_t p
     config.position = position;
     config.batch = batch;
     const size_t T = (size_t)config.T, B = (size_t)batch;
-    Error error = {""};
+    Error error = {"", 0};
     Loader *loader = loader_open(set, &config, &error);
     if (!EXPECT(loader != NULL, "%s", error.text)) exit(test_finish());
     int32_t *stream = (int32_t *)xmalloc((count + B) * sizeof(int32_t));
@@ -146,7 +146,7 @@ static void check_processes(const ShardSet *set, LoaderConfig config, const int3
     const size_t T = (size_t)config.T, B = (size_t)batch, round = B * (size_t)processes;
     int32_t *inputs = (int32_t *)xmalloc(B * T * sizeof(int32_t)), *targets = (int32_t *)xmalloc(B * T * 4);
     size_t wrong = 0;
-    Error error = {""};
+    Error error = {"", 0};
     config.position = position;
     config.batch = batch;
     config.processes = processes;
@@ -215,7 +215,7 @@ static void test_streams(int token_bytes) {
 static void test_locate(void) {
     ShardSet set = open_shards("stream16");
     LoaderConfig config = {0};
-    Error error = {""};
+    Error error = {"", 0};
     config.batch = 3;
     config.T = 8;
     config.vocab_size = 1329;
@@ -238,7 +238,7 @@ static void test_locate(void) {
 static void expect_open_error(const ShardSet *set, int64_t batch, int64_t T, int32_t vocab_size,
                               const char *words) {
     LoaderConfig config = {0};
-    Error error = {"(no message)"};
+    Error error = {"(no message)", 0};
     config.batch = batch;
     config.T = T;
     config.vocab_size = vocab_size;
@@ -302,7 +302,7 @@ static void test_bad_tokens(void) {
     write_counting_shards("bad16", sizes, 2, 2);
     overwrite("bad16_1_000000.bin", 2, 203, 60000); // sequence 12 + 25, batch 18
     ShardSet set = open_shards("bad16");
-    Error error = {"(no message)"};
+    Error error = {"(no message)", 0};
     int batches = batches_before_error(&set, config, 100, &error);
     EXPECT(batches == 18, "%d batches before the error", batches);
     EXPECT(strstr(error.text, "token 203 of ") &&
@@ -330,7 +330,7 @@ static void test_truncated_while_running(void) {
     config.vocab_size = 100000;
     char *path = in_folder("cut_0_000000.bin");
     EXPECT(truncate(path, 1024 + 4 * 5000) == 0, "truncate");
-    Error error = {"(no message)"};
+    Error error = {"(no message)", 0};
     int batches = batches_before_error(&set, config, 100000, &error);
     EXPECT(batches == 312, "%d batches before the error", batches); // sequences 0 .. 623 end at token 4992
     EXPECT(strstr(error.text, path) != NULL, "'%s' does not name %s", error.text, path);
@@ -351,7 +351,7 @@ static void test_largest_shard(void) {
     close(descriptor);
     ShardSet set = open_shards("large");
     LoaderConfig config = {0};
-    Error error = {""};
+    Error error = {"", 0};
     int32_t inputs[2], targets[2];
     config.batch = 1;
     config.T = 2;

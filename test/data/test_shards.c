@@ -33,7 +33,7 @@ static char *write_raw(const char *name, int32_t magic, int32_t version, int32_t
 
 static void expect_refused(const char *path, const char *words) {
     ShardSet set;
-    Error error = {"(no message)"};
+    Error error = {"(no message)", 0};
     EXPECT(shards_open(&set, path, &error) == -1, "%s was accepted", path);
     EXPECT(strstr(error.text, words) != NULL, "wanted '%s', got '%s'", words, error.text);
     EXPECT(strstr(error.text, path) != NULL, "'%s' does not name %s", error.text, path);
@@ -78,7 +78,7 @@ static void test_round_trip(int token_bytes) {
     int32_t *tokens = (int32_t *)xmalloc(COUNT * sizeof(int32_t)), *back = (int32_t *)xmalloc(COUNT * 4);
     for (int i = 0; i < COUNT; i++) tokens[i] = (int32_t)((uint64_t)i * 2654435761u % (uint64_t)limit);
     tokens[1] = limit - 1;
-    Error error = {""};
+    Error error = {"", 0};
     ShardWriter writer;
     EXPECT(shard_writer_open(&writer, prefix, PER_SHARD, token_bytes, &error) == 0, "%s", error.text);
     for (size_t done = 0; done < COUNT;) {
@@ -111,7 +111,7 @@ static void test_round_trip(int token_bytes) {
 
 static void test_writer(void) {
     char *prefix = in_folder("trip"), *pattern = in_folder("{trip_0000*,trip_000000}.bin");
-    Error error = {""};
+    Error error = {"", 0};
     ShardWriter writer;
     int32_t tokens[3] = {1, 2, 65536};
     EXPECT(shard_writer_open(&writer, prefix, 0, 2, &error) == -1, "0 tokens a shard");
@@ -158,7 +158,7 @@ static void test_largest_shard(void) {
     EXPECT(pwrite(descriptor, last, 6, (off_t)(1024 + (count - 3) * 2)) == 6, "pwrite");
     close(descriptor);
     ShardSet set;
-    Error error = {""};
+    Error error = {"", 0};
     int32_t tokens[4] = {-1, -1, -1, -1};
     EXPECT(shards_open(&set, path, &error) == 0, "%s", error.text);
     EXPECT(set.num_tokens == count, "%llu tokens", (unsigned long long)set.num_tokens);
@@ -175,7 +175,7 @@ enum { END = 999 };
 
 static void write_documents(const char *prefix, uint64_t per_shard) {
     ShardWriter writer;
-    Error error = {""};
+    Error error = {"", 0};
     int32_t *tokens = (int32_t *)xmalloc(80000 * sizeof(int32_t));
     EXPECT(shard_writer_open(&writer, prefix, per_shard, 2, &error) == 0, "%s", error.text);
     tokens[0] = 7; // the end of a document that began elsewhere
@@ -194,7 +194,7 @@ static void test_documents(uint64_t per_shard, size_t capacity) {
     char *prefix = in_folder("doc"), *pattern = in_folder("doc_*.bin");
     write_documents(prefix, per_shard);
     ShardSet set;
-    Error error = {""};
+    Error error = {"", 0};
     EXPECT(shards_open(&set, pattern, &error) == 0, "%s", error.text);
     DocumentReader reader;
     documents_open(&reader, &set, END);

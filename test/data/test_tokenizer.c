@@ -77,7 +77,7 @@ static void add_number(Numbers *numbers, size_t number) {
 
 static Tokenizer *train(const char *text, size_t size, int32_t vocab_size) {
     Text input = {text, size};
-    Error error = {""};
+    Error error = {"", 0};
     Tokenizer *t = tokenizer_train(&input, 1, vocab_size, END_OF_TEXT, &error);
     EXPECT(t != NULL, "%s", error.text);
     return t;
@@ -462,7 +462,7 @@ static void join_naively(NaiveWord *word, int32_t left, int32_t right, int32_t m
 
 static void test_training_is_naive_training(const char *text, size_t size, int num_merges) {
     Text input = {text, size};
-    Error error = {""};
+    Error error = {"", 0};
     Tokenizer *t = NULL; // the largest vocabulary that the text gives
     for (; t == NULL && num_merges > 0; num_merges--)
         t = tokenizer_train(&input, 1, 257 + num_merges, NULL, &error);
@@ -514,7 +514,7 @@ static void test_training(void) {
 
 static void expect_training_error(const char *text, int32_t vocab_size, const char *words) {
     Text input = {text, strlen(text)};
-    Error error = {"(no message)"};
+    Error error = {"(no message)", 0};
     Tokenizer *t = tokenizer_train(&input, 1, vocab_size, END_OF_TEXT, &error);
     EXPECT(t == NULL && strstr(error.text, words) != NULL, "wanted '%s', got '%s'", words, error.text);
     tokenizer_free(t);
@@ -550,19 +550,19 @@ static void test_training_edges(void) {
 
 static char *read_text(const char *path, size_t *size) {
     char *data = NULL;
-    Error error = {""};
+    Error error = {"", 0};
     EXPECT(file_read(path, 1 << 26, &data, size, &error) == 0, "%s", error.text);
     return data;
 }
 
 static void write_text(const char *path, const char *text, size_t size) {
-    Error error = {""};
+    Error error = {"", 0};
     EXPECT(file_write(path, text, size, &error) == 0, "%s", error.text);
 }
 
 // Must load, and be the same tokenizer.
 static void expect_same(const char *path, Tokenizer *t) {
-    Error error = {""};
+    Error error = {"", 0};
     Tokenizer *other = tokenizer_load(path, &error);
     if (!EXPECT(other != NULL, "%s", error.text)) return;
     EXPECT(tokenizer_checksum(other) == tokenizer_checksum(t), "%s: other tokens", path);
@@ -614,7 +614,7 @@ static void write_pair(const char *text, const char *vocabulary_path, const char
 
 static void test_files(void) {
     Tokenizer *t = train_on_table();
-    Error error = {""};
+    Error error = {"", 0};
     char *path = in_folder("tokenizer.json"), *second = in_folder("second.json");
     EXPECT(tokenizer_save(t, path, &error) == 0, "%s", error.text);
     expect_same(path, t);
@@ -655,7 +655,7 @@ static void test_files(void) {
 
 static void expect_refused(const char *text, size_t size, const char *words) {
     char *path = in_folder("damaged.json");
-    Error error = {"(no message)"};
+    Error error = {"(no message)", 0};
     write_text(path, text, size);
     Tokenizer *t = tokenizer_load(path, &error);
     EXPECT(t == NULL, "accepted, expected '%s'", words);
@@ -677,7 +677,7 @@ static void expect_change_refused(const char *text, const char *from, const char
 
 static void test_damaged_files(void) {
     Tokenizer *t = train_on_table();
-    Error error = {""};
+    Error error = {"", 0};
     char *path = in_folder("good.json");
     EXPECT(tokenizer_save(t, path, &error) == 0, "%s", error.text);
     size_t size;

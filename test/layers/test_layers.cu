@@ -6,6 +6,7 @@
 #include "layers/embedding.cuh"
 #include "layers/gelu.cuh"
 #include "layers/layernorm.cuh"
+#include "layers/outlier.h"
 #include "layers/sampling.h"
 #include "layers/softmax_cross_entropy.cuh"
 #include "test/arrays.h"
@@ -336,7 +337,7 @@ static void test_adamw(void) {
     double *wanted = as_doubles(w, N), md[N] = {0}, vd[N] = {0};
     const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0};
     const AdamWChunk chunks[] = {{0, 0, 0, 0, 0, 512, 0.1f}, {1, 512, 512, 512, 512, N - 512, 0.0f}};
-    StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0, 0};
+    StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     double totals[TOTAL_SQUARES] = {0};
     for (int step = 1; step <= STEPS; step++) {
         float *g = random_floats(N, 0.1);
@@ -363,9 +364,11 @@ static void test_adamw(void) {
     totals[TOTAL_LOSS] = 1;
     outcome_decide(&outcome, totals, INFINITY, &adamw);
     EXPECT(outcome.skipped, "an infinite norm does not skip the step");
-    totals[TOTAL_STOPPING] = 2;
+    totals[TOTAL_STOPPING] = 2, totals[TOTAL_SAVING] = 1, totals[TOTAL_WRITTEN] = 3;
     outcome_decide(&outcome, totals, 4.5 * 4.5, &adamw);
-    EXPECT(outcome.stopping && outcome.loss == 1, "two processes that are asked to end do not end");
+    EXPECT(outcome.stopping == 2 && outcome.saving == 1 && outcome.written == 3 && outcome.loss == 1,
+           "flags: %d processes are asked to end, %d to save, %d have written", outcome.stopping,
+           outcome.saving, outcome.written);
     EXPECT(!outcome.skipped && outcome.clip == 3.0f / 4.5f, "a norm of 4.5 is clipped by %g",
            (double)outcome.clip);
     outcome_decide(&outcome, totals, 2.9 * 2.9, &adamw);
@@ -377,12 +380,38 @@ static void test_adamw(void) {
     free(w), free(wanted);
 }
 
+// Losses around 3 with a deviation of 0.1: what is far above is an outlier; what is far below, or was far above often, or is
+// NaN, changes nothing about that.
+static void test_outliers(void) {
+    enum { MOST = 128 };
+    double recent[MOST], same[20];
+    int64_t count = 0;
+    EXPECT(is_outlier(NAN, recent, 0, 8) && is_outlier(INFINITY, recent, 0, 8), "NaN is an outlier at once");
+    for (int i = 0; i < OUTLIER_FEWEST - 1; i++) outlier_add(3, recent, &count, MOST);
+    EXPECT(!is_outlier(1e9, recent, count, 8), "%d losses are no judge", OUTLIER_FEWEST - 1);
+    for (int i = 0; i < 1000; i++) {
+        double loss = 3 + 0.1 * sqrt(3) * test_random(); // uniform: MAD 0.0866, scale 0.128
+        outlier_add(i % 3 == 0 ? NAN : i % 7 == 0 ? 1e6 : loss, recent, &count, MOST);
+    }
+    EXPECT(count == MOST, "%d losses are kept", (int)count);
+    for (int i = 0; i < MOST; i++) EXPECT(isfinite(recent[i]), "a loss that is not finite was kept");
+    EXPECT(!is_outlier(3.3, recent, count, 8) && is_outlier(5, recent, count, 8),
+           "a sixth of 1e6 among them moves the limit");
+    EXPECT(!is_outlier(-100, recent, count, 8), "a low loss is an outlier");
+    for (int i = 0; i < MOST; i++) outlier_add(i, recent, &count, MOST);
+    for (int i = 0; i < MOST; i++) EXPECT(recent[i] == i, "the oldest first: %g is number %d", recent[i], i);
+    for (int i = 0; i < 20; i++) same[i] = 2;
+    EXPECT(is_outlier(2.1, same, 20, 8) && !is_outlier(2.07, same, 20, 8), "losses that are all the same");
+    same[0] = 1, same[1] = 4; // the median of 20 is the mean of two
+    EXPECT(outlier_median(same, 20) == 2 && outlier_median(same, 2) == 1.5, "medians");
+}
+
 // Chunks of any size, of which others may have some: the norm is that of all.
 static void test_global_norm(void) {
     const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0};
     for (size_t n = 1; n < 60000; n = n * 3 + 7) {
         AdamWChunk chunks[8];
-        StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0, 0};
+        StepOutcome outcome = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
         float *g = random_floats(n, 3);
         double totals[TOTAL_SQUARES + 9] = {1, 0}, others = 2.5, sum = others;
         size_t count = 0;
@@ -475,6 +504,7 @@ int main(void) {
     test_cross_entropy_case(9, 128, 128, 50);
     test_cross_entropy_case(4, 257, 384, 1);
     test_adamw();
+    test_outliers();
     test_global_norm();
     test_sampling();
     test_threads();

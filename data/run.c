@@ -1,0 +1,162 @@
+// See run.h.
+#define _GNU_SOURCE
+#include "run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include "checkpoint.h"
+#include "progress.h"
+
+enum { OWNER_SIZE = 200 };
+
+// A line that no other process has: host, process, when it started (in the kernel's clock).
+static void describe_self(char *line, size_t size) {
+    char host[64] = "?", text[1024] = "", start[32] = "0";
+    gethostname(host, sizeof(host) - 1);
+    int descriptor = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    if (descriptor >= 0 && read(descriptor, text, sizeof(text) - 1) > 0) {
+        const char *after_name = strrchr(text, ')'); // then field 3; the start is field 22
+        if (after_name != NULL)
+            sscanf(after_name + 1,
+                   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %31s",
+                   start);
+    }
+    if (descriptor >= 0) close(descriptor);
+    snprintf(line, size, "%s %ld %s\n", host, (long)getpid(), start);
+}
+
+static void read_owner(int descriptor, char *line, size_t size) {
+    ssize_t count = pread(descriptor, line, size - 1, 0);
+    line[count > 0 ? count : 0] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+}
+
+// "process 123 on host a"
+static char *name_owner(const char *line) {
+    char host[64];
+    long process;
+    if (sscanf(line, "%63s %ld", host, &process) != 2) return xstrdup("another trainer");
+    return format_text("process %ld on host %s", process, host);
+}
+
+static int is_of_this_host(const char *line) {
+    char host[64] = "?";
+    gethostname(host, sizeof(host) - 1);
+    return strncmp(line, host, strlen(host)) == 0 && line[strlen(host)] == ' ';
+}
+
+static struct timespec time_touched(int descriptor) {
+    struct stat status;
+    memset(&status, 0, sizeof(status));
+    fstat(descriptor, &status);
+    return status.st_mtim;
+}
+
+// Is the lock of another host's process still touched? Kernels of other hosts may not know of this one's locks. Waits for
+// as long as a process that lives may let pass, unless nothing has come for longer already, by this host's clock.
+static int is_still_touched(const RunLock *lock, const char *owner) {
+    const double until = seconds_now() + 2.5 * LOCK_TOUCH_SECONDS;
+    const struct timespec before = time_touched(lock->descriptor);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (now.tv_sec - before.tv_sec > 100 * LOCK_TOUCH_SECONDS) return 0;
+    fprintf(stderr, "waiting to see whether %s still uses the run\n", owner);
+    while (seconds_now() < until) {
+        usleep(200000);
+        const struct timespec after = time_touched(lock->descriptor);
+        if (after.tv_sec != before.tv_sec || after.tv_nsec != before.tv_nsec) return 1;
+    }
+    return 0;
+}
+
+static int take_lock(RunLock *lock, const char *run, Error *error) {
+    char line[OWNER_SIZE];
+    lock->path = format_text("%s/lock", run);
+    lock->descriptor = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock->descriptor < 0) return fail_io(error, "cannot write '%s'", lock->path);
+    const int locked = flock(lock->descriptor, LOCK_EX | LOCK_NB) == 0, reason = locked ? 0 : errno;
+    read_owner(lock->descriptor, line, sizeof(line));
+    char *owner = name_owner(line);
+    int result = 0;
+    if (!locked && reason == EWOULDBLOCK)
+        result = fail(error, "another trainer is using '%s': %s", run, owner);
+    else if (line[0] != '\0' && !is_of_this_host(line) && is_still_touched(lock, owner))
+        result = fail(error, "another trainer is using '%s': %s, as '%s' shows", run, owner, lock->path);
+    else if (line[0] != '\0')
+        fprintf(stderr, "the lock of '%s' is stale: %s has ended without giving it back\n", run, owner);
+    if (result == 0 && !locked)
+        warn("'%s' cannot be locked (%s): start no second trainer on it", run, strerror(reason));
+    free(owner);
+    if (result != 0) return -1;
+    describe_self(line, sizeof(line));
+    if (ftruncate(lock->descriptor, 0) != 0 || file_pwrite(lock->descriptor, line, strlen(line), 0) != 0)
+        return fail_io(error, "cannot write '%s'", lock->path);
+    lock->touched = seconds_now();
+    return 0;
+}
+
+static int write_options(const char *run, const Option *table, size_t count, const void *settings,
+                         Error *error) {
+    FileWriter file;
+    char *path = format_text("%s/options.txt", run);
+    int result = file_writer_open(&file, path, error);
+    free(path);
+    if (result != 0) return -1;
+    options_write(table, count, settings, file.stream);
+    return file_writer_commit(&file, error);
+}
+
+int run_open(RunLock *lock, const char *run, int resume, const Option *table, size_t count,
+             const void *settings, Error *error) {
+    lock->descriptor = -1;
+    lock->path = NULL;
+    if (!resume && checkpoint_exists(run))
+        return fail(
+            error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run", run);
+    if (folder_create(run, error) != 0 || take_lock(lock, run, error) != 0) return -1;
+    checkpoint_remove_leftovers(run);
+    return write_options(run, table, count, settings, error);
+}
+
+void run_touch(RunLock *lock) {
+    const double now = seconds_now();
+    if (lock->descriptor < 0 || now - lock->touched < LOCK_TOUCH_SECONDS) return;
+    futimens(lock->descriptor, NULL); // where that fails, the kernel's lock is what there is
+    lock->touched = now;
+}
+
+int run_check(const RunLock *lock, Error *error) {
+    struct stat mine, there;
+    if (stat(lock->path, &there) != 0)
+        return fail_io(error, "the run's folder has vanished: '%s'", lock->path);
+    if (fstat(lock->descriptor, &mine) != 0) return fail_io(error, "cannot look at '%s'", lock->path);
+    if (mine.st_dev == there.st_dev && mine.st_ino == there.st_ino) return 0;
+    return fail(error, "'%s' is not the lock of this run: another folder has come in its place", lock->path);
+}
+
+void run_close(RunLock *lock) {
+    if (lock->descriptor >= 0) {
+        if (ftruncate(lock->descriptor, 0) != 0)
+            warn("'%s' could not be emptied: it will be called stale", lock->path);
+        close(lock->descriptor);
+    }
+    free(lock->path);
+    lock->path = NULL;
+    lock->descriptor = -1;
+}
+
+char *run_owner(const char *run) {
+    char line[OWNER_SIZE] = "", *path = format_text("%s/lock", run);
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    free(path);
+    if (descriptor < 0) return NULL;
+    read_owner(descriptor, line, sizeof(line));
+    close(descriptor);
+    return xstrdup(line);
+}

@@ -1,0 +1,45 @@
+// The folder of a run, for the one trainer that uses it.
+//
+//     runs/NAME/options.txt       the options of the run, readable as @file
+//     runs/NAME/lock              who uses the run: "host process start", empty when nobody does
+//     runs/NAME/metrics.jsonl     one line a step, a validation (data/metrics.h)
+//     runs/NAME/checkpoints/      (data/checkpoint.h)
+//
+// The lock is the kernel's (flock), which gives it back whatever becomes of the process. File systems that do not show
+// such locks to other hosts are why its owner also touches it every LOCK_TOUCH_SECONDS: a lock of another host that goes
+// on being touched is in use, one that is not was left by a process that was killed.
+#ifndef DATA_RUN_H
+#define DATA_RUN_H
+
+#include "files.h"
+#include "options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { LOCK_TOUCH_SECONDS = 10 };
+
+// The lock of a run folder.
+typedef struct {
+    int descriptor; // -1: none
+    char *path;
+    double touched; // seconds
+} RunLock;
+
+// Creates the run's folder, locks it (one trainer at a time), removes what a killed one has left, and writes its
+// options.txt. Unless `resume`, a run that has checkpoints is refused. Says so when it takes over a stale lock.
+int run_open(RunLock *lock, const char *run, int resume, const Option *table, size_t count,
+             const void *settings, Error *error);
+// Tells others that the run is in use, where it is time to.
+void run_touch(RunLock *lock);
+// Does the path still lead to the folder that was locked? Not after it was moved, removed or unmounted.
+int run_check(const RunLock *lock, Error *error);
+void run_close(RunLock *lock);
+// The line in the run's lock, by which other processes know that they see the same folder. Caller frees; NULL: there is none.
+char *run_owner(const char *run);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

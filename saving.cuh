@@ -1,0 +1,403 @@
+// Checkpoints of the trainer: what is in them, writing them beside training, and reading them.
+//
+// A save goes through three phases, which all processes enter after the same step:
+//
+//     begin       the state is copied to host memory, in the order of the stream: the next step need not wait
+//     writing     each process's thread (data/saver.h) writes its own files
+//     committing  process 0's thread writes the manifest and gives the checkpoint its name
+//
+// A phase ends when all processes' threads are done with it. They tell each other by the totals of a step
+// (TOTAL_WRITTEN), so nobody waits, unless the next save is due before: saving_finish. Errors end no phase early: a save that failed somewhere is
+// taken back everywhere, with a warning, and tried again later.
+#ifndef SAVING_CUH
+#define SAVING_CUH
+
+#include <cjson/cJSON.h>
+#include <unistd.h>
+#include "data/metrics.h"
+#include "data/progress.h"
+#include "data/saver.h"
+#include "gpt.cuh"
+
+// ---- the tensors a process writes -------------------------------------------------------------------------
+
+// Each tensor is written whole by one process: where the state is divided, by the owner of its beginning, if that
+// sees the run's folder.
+typedef struct {
+    int number, count;    // this process's among the `count` that write, from 0; -1: it writes nothing
+    int *writers;         // (GPT.num_tensors): the rank that writes each
+    int *numbers;         // (processes): the number of each rank
+    size_t num_tensors;   // that this process writes
+    NamedTensor *tensors; // (3 num_tensors): weights, then both moments
+    float *memory;        // of these tensors
+    Event copied;
+} Snapshot;
+
+static void name_tensor(const GPT *m, NamedTensor *t, size_t i, const char *prefix, float *data) {
+    const Parameter *p = &m->parameters[i];
+    if (p->layer < 0)
+        snprintf(t->name, sizeof(t->name), "%s%s", prefix, p->name);
+    else
+        snprintf(t->name, sizeof(t->name), "%sh.%d.%s", prefix, p->layer, p->name);
+    t->data = data;
+    t->rows = i == 0 ? m->V : p->rows; // the embedding without its padding
+    t->columns = p->columns;
+}
+
+static size_t first_chunk_of(const GPT *m, size_t tensor) {
+    size_t chunk = 0;
+    for (size_t i = 0; i < tensor; i++) chunk += divide_up(m->parameters[i].size, ADAMW_CHUNK);
+    return chunk;
+}
+
+// `sees` (processes): who sees the run's folder; process 0 does.
+static void choose_writers(Snapshot *s, const GPT *m, const int *sees) {
+    const int size = m->shape.processes, divided = m->shape.sharding != SHARD_NONE;
+    s->writers = (int *)xcalloc(m->num_tensors, sizeof(int));
+    s->numbers = (int *)xcalloc((size_t)size, sizeof(int));
+    s->numbers[0] = 1; // has more to write than tensors
+    for (size_t i = 0; i < m->num_tensors && divided; i++) {
+        const int owner = m->partition[first_chunk_of(m, i)].owner;
+        s->writers[i] = sees[owner] ? owner : 0;
+        s->numbers[s->writers[i]] = 1;
+    }
+    for (int r = 0; r < size; r++) s->numbers[r] = s->numbers[r] ? s->count++ : -1;
+    s->number = s->numbers[m->rank];
+    for (size_t i = 0; i < m->num_tensors; i++) s->num_tensors += s->writers[i] == m->rank;
+}
+
+static void snapshot_open(Snapshot *s, const GPT *m, const int *sees) {
+    static const char *const prefixes[] = {"", "moment1.", "moment2."};
+    memset(s, 0, sizeof(*s));
+    choose_writers(s, m, sees);
+    size_t size = 0;
+    for (size_t i = 0; i < m->num_tensors; i++) size += s->writers[i] == m->rank ? m->parameters[i].size : 0;
+    s->tensors = (NamedTensor *)xcalloc(3 * s->num_tensors + 1, sizeof(NamedTensor));
+    s->memory = (float *)host_alloc(3 * size * sizeof(float));
+    s->copied = event_create();
+    NamedTensor *next = s->tensors;
+    float *data = s->memory;
+    for (int which = 0; which < 3; which++)
+        for (size_t i = 0; i < m->num_tensors; i++) {
+            if (s->writers[i] != m->rank) continue;
+            name_tensor(m, next++, i, prefixes[which], data);
+            data += m->parameters[i].size;
+        }
+}
+
+static void snapshot_close(Snapshot *s) {
+    if (s->writers == NULL) return; // never opened
+    host_free(s->memory);
+    event_destroy(s->copied);
+    free(s->writers), free(s->numbers), free(s->tensors);
+}
+
+// Where the `writer` finds a tensor of the memory: its own, or where processes have put it together, in the gradients'
+// memory. All processes call it.
+static const float *find_tensor(GPT *m, size_t tensor, float *memory, int writer) {
+    const Parameter *p = &m->parameters[tensor];
+    if (!is_divided(m, memory)) return memory + p->offset;
+    const PartitionChunk *chunk = &m->partition[first_chunk_of(m, tensor)];
+    const size_t num_chunks = divide_up(p->size, ADAMW_CHUNK);
+    CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
+    size_t bucket = (size_t)chunk->bucket;
+    float *whole = m->buckets[bucket].gradients + (p->offset - m->buckets[bucket].offset);
+    int cut = 0;
+    for (size_t c = 0; c < num_chunks; c++) {
+        CommPiece piece = {whole + c * ADAMW_CHUNK, memory + chunk[c].own, chunk[c].size, chunk[c].owner};
+        pieces[c] = piece;
+        cut |= chunk[c].owner != chunk->owner;
+    }
+    const float *found = memory + chunk->own;
+    if (cut || writer != chunk->owner) {
+        comm_wait(m->comm, comm_all_gather(m->comm, pieces, num_chunks, sizeof(float), m->stream), m->stream);
+        found = whole;
+    }
+    free(pieces);
+    return found;
+}
+
+// Queues the copies. All processes call it after the same step.
+static void snapshot_take(Snapshot *s, GPT *m) {
+    float *memories[] = {m->master, m->moment1, m->moment2}, *to = s->memory;
+    comm_wait(m->comm, m->buckets[m->L].gathered, m->stream);
+    for (int which = 0; which < 3; which++)
+        for (size_t i = 0; i < m->num_tensors; i++) {
+            const float *from = find_tensor(m, i, memories[which], s->writers[i]);
+            if (s->writers[i] != m->rank) continue;
+            copy_to_host(to, from, m->parameters[i].size * sizeof(float), m->stream);
+            to += m->parameters[i].size;
+        }
+    event_record(&s->copied, m->stream);
+}
+
+// The file of a writer's weights or moments. Caller frees.
+static char *part_name(const Snapshot *s, const char *name, int number) {
+    return s->count == 1 ? format_text("%s.safetensors", name)
+                         : format_text("%s-%05d-of-%05d.safetensors", name, number + 1, s->count);
+}
+
+// Hugging Face's list of which file has which tensor. Caller frees.
+static char *index_text(const Snapshot *s, const GPT *m) {
+    cJSON *json = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(json, "metadata");
+    cJSON *map = cJSON_AddObjectToObject(json, "weight_map");
+    double bytes = 0;
+    for (size_t i = 0; i < m->num_tensors; i++) {
+        NamedTensor tensor;
+        char *file = part_name(s, "model", s->numbers[s->writers[i]]);
+        name_tensor(m, &tensor, i, "", NULL);
+        cJSON_AddStringToObject(map, tensor.name, file);
+        bytes += (double)((tensor.rows ? tensor.rows : 1) * tensor.columns * sizeof(float));
+        free(file);
+    }
+    cJSON_AddNumberToObject(metadata, "total_size", bytes);
+    char *text = cJSON_Print(json);
+    CHECK(text != NULL);
+    cJSON_Delete(json);
+    return text;
+}
+
+// ---- saving -----------------------------------------------------------------------------------------------
+
+typedef enum { SAVE_IDLE, SAVE_WRITING, SAVE_COMMITTING } SavePhase;
+
+typedef struct {
+    GPT *model;
+    Metrics *metrics;      // process 0's
+    const char *tokenizer; // text of tokenizer.json, or NULL
+    int64_t keep;          // checkpoints
+    double every;          // seconds; 0: only by steps
+    Snapshot snapshot;
+    Saver *saver;
+    SavePhase phase;
+    int turn;                      // counts phases: what processes say about one is not taken for the next
+    int64_t step;                  // that is being saved
+    int64_t saved_step;            // of the newest checkpoint; -1: none yet
+    int failed;                    // the save under way has
+    int slow;                      // nobody waits for it any more
+    Error error;                   // why
+    double begun, retry_at, pause; // seconds; retry_at 0: nothing to try again
+} Saving;
+
+enum { FIRST_PAUSE = 5, LONGEST_PAUSE = 600 }; // seconds until a save that failed is tried again
+enum { MOST_SAVED = 6 };                       // files of a process
+
+// What processes tell each other about their part.
+typedef struct {
+    int failed;
+    size_t num_files;
+    CheckpointFile files[MOST_SAVED];
+    char error[256];
+    int status;
+} SavedPart;
+
+// `sees` (processes): who sees the run's folder. `saved_step`: of the checkpoint that training begins with, or -1.
+static int saving_open(Saving *s, GPT *m, const char *run, RunLock *lock, const int *sees, Error *error) {
+    s->model = m;
+    s->begun = seconds_now();
+    s->pause = FIRST_PAUSE;
+    snapshot_open(&s->snapshot, m, sees);
+    s->saver = saver_open(run, m->rank == 0 ? lock : NULL, error);
+    return s->saver != NULL ? 0 : -1;
+}
+
+static void saving_close(Saving *s) {
+    saver_close(s->saver);
+    snapshot_close(&s->snapshot);
+}
+
+static void add_text(SaverFile *files, size_t *count, const char *name, char *text) {
+    SaverFile file = {"", NULL, 0, text};
+    snprintf(file.name, sizeof(file.name), "%s", name);
+    files[(*count)++] = file;
+}
+
+static void add_tensors(SaverFile *files, size_t *count, char *name, const NamedTensor *tensors,
+                        size_t num_tensors) {
+    SaverFile file = {"", tensors, num_tensors, NULL};
+    snprintf(file.name, sizeof(file.name), "%s", name);
+    if (num_tensors > 0) files[(*count)++] = file;
+    free(name);
+}
+
+static void wait_for_snapshot(void *argument) {
+    event_wait(((Snapshot *)argument)->copied);
+}
+
+// All processes begin after the same step, which is done and recorded; none is under way.
+static void saving_begin(Saving *s, const TrainingState *state) {
+    GPT *m = s->model;
+    Snapshot *snapshot = &s->snapshot;
+    SaverFile files[MOST_SAVED];
+    size_t count = 0;
+    snapshot_take(snapshot, m);
+    if (snapshot->number >= 0) {
+        const size_t n = snapshot->num_tensors;
+        add_tensors(files, &count, part_name(snapshot, "model", snapshot->number), snapshot->tensors, n);
+        add_tensors(files, &count, part_name(snapshot, "optimizer", snapshot->number), snapshot->tensors + n,
+                    2 * n);
+    }
+    if (m->rank == 0) {
+        add_text(files, &count, "config.json", gpt_config_text(&m->config));
+        add_text(files, &count, "training_state.json", training_state_text(state));
+        if (snapshot->count > 1)
+            add_text(files, &count, "model.safetensors.index.json", index_text(snapshot, m));
+        if (s->tokenizer != NULL) add_text(files, &count, "tokenizer.json", xstrdup(s->tokenizer));
+    }
+    s->step = state->step;
+    s->failed = s->slow = 0;
+    s->begun = seconds_now();
+    s->retry_at = 0;
+    s->phase = SAVE_WRITING;
+    s->turn++;
+    saver_write(s->saver, state->step, files, count, wait_for_snapshot, snapshot);
+}
+
+// Has this process done its part of the phase? A total of the step's.
+static int saving_is_done(const Saving *s) {
+    return s->phase != SAVE_IDLE && saver_wait(s->saver, 0);
+}
+
+// Is it time for process 0 to ask for a save?
+static int saving_asks(const Saving *s) {
+    const double now = seconds_now();
+    if (s->model->rank != 0 || s->phase != SAVE_IDLE) return 0;
+    return (s->every > 0 && now - s->begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
+}
+
+// A save that failed is tried again later.
+static void put_off(Saving *s) {
+    s->retry_at = seconds_now() + s->pause;
+    if (s->model->rank == 0 && s->pause > 0) {
+        metrics_end_line(s->metrics);
+        warn("step %" PRId64 " is not saved: %s; tried again in %.0f s", s->step, s->error.text, s->pause);
+    }
+    s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
+}
+
+// What came of this process's part, and of the others': the first that failed speaks for all. Caller frees.
+static SavedPart *exchange_parts(Saving *s) {
+    GPT *m = s->model;
+    Error error;
+    SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shape.processes, sizeof(SavedPart));
+    memset(&mine, 0, sizeof(mine));
+    mine.failed = saver_result(s->saver, &error) != 0;
+    if (!mine.failed && m->rank == 0 && s->phase == SAVE_WRITING)
+        mine.failed = metrics_flush(s->metrics, &error) != 0; // a checkpoint is not ahead of the record
+    const CheckpointFile *files = saver_files(s->saver, &mine.num_files);
+    for (size_t i = 0; i < mine.num_files; i++) mine.files[i] = files[i];
+    if (mine.failed) {
+        snprintf(mine.error, sizeof(mine.error), "%.255s", error.text);
+        mine.status = error.status;
+    }
+    comm_exchange(m->comm, &mine, sizeof(mine), all);
+    for (int r = 0; r < m->shape.processes && !s->failed; r++) {
+        if (!all[r].failed) continue;
+        s->failed = 1;
+        r == 0 ? fail(&s->error, "%s", all[r].error) : fail(&s->error, "process %d: %s", r, all[r].error);
+        s->error.status = all[r].status;
+    }
+    return all;
+}
+
+// Process 0's thread gets the list of what the others have written.
+static void commit_parts(Saving *s, const SavedPart *all) {
+    const size_t size = (size_t)s->model->shape.processes;
+    CheckpointFile *files = (CheckpointFile *)xcalloc(size * MOST_SAVED, sizeof(CheckpointFile));
+    size_t count = 0;
+    for (size_t r = 1; r < size; r++)
+        for (size_t i = 0; i < all[r].num_files; i++) files[count++] = all[r].files[i];
+    saver_commit(s->saver, files, count, s->metrics->descriptor, s->keep);
+    free(files);
+}
+
+// From one phase to the next, when all processes' threads are done. All processes call it at the same place.
+static void saving_advance(Saving *s) {
+    SavedPart *all = exchange_parts(s);
+    s->turn++;
+    if (s->phase == SAVE_WRITING) {
+        s->phase = SAVE_COMMITTING;
+        if (s->failed || s->model->rank > 0)
+            saver_leave(s->saver, s->failed);
+        else
+            commit_parts(s, all);
+    } else {
+        s->phase = SAVE_IDLE;
+        if (s->failed) {
+            put_off(s);
+        } else {
+            s->saved_step = s->step;
+            s->pause = FIRST_PAUSE;
+        }
+    }
+    free(all);
+}
+
+// Waits for the save under way, if any, for so many seconds (< 0: as long as it takes) in each of its phases. Is it over?
+// All processes call it, and get the same answer.
+static int saving_finish(Saving *s, double seconds) {
+    GPT *m = s->model;
+    int *all = (int *)xcalloc((size_t)m->shape.processes, sizeof(int)), over = 1;
+    while (s->phase != SAVE_IDLE && over) {
+        const int done = saver_wait(s->saver, seconds);
+        comm_exchange(m->comm, &done, sizeof(int), all);
+        for (int r = 0; r < m->shape.processes; r++) over &= all[r];
+        if (over) saving_advance(s);
+    }
+    free(all);
+    return over;
+}
+
+// Saves now and waits for it; where that fails, a few times more. All processes call it.
+static int save_now(Saving *s, const TrainingState *state, Error *error) {
+    static const int pauses[] = {1, 2, 4, 0}; // seconds until the next try
+    saving_finish(s, -1);
+    for (size_t t = 0; t < sizeof(pauses) / sizeof(pauses[0]) && s->saved_step != state->step; t++) {
+        s->pause = pauses[t];
+        saving_begin(s, state);
+        saving_finish(s, -1);
+        if (s->failed) sleep((unsigned)pauses[t]);
+    }
+    if (s->saved_step == state->step) return 0;
+    fail(error, "step %" PRId64 " is not saved: %s", state->step, s->error.text);
+    error->status = EXIT_IO;
+    return -1;
+}
+
+// ---- reading ----------------------------------------------------------------------------------------------
+
+// Names of all tensors after a prefix; their data in a memory that holds one number a parameter.
+static NamedTensor *name_all(const GPT *m, const char *prefix, float *memory, NamedTensor *next) {
+    for (size_t i = 0; i < m->num_tensors; i++)
+        name_tensor(m, next++, i, prefix, memory + m->parameters[i].offset);
+    return next;
+}
+
+static int load_weights(GPT *m, const char *folder, Error *error) {
+    NamedTensor *weights = (NamedTensor *)xcalloc(m->num_tensors, sizeof(NamedTensor));
+    float *host = state_borrow(m, m->master);
+    name_all(m, "", host, weights);
+    int result = checkpoint_read_tensors(folder, "model", weights, m->num_tensors, error);
+    state_return(m, host, m->master);
+    free(weights);
+    return result;
+}
+
+// Moments, and where training stands.
+static int load_training_state(GPT *m, const char *folder, TrainingState *state, Error *error) {
+    NamedTensor *moments = (NamedTensor *)xcalloc(2 * m->num_tensors, sizeof(NamedTensor));
+    float *first = state_borrow(m, m->moment1), *second = state_borrow(m, m->moment2);
+    name_all(m, "moment2.", second, name_all(m, "moment1.", first, moments));
+    int result = checkpoint_read_tensors(folder, "optimizer", moments, 2 * m->num_tensors, error);
+    if (result == 0) result = training_state_read(folder, state, error);
+    state_return(m, first, m->moment1);
+    state_return(m, second, m->moment2);
+    free(moments);
+    state->skipped_in_row = 0; // a new start, perhaps with other options
+    StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
+    outcome->updates = state->step - state->skipped;
+    host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
+    return result;
+}
+
+#endif
