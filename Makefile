@@ -227,7 +227,7 @@ PARTS_test/comm/test_mpi       := $(COMM) data/files.o data/progress.o
 PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
 endif
 # Shell scripts; they find the programs in the folder BUILD.
-TESTS_SHELL     := test/test_command_line.sh test/data/test_tokenize.sh test/data/test_download.sh \
+TESTS_SHELL     := test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh test/data/test_download.sh \
                    $(if $(USES_MPI),test/test_processes.sh $(if $(variant),,test/test_two_hosts.sh))
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options

@@ -279,8 +279,9 @@ typedef struct {
 typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;
-    double *flags; // (TOTAL_FLAGS): what this process tells the others
-    int turn;      // of Saving, when it was told
+    double *flags;    // (TOTAL_SQUARES), without the loss: what this process tells the others
+    int turn;         // of Saving, when it was told
+    int64_t position; // sequences consumed before the step
     Event started, done;
 } PendingStep;
 
@@ -309,7 +310,11 @@ typedef struct {
     Watchdog *watchdog;
     double peak;      // GFLOP/s, of this process
     int stopping;     // processes have agreed to end
-    int agreed_error; // that ends training is the same in all processes
+    int failed;       // a process had no data for a step: that step, and what was queued behind it, never was
+    int has_no_data;  // this process
+    Error data_error; // why
+    int speaker;      // the process that tells the error all end with
+    int agreed_error; // that ends training is that of all processes
     int cannot_save;  // or should not
     char *checkpoint; // that training begins with, or NULL
     char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
@@ -517,7 +522,7 @@ static int validate(Trainer *t, Error *error) {
 // ---- the loop ---------------------------------------------------------------------------------------------
 
 // Forward and backward of all micro-steps; this process's part of the mean loss goes to the step's totals.
-static int accumulate_gradients(Trainer *t, Error *error) {
+static void accumulate_gradients(Trainer *t) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
     const size_t N = m->acts.B * m->acts.T;
@@ -526,7 +531,12 @@ static int accumulate_gradients(Trainer *t, Error *error) {
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         profile_enter(&m->profile, LAP_DATA, PASS_FORWARD, m->stream);
         Batch *batch = next_batch(t);
-        if (loader_next(t->loader, batch->tokens, batch->targets, error) != 0) return -1;
+        if (loader_next(t->loader, batch->tokens, batch->targets, &t->data_error) != 0) {
+            t->has_no_data =
+                1; // the others are told with the totals of this step, which takes part in it as usual
+            memset(batch->tokens, 0, N * sizeof(int32_t));
+            memset(batch->targets, 0, N * sizeof(int32_t));
+        }
         send_batch(m, batch);
         profile_leave(&m->profile, m->stream);
         MicroStep s = {(uint32_t)t->state.step,
@@ -540,7 +550,6 @@ static int accumulate_gradients(Trainer *t, Error *error) {
         gpt_backward(m, &s);
         loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, tokens, micro > 0, m->stream);
     }
-    return 0;
 }
 
 // Loss and gradient of a step: good, skipped, an outlier?
@@ -562,6 +571,12 @@ static void finish_step(Trainer *t) {
     s->gradient_norm = p->outcome->norm;
     s->skipped = p->outcome->skipped;
     s->seconds = event_seconds(p->started, p->done);
+    if (p->outcome->failed && !t->failed) {
+        t->failed = 1;
+        t->state.step = s->step - 1;
+        t->state.position = p->position;
+    }
+    if (t->failed) return;
     judge_step(t, s);
     t->stopping |= p->outcome->stopping > 0;
     t->save_due |= p->outcome->saving > 0;
@@ -574,8 +589,20 @@ static void finish_steps(Trainer *t) {
     while (t->num_finished < t->num_steps) finish_step(t);
 }
 
+// What this process tells the others with the step's totals.
+static void send_flags(Trainer *t, PendingStep *p) {
+    GPT *m = &t->model;
+    p->flags[TOTAL_STOPPING] = stop_signal != 0;
+    p->flags[TOTAL_SAVING] = saving_asks(&t->saving);
+    p->flags[TOTAL_WRITTEN] = saving_is_done(&t->saving);
+    p->flags[TOTAL_FAILED] = t->has_no_data;
+    p->turn = t->saving.turn;
+    copy_to_device(&m->totals[TOTAL_STOPPING], &p->flags[TOTAL_STOPPING],
+                   (TOTAL_SQUARES - TOTAL_STOPPING) * sizeof(double), m->stream);
+}
+
 // Queues one step on the device, then records an earlier one: the device always has work.
-static int train_step(Trainer *t, Error *error) {
+static void train_step(Trainer *t) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
     PendingStep *p = &t->pending[t->num_steps % 2];
@@ -589,12 +616,9 @@ static int train_step(Trainer *t, Error *error) {
     range_begin("step");
     watchdog_step(t->watchdog, metrics.step);
     event_record(&p->started, m->stream);
-    if (accumulate_gradients(t, error) != 0) return -1;
-    p->flags[TOTAL_STOPPING - TOTAL_STOPPING] = stop_signal != 0;
-    p->flags[TOTAL_SAVING - TOTAL_STOPPING] = saving_asks(&t->saving);
-    p->flags[TOTAL_WRITTEN - TOTAL_STOPPING] = saving_is_done(&t->saving);
-    p->turn = t->saving.turn;
-    copy_to_device(&m->totals[TOTAL_STOPPING], p->flags, TOTAL_FLAGS * sizeof(double), m->stream);
+    p->position = t->state.position;
+    accumulate_gradients(t);
+    send_flags(t, p);
     gpt_update(m, &adamw);
     copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
     event_record(&p->done, m->stream);
@@ -604,7 +628,6 @@ static int train_step(Trainer *t, Error *error) {
     t->num_steps++;
     if (m->profile.timing) profile_collect(&m->profile);
     if (t->num_steps - t->num_finished > DEVICE_QUEUES) finish_step(t);
-    return 0;
 }
 
 static Loader *open_loader(const Trainer *t, Error *error) {
@@ -696,21 +719,24 @@ static void start_save(Trainer *t, int last) {
 // From a series of bad steps back to the last checkpoint.
 static int roll_back(Trainer *t, Error *error) {
     enum { MOST_ROLLBACKS = 3 };
+    const int64_t from = t->state.step, position = t->state.position;
     watchdog_step(t->watchdog, 0);
     saving_finish(&t->saving, -1);
-    const int64_t from = t->state.step, position = t->state.position;
+    if (t->saving.saved_step == t->rolled_back_to && t->rollbacks == MOST_ROLLBACKS) {
+        t->agreed_error = t->cannot_save = 1; // nothing new is worth saving
+        fail(error,
+             "went back to step %" PRId64
+             " %d times and never came further; resume with a lower --learning-rate",
+             t->rolled_back_to, MOST_ROLLBACKS);
+        error->status = EXIT_SKIPPED;
+        return -1;
+    }
     char *folder = choose_checkpoint(t);
     agree_or_die(t, load_checkpoint(t, folder, error), error);
     agree_on_weights(t);
     agree_or_die(t, pass_over(t, from, position, error), error);
     free(folder);
-    if (t->rollbacks <= MOST_ROLLBACKS) return 0;
-    t->agreed_error = t->cannot_save = 1; // nothing new is worth saving
-    fail(error,
-         "went back to step %" PRId64 " %d times and never came further; resume with a lower --learning-rate",
-         t->state.step, MOST_ROLLBACKS);
-    error->status = EXIT_SKIPPED;
-    return -1;
+    return 0;
 }
 
 // What is due between steps: validation, samples, a checkpoint.
@@ -724,7 +750,7 @@ static int after_step(Trainer *t, Error *error) {
     const int suspicious = t->state.skipped_in_row >= o->max_skips ||
                            (o->rollback_after > 0 && t->outliers_in_row >= o->rollback_after);
     if (validates || samples || saves || suspicious) finish_steps(t);
-    if (is_stopping(t)) return 0;
+    if (is_stopping(t) || t->failed) return 0;
     if (o->rollback_after > 0 && t->outliers_in_row >= o->rollback_after) return roll_back(t, error);
     if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
     if (validates || samples || saves) watchdog_step(t->watchdog, 0);
@@ -734,19 +760,33 @@ static int after_step(Trainer *t, Error *error) {
     return 0;
 }
 
+// The first process that had no data speaks for all.
+static int find_speaker(Trainer *t, Error *error) {
+    const int status = t->has_no_data ? t->data_error.status : 0;
+    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
+    comm_exchange(t->comm, &status, sizeof(int), all);
+    while (all[t->speaker] == 0) t->speaker++;
+    *error = t->data_error;
+    error->status = all[t->speaker];
+    t->agreed_error = 1;
+    free(all);
+    return -1;
+}
+
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
     if (started_at >= o->steps && is_main(t))
         printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
     if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    while (t->state.step < o->steps && !is_stopping(t)) {
-        if (train_step(t, error) != 0) return -1;
+    while (t->state.step < o->steps && !is_stopping(t) && !t->failed) {
+        train_step(t);
         profile_steady_steps(t->state.step - started_at, t->model.stream);
         if (after_step(t, error) != 0) return -1;
     }
     finish_steps(t);
     if (is_main(t)) metrics_end_line(&t->metrics);
+    if (t->failed) return find_speaker(t, error);
     if (save_and_wait(t, error) != 0) return -1;
     if (t->state.step < o->steps) {
         if (is_main(t))
@@ -1098,7 +1138,7 @@ static void open_queues(Trainer *t) {
         t->batches[i].targets = (int32_t *)host_alloc(bytes);
         t->batches[i].copied = event_create();
         t->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
-        t->pending[i].flags = (double *)host_alloc(TOTAL_FLAGS * sizeof(double));
+        t->pending[i].flags = (double *)host_alloc(TOTAL_SQUARES * sizeof(double));
         t->pending[i].started = event_create();
         t->pending[i].done = event_create();
     }
@@ -1198,7 +1238,7 @@ static void die_saving(Trainer *t, const Error *error) {
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
     run_close(&t->lock);
-    leave_with(t, 0, error->status, error);
+    leave_with(t, t->speaker, error->status, error);
 }
 
 static void close_down(Trainer *t) {

@@ -7,9 +7,11 @@
 #include "loader.h"
 #include "threads.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { RING = 4, ROUNDS = 8 };
 
@@ -107,6 +109,32 @@ static void fill_batch(const Loader *loader, uint64_t number, Batch *batch) {
                         0;
 }
 
+// Sleeps; 1 if the loader is closed meanwhile.
+static int pause_reading(Loader *loader, int seconds) {
+    struct timespec until;
+    int result = 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    pthread_mutex_lock(&loader->mutex);
+    while (!loader->stop && result != ETIMEDOUT)
+        result = pthread_cond_timedwait(&loader->changed, &loader->mutex, &until);
+    int stop = loader->stop;
+    pthread_mutex_unlock(&loader->mutex);
+    return stop;
+}
+
+// What the disk, or the network to it, does not give at once it may give a little later.
+static void fill_batch_patiently(Loader *loader, uint64_t number, Batch *batch) {
+    static const int pauses[] = {1, 2, 4, 8}; // seconds
+    fill_batch(loader, number, batch);
+    for (size_t i = 0; i < sizeof(pauses) / sizeof(pauses[0]); i++) {
+        if (!batch->failed || batch->error.status != EXIT_IO) return;
+        warn("%s; tried again in %d s", batch->error.text, pauses[i]);
+        if (pause_reading(loader, pauses[i])) return;
+        fill_batch(loader, number, batch);
+    }
+}
+
 static void *reader_thread(void *argument) {
     Loader *loader = (Loader *)argument;
     for (uint64_t number = 0;; number++) {
@@ -118,7 +146,7 @@ static void *reader_thread(void *argument) {
         if (stop) return NULL;
 
         Batch *batch = &loader->ring[number % RING];
-        fill_batch(loader, number, batch);
+        fill_batch_patiently(loader, number, batch);
         int failed = batch->failed; // read now: once counted as filled, the batch is the consumer's
 
         pthread_mutex_lock(&loader->mutex);

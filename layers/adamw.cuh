@@ -2,7 +2,7 @@
 // it, and what both decide about a step, on the device: the host need not wait for it.
 //
 //     norm    = sqrt(sum of gradient^2)
-//     skipped = loss or norm is not finite: nothing is updated
+//     skipped = loss or norm is not finite, or a process has no data: nothing is updated
 //     clip    = min(1, max_norm / norm)         max_norm 0: always 1
 //     g  = clip * gradient
 //     m  = beta1 m + (1 - beta1) g              m^ = m / (1 - beta1^updates)     updates counts from 1
@@ -29,9 +29,8 @@ typedef struct {
     double loss, norm;
     int64_t updates; // so far, this step's included
     int32_t skipped;
-    int32_t stopping, saving,
-        written; // processes that were asked to end, ask to save, have written their part
-    float clip, correction1, correction2; // 1 / (1 - beta^updates)
+    int32_t stopping, saving, written, failed; // processes that say so: TOTAL_STOPPING and so on
+    float clip, correction1, correction2;      // 1 / (1 - beta^updates)
 } StepOutcome;
 
 typedef struct {
@@ -52,9 +51,8 @@ typedef struct {
 enum { ADAMW_CHUNK = 8192 };
 
 // What a step's totals are, each a double: the loss; the processes that were asked to end, that ask for a checkpoint, that
-// have done their part of one; each chunk's sum of squares.
-enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SAVING, TOTAL_WRITTEN, TOTAL_SQUARES };
-enum { TOTAL_FLAGS = TOTAL_SQUARES - TOTAL_STOPPING };
+// have done their part of one, that had no data for the step; each chunk's sum of squares.
+enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SAVING, TOTAL_WRITTEN, TOTAL_FAILED, TOTAL_SQUARES };
 
 static inline size_t step_totals(size_t num_chunks) {
     return TOTAL_SQUARES + num_chunks;
@@ -67,8 +65,9 @@ static inline HOST_DEVICE void outcome_decide(StepOutcome *o, const double *tota
     o->stopping = (int32_t)totals[TOTAL_STOPPING];
     o->saving = (int32_t)totals[TOTAL_SAVING];
     o->written = (int32_t)totals[TOTAL_WRITTEN];
+    o->failed = (int32_t)totals[TOTAL_FAILED];
     o->norm = norm;
-    o->skipped = !(isfinite(o->loss) && isfinite(norm));
+    o->skipped = o->failed || !(isfinite(o->loss) && isfinite(norm));
     o->clip = a->max_norm > 0 && norm > a->max_norm ? (float)(a->max_norm / norm) : 1.0f;
     if (o->skipped) return;
     o->updates++;

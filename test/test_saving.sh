@@ -1,0 +1,86 @@
+#!/bin/bash
+# A run that goes on: checkpoints beside training and in step with it, by time, damaged ones, none yet; losses that are
+# outliers lead back; preemption. What takes long or is left to chance is in test/torture.py.
+. "$(dirname "$0")/test.sh"
+
+train=$build/train_gpt
+make_data 30k 300
+shape=(--num-layers 2 --num-heads 2 --channels 32 --sequence-length 24 --batch 2 --steps 12 --warmup 2 --dropout 0.1 --sample-tokens 3
+    --validation-batches 2 --keep 100)
+data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json)
+run() { # run FOLDER OPTION...
+    expect 0 "step 12/12" "$train" --run "$1" "${data[@]}" "${shape[@]}" "${@:2}"
+}
+checkpoints() { ls "$1/checkpoints" | tr '\n' ' '; }
+
+# ---- when and how -----------------------------------------------------------------------------------------------------
+
+run waiting --save-every 2 --save-synchronously
+run beside --save-every 2
+same <(checkpoints waiting) <(checkpoints beside) the checkpoints there are
+for file in waiting/checkpoints/*/*; do same "$file" "beside/${file#waiting/}" saved beside training; done
+run timed --save-every 0 --save-minutes 0.00001
+[ "$(ls timed/checkpoints | wc -l)" -gt 1 ] && pass || fail "no checkpoints by time: $(checkpoints timed)"
+same {timed,waiting}/checkpoints/step_00000012/optimizer.safetensors saved by time
+run last --save-every 0 --save-minutes 0
+[ "$(checkpoints last)" = "step_00000012 " ] && pass || fail "asked for none but the last: $(checkpoints last)"
+
+# ---- resuming ---------------------------------------------------------------------------------------------------------
+
+# back FOLDER: of a copy of `waiting`, what the commands left: it goes on, to the same end.
+back() {
+    expect 0 "step 12/12" "$train" --run "$1" --resume
+    same <(curve waiting) <(curve "$1")
+    for file in model.safetensors optimizer.safetensors training_state.json; do same {waiting,"$1"}/checkpoints/step_00000012/$file; done
+}
+rm -rf beside/checkpoints
+back beside # killed before its first checkpoint
+grep -q "has no checkpoint yet" out.txt && pass || fail "nothing says that it begins again"
+cp -r waiting damaged
+truncate -s -1 damaged/checkpoints/step_00000012/optimizer.safetensors
+echo >>damaged/checkpoints/step_00000010/config.json
+mkdir -p damaged/checkpoints/{writing_00000014,removing}
+touch damaged/checkpoints/{writing_00000014,removing}/model.safetensors
+back damaged
+for pattern in "step_00000012 is skipped: .*optimizer.safetensors' is damaged" "step_00000010 is skipped: .*config.json' is damaged"; do
+    grep -q "^warning: checkpoint $pattern" out.txt && pass || fail "nothing says: $pattern"
+done
+[ -e damaged/checkpoints/writing_00000014 ] || [ -e damaged/checkpoints/removing ] && fail "left over: $(checkpoints damaged)" || pass
+same {waiting,damaged}/checkpoints/step_00000010/config.json # written again
+
+# Preemption: saved and over, with a status of its own; any number of times.
+rm -rf preempted && mkdir preempted
+"$train" --run preempted "${data[@]}" "${shape[@]}" --steps 100000 --save-every 0 --validate-every 0 >out.txt 2>&1 &
+wait_for_steps preempted
+kill -USR1 $!
+wait $!
+[ $? = 5 ] && pass || fail "exit status after SIGUSR1"
+done_steps=$(grep -c '"loss"' preempted/metrics.jsonl)
+[ "$(checkpoints preempted)" = "step_$(printf %08d "$done_steps") " ] && pass || fail "$done_steps steps, but $(checkpoints preempted)"
+[ -s preempted/lock ] && fail "the lock is not given back" || pass
+
+# ---- outliers ---------------------------------------------------------------------------------------------------------
+
+# Data of 12 sequences, six steps, that nothing prepared the model for: they lead back once, the two that are left do not.
+spikes=(--vocab-size 256 --seed 5 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 16 --batch 2 --steps 150 --warmup 2
+    --learning-rate 1e-2 --save-every 10 --rollback-after 4 --validate-every 0 --keep 100)
+"$root/test/bad_shard.py" spike.bin 400 16 5 260 272 100
+expect 0 "^4 steps in a row were outliers: from step 134 back to step 130, 8 sequences" "$train" --run spike --train spike.bin "${spikes[@]}"
+[ "$(grep -c '"loss"' spike/metrics.jsonl)" = 150 ] && pass || fail "not one line a step"
+grep -q '{"step": 131, "rollback_from": 134, "rollback_to": 130, "sequences_passed_over": 8}' spike/metrics.jsonl && pass ||
+    fail "the rollback is not recorded"
+grep -q '"position":.308' spike/checkpoints/step_00000150/training_state.json && pass || fail "not 8 sequences passed over"
+# Killed after the rollback, before the next checkpoint: it comes to the same.
+cp -r spike again
+rm -r again/checkpoints/step_000001[45]0
+expect 0 "from step 134 back to step 130" "$train" --run again --resume
+same <(curve spike) <(curve again) killed after a rollback
+same {spike,again}/checkpoints/step_00000150/model.safetensors
+same {spike,again}/checkpoints/step_00000150/training_state.json
+"$root/test/bad_shard.py" worse.bin 400 16 5 260 400 100
+expect 4 "^error: went back to step 130 3 times" "$train" --run worse --train worse.bin "${spikes[@]}"
+[ "$(ls worse/checkpoints | tail -n 1)" = step_00000130 ] && pass || fail "after three rollbacks: $(checkpoints worse)"
+expect 0 "step 150/150" "$train" --run without --train spike.bin "${spikes[@]}" --rollback-after 0
+grep -q rollback without/metrics.jsonl && fail "a rollback that nobody asked for" || pass
+
+finish
