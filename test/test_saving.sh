@@ -53,6 +53,7 @@ rm -rf preempted && mkdir preempted
 "$train" --run preempted "${data[@]}" "${shape[@]}" --steps 100000 --save-every 0 --validate-every 0 >out.txt 2>&1 &
 wait_for_steps preempted
 kill -USR1 $!
+kill -USR1 $! # as a launcher and Slurm both may
 wait $!
 [ $? = 5 ] && pass || fail "exit status after SIGUSR1"
 done_steps=$(grep -c '"loss"' preempted/metrics.jsonl)
