@@ -20,12 +20,12 @@ typedef struct {
 } Double;
 
 // Parameter `index` of the model (layer -1) or of a block, in the order of the tables.
-static const double *parameter(const Double *d, int layer, int index) {
+REFERENCE static const double *parameter(const Double *d, int layer, int index) {
     int per_model = 4, per_block = 12;
     return d->weights + d->m->parameters[layer < 0 ? index : per_model + layer * per_block + index].offset;
 }
 
-static void mask_rows(const Double *d, double *x, RandomStream stream, size_t layer) {
+REFERENCE static void mask_rows(const Double *d, double *x, RandomStream stream, size_t layer) {
     Dropout dropout = dropout_of(d->m, stream, layer, d->step);
     for (size_t row = 0; row < B * T; row++) {
         float mask[C];
@@ -35,7 +35,7 @@ static void mask_rows(const Double *d, double *x, RandomStream stream, size_t la
     }
 }
 
-static void normalise(const double *x, const double *gamma, const double *beta, double *out) {
+REFERENCE static void normalise(const double *x, const double *gamma, const double *beta, double *out) {
     for (int row = 0; row < B * T; row++) {
         double mean = 0, variance = 0;
         for (int c = 0; c < C; c++) mean += x[row * C + c] / C;
@@ -45,7 +45,8 @@ static void normalise(const double *x, const double *gamma, const double *beta, 
     }
 }
 
-static void linear(const double *x, const double *w, const double *bias, int in, int out, double *y) {
+REFERENCE static void linear(const double *x, const double *w, const double *bias, int in, int out,
+                             double *y) {
     for (int row = 0; row < B * T; row++)
         for (int o = 0; o < out; o++) {
             double sum = bias[o];
@@ -54,7 +55,7 @@ static void linear(const double *x, const double *w, const double *bias, int in,
         }
 }
 
-static void attend(const Double *d, size_t layer, const double *qkv, double *out) {
+REFERENCE static void attend(const Double *d, size_t layer, const double *qkv, double *out) {
     enum { HS = C / NH };
     Attention a = attention_of(d->m, &d->m->acts, layer, d->step);
     for (int b = 0; b < B; b++)
@@ -79,7 +80,7 @@ static void attend(const Double *d, size_t layer, const double *qkv, double *out
             }
 }
 
-static void double_block(const Double *d, int l, double *x) {
+REFERENCE static void double_block(const Double *d, int l, double *x) {
     double normed[B * T * C], qkv[B * T * 3 * C], attended[B * T * C], branch[B * T * C], up[B * T * 4 * C];
     normalise(x, parameter(d, l, 0), parameter(d, l, 1), normed);
     linear(normed, parameter(d, l, 2), parameter(d, l, 3), C, 3 * C, qkv);
@@ -97,7 +98,7 @@ static void double_block(const Double *d, int l, double *x) {
 }
 
 // Mean loss of the batch.
-static double double_loss(void *context) {
+REFERENCE static double double_loss(void *context) {
     const Double *d = (const Double *)context;
     const double *wte = parameter(d, -1, 0), *wpe = parameter(d, -1, 1);
     double x[B * T * C], normed[B * T * C], loss = 0;

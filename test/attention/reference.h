@@ -74,13 +74,14 @@ static void reference_free(Reference *r) {
     for (int i = 0; i < 9; i++) free(all[i]);
 }
 
-static double keep_factor(const Attention *a, size_t b, size_t h, size_t i, size_t j) {
+REFERENCE static double keep_factor(const Attention *a, size_t b, size_t h, size_t i, size_t j) {
     if (a->dropout.threshold == 256) return 1;
     return attention_dropout_keeps(a, b, h, i, j) ? 256.0 / a->dropout.threshold : 0;
 }
 
 // One query: p (Tk) and out; returns lse.
-static double reference_query(const Reference *r, size_t b, size_t h, size_t i, double *p, double *out) {
+REFERENCE static double reference_query(const Reference *r, size_t b, size_t h, size_t i, double *p,
+                                        double *out) {
     const Attention *a = &r->a;
     const double *q = r->q + b * a->q_sequence + i * a->q_token + h * a->HS;
     size_t kv = b * a->kv_sequence + h / (a->NH / a->NKV) * a->HS, visible = attention_visible_keys(a, i);
@@ -101,7 +102,7 @@ static double reference_query(const Reference *r, size_t b, size_t h, size_t i, 
 }
 
 // Gradients of one query, added to dk and dv.
-static void reference_query_backward(Reference *r, size_t b, size_t h, size_t i, const double *p) {
+REFERENCE static void reference_query_backward(Reference *r, size_t b, size_t h, size_t i, const double *p) {
     const Attention *a = &r->a;
     size_t query = b * a->q_sequence + i * a->q_token + h * a->HS;
     size_t kv = b * a->kv_sequence + h / (a->NH / a->NKV) * a->HS;
@@ -120,7 +121,7 @@ static void reference_query_backward(Reference *r, size_t b, size_t h, size_t i,
     }
 }
 
-static void reference_run(Reference *r) {
+REFERENCE static void reference_run(Reference *r) {
     const Attention *a = &r->a;
     const size_t group = a->NH / a->NKV;
     for (size_t i = 0; i < r->kv_size; i++) r->dk[i] = r->dv[i] = 0;
@@ -140,7 +141,7 @@ static void reference_run(Reference *r) {
 
 // ---- its gradients, against central differences -----------------------------------------------------------
 
-static double reference_loss(void *context) { // sum(dout * out)
+REFERENCE static double reference_loss(void *context) { // sum(dout * out)
     Reference *r = (Reference *)context;
     reference_run(r);
     double loss = 0;
