@@ -1,8 +1,8 @@
 // The loader: order is a permutation of all sequences in every epoch, a pure function of seed and position,
-// whatever the batch size and wherever a run resumes; damaged tokens and files come back as errors in their
+// whatever the batch size, the number of processes and wherever a run resumes; damaged tokens and files come back as errors in their
 // place.
 #include "data/loader.h"
-#include "test/test.h"
+#include "test/arrays.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -233,6 +233,78 @@ static void test_locate(void) {
     shards_close(&set);
 }
 
+// ---- a long run of many processes ---------------------------------------------------------------------------
+
+enum { LONG_POSITIONS = 1000000, MOST_PROCESSES = 8, MOST_BATCH = 64, MOST_ROUNDS = 60, LONG_T = 4 };
+
+static int random_between(int least, int most) {
+    return least + (int)((test_random() + 1) / 2 * (most - least + 1));
+}
+
+// The sequences of a batch that are not, token by token, those that begin with the tokens of `stream`.
+static size_t wrong_sequences(const int32_t *inputs, const int32_t *targets, int batch,
+                              const int32_t *stream) {
+    size_t wrong = 0;
+    for (int row = 0; row < batch; row++) {
+        int right = 1;
+        for (int i = 0; i < LONG_T; i++)
+            right &= inputs[row * LONG_T + i] == stream[row] + i &&
+                     targets[row * LONG_T + i] == stream[row] + i + 1;
+        wrong += !right;
+    }
+    return wrong;
+}
+
+// So many processes, all open at once, go on from config.position for so many batches each. Where they end, by one of
+// them.
+static uint64_t read_together(const ShardSet *set, LoaderConfig config, int rounds, const int32_t *stream) {
+    int32_t inputs[MOST_BATCH * LONG_T], targets[MOST_BATCH * LONG_T];
+    const int batch = (int)config.batch, processes = config.processes;
+    const uint64_t end = config.position + (uint64_t)(rounds * batch * processes);
+    Loader *loaders[MOST_PROCESSES];
+    Error error = {""};
+    for (config.rank = 0; config.rank < processes; config.rank++)
+        if (!EXPECT((loaders[config.rank] = loader_open(set, &config, &error)) != NULL, "%s", error.text))
+            exit(test_finish());
+    size_t wrong = 0;
+    stream += config.position;
+    for (int round = 0; round < rounds; round++)
+        for (int rank = 0; rank < processes; rank++, stream += batch) {
+            if (loader_next(loaders[rank], inputs, targets, &error) != 0) EXPECT(0, "%s", error.text);
+            wrong += wrong_sequences(inputs, targets, batch, stream);
+        }
+    EXPECT(wrong == 0, "%d processes from %llu on read %zu other sequences than one", processes,
+           (unsigned long long)config.position, wrong);
+    const uint64_t position = loader_position(loaders[random_between(0, processes - 1)]);
+    EXPECT(position == end, "the position is %llu, not %llu", (unsigned long long)position,
+           (unsigned long long)end);
+    for (int rank = 0; rank < processes; rank++) loader_close(loaders[rank]);
+    return position;
+}
+
+// A million sequences, through several epochs: a run that is resumed again and again, each time by another number of
+// processes with another batch, reads what one process reads that never stops, each sequence once and in its order.
+static void test_long_run(void) {
+    const int sizes[] = {150001, 3, 40000, 260, 4, 77777, 250003};
+    write_counting_shards("long", sizes, 7, 4);
+    ShardSet set = open_shards("long");
+    LoaderConfig config = {.T = LONG_T, .vocab_size = 518049, .seed = 99, .shuffle = 1};
+    const size_t most = LONG_POSITIONS + MOST_PROCESSES * MOST_BATCH * MOST_ROUNDS;
+    int32_t *stream = read_stream(&set, config, 0, most, 128);
+    check_epochs(stream, 37500 + 9999 + 64 + 19444 + 62500, 518049);
+    int resumed[MOST_PROCESSES + 1] = {0};
+    while (config.position < LONG_POSITIONS) {
+        config.processes = random_between(1, MOST_PROCESSES);
+        config.batch = random_between(1, MOST_BATCH);
+        resumed[config.processes]++;
+        config.position = read_together(&set, config, random_between(1, MOST_ROUNDS), stream);
+    }
+    for (int processes = 1; processes <= MOST_PROCESSES; processes++)
+        EXPECT(resumed[processes] > 5, "%d processes had their turn %d times", processes, resumed[processes]);
+    free(stream);
+    shards_close(&set);
+}
+
 // ---- errors -----------------------------------------------------------------------------------------------
 
 static void expect_open_error(const ShardSet *set, int64_t batch, int64_t T, int32_t vocab_size,
@@ -376,6 +448,7 @@ int main(void) {
     test_permutation_is_even();
     test_streams(2);
     test_streams(4);
+    test_long_run();
     test_locate();
     test_bad_configurations();
     test_bad_tokens();
