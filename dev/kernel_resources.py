@@ -12,6 +12,7 @@ Programming Guide (section "Compute Capabilities") and of cuda_occupancy.h. Wher
 asks for shared memory when it is launched (DYNAMIC below).
 """
 import argparse
+import concurrent.futures
 import os
 import re
 import subprocess
@@ -95,27 +96,34 @@ def short(name):
     return name.replace("flash::", "")[:58]
 
 
-def kernels_of(source, architecture, options, folder):
-    """Yields (mangled name, (threads or 0, dynamic shared memory used), registers, static shared bytes, stack bytes,
+def report_of(source, architecture, options):
+    """What PTX says of each kernel, and what ptxas does."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = os.path.join(folder, "kernels.ptx")
+        virtual = architecture.replace("sm_", "compute_")
+        run([options.nvcc, *options.nvcc_flags.split(), "-ptx", f"-arch={virtual}", "-x", "cu", source, "-o", ptx])
+        with open(ptx) as file:
+            says = what_ptx_says(file.read())
+        ptxas = os.path.join(os.path.dirname(options.nvcc), "ptxas")
+        return says, run([ptxas, "-v", f"-arch={architecture}", ptx, "-o", os.path.join(folder, "kernels.cubin")])
+
+
+def kernels_of(source, architecture, options):
+    """A list of (mangled name, (threads or 0, dynamic shared memory used), registers, static shared bytes, stack bytes,
     spilled bytes)."""
-    ptx = os.path.join(folder, "kernels.ptx")
-    virtual = architecture.replace("sm_", "compute_")
-    run([options.nvcc, *options.nvcc_flags.split(), "-ptx", f"-arch={virtual}", "-x", "cu", source, "-o", ptx])
-    with open(ptx) as file:
-        says = what_ptx_says(file.read())
-    if not says:
-        return
-    ptxas = os.path.join(os.path.dirname(options.nvcc), "ptxas")
-    report = run([ptxas, "-v", f"-arch={architecture}", ptx, "-o", os.path.join(folder, "kernels.cubin")])
+    says, report = report_of(source, architecture, options)
+    kernels = []
     for part in report.split("Compiling entry function ")[1:]:
         def number(pattern):
             found = re.search(pattern, part)
             return int(found.group(1)) if found else 0
         name = re.match(r"'(\w+)'", part).group(1)
         if "Used " not in part or "bytes stack frame" not in part:
-            sys.exit(f"error: no resource report from {ptxas} for {name}")
-        yield (name, says[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
-               number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"))
+            sys.exit(f"error: no resource report from ptxas for {name}")
+        kernels.append((name, says[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
+                        number(r"(\d+) bytes stack frame"),
+                        number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")))
+    return kernels
 
 
 def main():
@@ -127,35 +135,37 @@ def main():
     options = parser.parse_args()
     passed = failed = 0
     print(f"{'kernel':58} {'':7} {'threads':>7} {'registers':>9} {'shared':>7} {'dynamic':>7} {'stack':>5} {'spills':>6} {'occupancy':>9}")
-    with tempfile.TemporaryDirectory() as folder:
-        for architecture in options.architectures.split(","):
-            rows = [row for source in options.sources for row in kernels_of(source, architecture, options, folder)]
-            names = readable([row[0] for row in rows])
-            for mangled, (threads, uses_dynamic), registers, shared, stack, spills in sorted(rows, key=lambda row: names[row[0]]):
-                name = names[mangled]
-                dynamic = dynamic_shared(name, 4 if "PRECISION_IS_FP32" in options.nvcc_flags else 2)
-                wrong = []
-                if uses_dynamic != (dynamic > 0):
-                    wrong.append("the table DYNAMIC of dev/kernel_resources.py is wrong about it")
-                occupancy = "?"
-                if threads == 0:
-                    wrong.append("its block size is not known: give it __launch_bounds__")
-                else:
-                    blocks, room, warps = blocks_per_multiprocessor(architecture, threads, registers, shared + dynamic)
-                    occupancy = f"{100 * blocks * warps / room:.0f} %"
-                    if dynamic > SMALL_SHARED_MEMORY and "Tile<" in name and LIMITS[architecture.rstrip("af")][2] == 100:
-                        occupancy = "not here"
-                    elif blocks == 0:
-                        wrong.append("it does not fit on a multiprocessor")
-                if spills:
-                    wrong.append(f"{spills} bytes of registers are spilled")
-                if stack:
-                    wrong.append(f"{stack} bytes of local memory (an array that is not in registers)")
-                print(f"{short(name):58} {architecture:7} {threads:7} {registers:9} {shared:7} {dynamic:7} {stack:5} {spills:6} {occupancy:>9}")
-                for what in wrong:
-                    print(f"FAILED: {name} for {architecture}: {what}")
-                failed += bool(wrong)
-                passed += not wrong
+    architectures = options.architectures.split(",")
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # as many compilers at a time
+        found = {a: [pool.submit(kernels_of, source, a, options) for source in options.sources] for a in architectures}
+    for architecture in architectures:
+        rows = [row for job in found[architecture] for row in job.result()]
+        names = readable([row[0] for row in rows])
+        for mangled, (threads, uses_dynamic), registers, shared, stack, spills in sorted(rows, key=lambda row: names[row[0]]):
+            name = names[mangled]
+            dynamic = dynamic_shared(name, 4 if "PRECISION_IS_FP32" in options.nvcc_flags else 2)
+            wrong = []
+            if uses_dynamic != (dynamic > 0):
+                wrong.append("the table DYNAMIC of dev/kernel_resources.py is wrong about it")
+            occupancy = "?"
+            if threads == 0:
+                wrong.append("its block size is not known: give it __launch_bounds__")
+            else:
+                blocks, room, warps = blocks_per_multiprocessor(architecture, threads, registers, shared + dynamic)
+                occupancy = f"{100 * blocks * warps / room:.0f} %"
+                if dynamic > SMALL_SHARED_MEMORY and "Tile<" in name and LIMITS[architecture.rstrip("af")][2] == 100:
+                    occupancy = "not here"
+                elif blocks == 0:
+                    wrong.append("it does not fit on a multiprocessor")
+            if spills:
+                wrong.append(f"{spills} bytes of registers are spilled")
+            if stack:
+                wrong.append(f"{stack} bytes of local memory (an array that is not in registers)")
+            print(f"{short(name):58} {architecture:7} {threads:7} {registers:9} {shared:7} {dynamic:7} {stack:5} {spills:6} {occupancy:>9}")
+            for what in wrong:
+                print(f"FAILED: {name} for {architecture}: {what}")
+            failed += bool(wrong)
+            passed += not wrong
     print(f"{passed} passed, {failed} failed")
     return 0 if failed == 0 and passed > 0 else 1
 
