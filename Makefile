@@ -198,7 +198,8 @@ endif
 ifneq ($(filter cuda,$(DEVICE))$(USES_STANDIN),)
 TESTS_COMM      := $(if $(filter 0,$(NCCL)),,test/comm/test_nccl)
 endif
-TESTS           := $(TESTS_LAYERS) $(TESTS_ATTENTION) $(TESTS_DATA) $(TESTS_COMM) $(TESTS_TRAINER)
+# Those that take longest come first: they run beside each other.
+TESTS           := $(TESTS_COMM) $(TESTS_TRAINER) $(TESTS_ATTENTION) $(TESTS_LAYERS) $(TESTS_DATA)
 PARTS_test/layers/test_layers       := data/files.o
 PARTS_test/layers/test_matmul       := $(KERNELS)
 PARTS_test/layers/test_kernels      :=
@@ -227,8 +228,8 @@ PARTS_test/comm/test_mpi       := $(COMM) data/files.o data/progress.o
 PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
 endif
 # Shell scripts; they find the programs in the folder BUILD.
-TESTS_SHELL     := test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh test/data/test_download.sh \
-                   $(if $(USES_MPI),test/test_processes.sh $(if $(variant),,test/test_two_hosts.sh))
+TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
+                   test/data/test_download.sh $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh))
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
 PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
@@ -288,13 +289,15 @@ clean:
 # with AddressSanitizer and UndefinedBehaviorSanitizer, then the CUDA kernels, emulated, and nvcc's build where nvcc is.
 ifeq ($(DEVICE),cpu)
 test: programs tests $(if $(variant),,fuzz_programs)
-	BUILD=$(BUILD) $(FUZZ) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) $(TESTS_SHELL) \
-	    $(if $(variant),,test/fuzz.sh test/sanitized.sh test/emulated.sh test/test_cuda_build.sh)
+	BUILD=$(BUILD) $(FUZZ) ALONE="$(if $(variant),,test/fuzz.sh test/sanitized.sh test/emulated.sh test/test_cuda_build.sh)" \
+	    test/run.sh $(TESTS_SHELL) $(addprefix $(BUILD)/,$(TESTS))
 else
 # The kernels; without SANITIZE= also the whole trainer beside the CPU's.
 test: tests $(if $(variant),,programs cpu_programs)
-	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) test/run.sh $(addprefix $(BUILD)/,$(TESTS)) \
-	    $(TESTS_MUTATIONS) $(if $(variant),,test/test_devices.sh $(TESTS_PROCESSES))
+	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) \
+	    ALONE="$(if $(filter cuda,$(DEVICE)),$(TESTS_OF_DEVICE)) $(TESTS_MUTATIONS)" \
+	    test/run.sh $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE))
+TESTS_OF_DEVICE = $(if $(variant),,$(TESTS_PROCESSES)) $(addprefix $(BUILD)/,$(TESTS)) $(if $(variant),,test/test_devices.sh)
 # In bf16 kernels meet processes; in fp32 also NCCL's code does, over a stand-in for its library.
 ifeq ($(DEVICE)-$(USES_MPI)$(variant)$(USES_STANDIN),emulated-$(MPI))
 TESTS_PROCESSES := test/test_processes.sh

@@ -1,52 +1,44 @@
-#!/bin/sh
-# Runs test programs one after the other and adds up their lines `N passed, N failed`; shows the output of those that
-# fail. The last line is the sum; the exit status is 0 only if nothing failed and every program came to its end.
-#     test/run.sh PROGRAM...
-# Those of comm/, which mostly wait for each other's deadlines, run beside the others.
+#!/bin/bash
+# Runs test programs, two at a time, and adds up their lines `N passed, N failed`; shows the output of those that fail. The
+# last line is the sum; the exit status is 0 only if nothing failed and every program came to its end.
+#     ALONE="PROGRAM..." test/run.sh PROGRAM...
+# Those in ALONE use all processors (or the one GPU): they come last, one after the other. Those of comm/, which mostly
+# wait for each other's deadlines, run beside the others.
 # Threads that wait sleep: tests run with more threads than cores, beside other work.
 export OMP_WAIT_POLICY=passive
-passed=0 failed=0
+alone=$ALONE
+unset ALONE # it is not for programs that call this again
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-run() { # run PROGRAM NUMBER: leaves its output, status and seconds
-    begun=$(date +%s)
-    "$1" >"$logs/$2" 2>&1
-    echo "$? $(($(date +%s) - begun))" >"$logs/$2.status"
-}
-count() { # count PROGRAM NUMBER
-    read -r status seconds <"$logs/$2.status"
-    line=$(tail -n 1 "$logs/$2" | grep -E '^[0-9]+ passed, [0-9]+ failed$')
-    p=$(echo "$line" | sed -n 's/ passed.*//p')
-    f=$(echo "$line" | sed -n 's/.*passed, \([0-9]*\) failed/\1/p')
+judge() { # judge PROGRAM LOG STATUS SECONDS: what is to be seen of a program that has ended; its line is kept
+    line=$(tail -n 1 "$2" | grep -E '^[0-9]+ passed, [0-9]+ failed$')
     if [ -z "$line" ]; then
-        p=0 f=1
-        line="ended with status $status before its last line"
-    elif [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then
-        f=1 # a leak or a crash at the very end
+        line="0 passed, 1 failed"
+        echo "$1 ended with status $3 before its last line"
+    elif [ "$3" -ne 0 ] && [ "${line#*, }" = "0 failed" ]; then # a leak or a crash at the very end
+        line="${line%,*}, 1 failed"
     fi
-    [ "$f" -eq 0 ] || tail -n 60 "$logs/$2"
-    printf '%-44s %s (%s s)\n' "$1" "$line" "$seconds"
-    passed=$((passed + p)) failed=$((failed + f))
+    [ "${line#*, }" = "0 failed" ] || tail -n 60 "$2"
+    printf '%-44s %s (%s s)\n' "$1" "$line" "$4"
+    echo "$line" >"$2.line"
 }
+run() { # run PROGRAM
+    log=$(mktemp "$logs/XXXXXX")
+    begun=$(date +%s)
+    "$1" >"$log" 2>&1
+    judge "$1" "$log" $? $(($(date +%s) - begun)) >"$log.shown"
+    cat "$log.shown" # at once, not between the lines of others
+}
+# xargs rather than `&`, which would have programs ignore SIGINT: some test it, and Ctrl-C is to end all.
+several() { xargs -r -n 1 -P "$1" bash -c 'run "$1"' run; } # several COUNT: of the programs on stdin so many at a time
 
-number=0
-for program in "$@"; do
-    number=$((number + 1))
-    case $program in */test/comm/*) run "$program" $number & ;; esac
-done
-number=0
-for program in "$@"; do
-    number=$((number + 1))
-    case $program in */test/comm/*) continue ;; esac
-    run "$program" $number
-    count "$program" $number
-done
+export logs
+export -f judge run
+printf '%s\n' "$@" | grep /test/comm/ | several 0 &
+printf '%s\n' "$@" | grep -v /test/comm/ | several 2
 wait
-number=0
-for program in "$@"; do
-    number=$((number + 1))
-    case $program in */test/comm/*) count "$program" $number ;; esac
-done
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+for program in $alone; do run "$program"; done
+set -- "$@" $alone
+cat "$logs"/*.line 2>/dev/null | awk -v programs=$# '{ p += $1; f += $3 }
+    END { f += programs - NR; print p + 0 " passed, " f + 0 " failed"; exit f > 0 || p == 0 }'

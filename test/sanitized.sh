@@ -1,3 +1,4 @@
 #!/bin/sh
 # The whole suite once more, built with AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer.
-make -s SANITIZE=address,undefined test
+unset MAKEFLAGS MFLAGS MAKELEVEL # of a make that calls this
+make -s -j"$(nproc)" SANITIZE=address,undefined test
