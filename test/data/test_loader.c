@@ -262,7 +262,7 @@ static uint64_t read_together(const ShardSet *set, LoaderConfig config, int roun
     const int batch = (int)config.batch, processes = config.processes;
     const uint64_t end = config.position + (uint64_t)(rounds * batch * processes);
     Loader *loaders[MOST_PROCESSES];
-    Error error = {""};
+    Error error = {"", 0};
     for (config.rank = 0; config.rank < processes; config.rank++)
         if (!EXPECT((loaders[config.rank] = loader_open(set, &config, &error)) != NULL, "%s", error.text))
             exit(test_finish());
