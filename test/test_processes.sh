@@ -194,7 +194,7 @@ holds md5sum -c --quiet before.txt # what is refused leaves the run as it was
 refuse "process 1: there is no option" timeout 60 mpirun -n 1 "$gpt" --run seen --resume : -n 1 "$gpt" --run seen --resume --bogus 5
 
 # A process that meets a token it cannot use: all stop before that step, and save.
-"$root/test/bad_shard.py" token.bin 400 24 1337 30 33 4000
+"$root/test/bad_shard.py" token.bin 400 24 1337 30 32 4000
 bad=(--train token.bin --vocab-size 107 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 24 --global-batch 8 --batch 2)
 expect 1 "^error: process 3: token [0-9]+ of token.bin is [0-9]+" mpirun -n 4 "$gpt" --run bad_token "${bad[@]}" --steps 20
 [ "$(grep -c '"loss"' bad_token/metrics.jsonl)" = 3 ] && [ -f bad_token/checkpoints/step_00000003/manifest ] && pass ||
