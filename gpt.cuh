@@ -102,6 +102,7 @@ typedef struct {
     Initialisation init;
     int decay;
     size_t offset, size; // numbers, in every memory that holds one a parameter
+    size_t first_chunk;  // of GPT.partition
 } Parameter;
 
 #define AS_WEIGHT(member, ...)   floatX *member;
@@ -241,6 +242,7 @@ static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size
     p->decay = decay;
     p->offset = m->num_floats;
     p->size = (rows ? rows : 1) * columns;
+    p->first_chunk = m->num_chunks;
     m->num_floats += round_up(p->size, ALIGNMENT);
     m->num_parameters += p->size;
     m->num_chunks += divide_up(p->size, ADAMW_CHUNK);

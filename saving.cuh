@@ -31,6 +31,7 @@ typedef struct {
     NamedTensor *tensors; // (3 num_tensors): weights, then both moments
     float *memory;        // of these tensors
     Event copied;
+    int device; // that the copies come from
 } Snapshot;
 
 static void name_tensor(const GPT *m, NamedTensor *t, size_t i, const char *prefix, float *data) {
@@ -44,12 +45,6 @@ static void name_tensor(const GPT *m, NamedTensor *t, size_t i, const char *pref
     t->columns = p->columns;
 }
 
-static size_t first_chunk_of(const GPT *m, size_t tensor) {
-    size_t chunk = 0;
-    for (size_t i = 0; i < tensor; i++) chunk += divide_up(m->parameters[i].size, ADAMW_CHUNK);
-    return chunk;
-}
-
 // `sees` (processes): who sees the run's folder; process 0 does.
 static void choose_writers(Snapshot *s, const GPT *m, const int *sees) {
     const int size = m->shape.processes, divided = m->shape.sharding != SHARD_NONE;
@@ -57,7 +52,7 @@ static void choose_writers(Snapshot *s, const GPT *m, const int *sees) {
     s->numbers = (int *)xcalloc((size_t)size, sizeof(int));
     s->numbers[0] = 1; // has more to write than tensors
     for (size_t i = 0; i < m->num_tensors && divided; i++) {
-        const int owner = m->partition[first_chunk_of(m, i)].owner;
+        const int owner = m->partition[m->parameters[i].first_chunk].owner;
         s->writers[i] = sees[owner] ? owner : 0;
         s->numbers[s->writers[i]] = 1;
     }
@@ -75,6 +70,7 @@ static void snapshot_open(Snapshot *s, const GPT *m, const int *sees) {
     s->tensors = (NamedTensor *)xcalloc(3 * s->num_tensors + 1, sizeof(NamedTensor));
     s->memory = (float *)host_alloc(3 * size * sizeof(float));
     s->copied = event_create();
+    s->device = device_current();
     NamedTensor *next = s->tensors;
     float *data = s->memory;
     for (int which = 0; which < 3; which++)
@@ -97,7 +93,7 @@ static void snapshot_close(Snapshot *s) {
 static const float *find_tensor(GPT *m, size_t tensor, float *memory, int writer) {
     const Parameter *p = &m->parameters[tensor];
     if (!is_divided(m, memory)) return memory + p->offset;
-    const PartitionChunk *chunk = &m->partition[first_chunk_of(m, tensor)];
+    const PartitionChunk *chunk = &m->partition[p->first_chunk];
     const size_t num_chunks = divide_up(p->size, ADAMW_CHUNK);
     CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
     size_t bucket = (size_t)chunk->bucket;
@@ -220,8 +216,11 @@ static void add_tensors(SaverFile *files, size_t *count, char *name, const Named
     free(name);
 }
 
+// By the saver's thread.
 static void wait_for_snapshot(void *argument) {
-    event_wait(((Snapshot *)argument)->copied);
+    const Snapshot *snapshot = (const Snapshot *)argument;
+    device_use(snapshot->device);
+    event_wait(snapshot->copied);
 }
 
 // All processes begin after the same step, which is done and recorded; none is under way.

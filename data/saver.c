@@ -41,7 +41,7 @@ struct Saver {
 static int write_files(Saver *s, Error *error) {
     Job *job = &s->job;
     int result = s->lock != NULL ? run_check(s->lock, error) : 0;
-    if (result == 0) result = checkpoint_begin(&s->writer, s->run, job->step, error);
+    if (result == 0 && job->num_files > 0) result = checkpoint_begin(&s->writer, s->run, job->step, error);
     job->ready(job->argument); // also then: what it waits for is not under way afterwards
     for (size_t i = 0; i < job->num_files; i++) {
         SaverFile *file = &job->files[i];

@@ -50,6 +50,15 @@ static inline const char *device_open(char **argv, int local_rank) {
                ? NULL
                : "the GPU is there but cannot be used now";
 }
+// Threads of their own begin with the first GPU.
+static inline int device_current(void) {
+    int device;
+    CHECK(cudaGetDevice(&device));
+    return device;
+}
+static inline void device_use(int device) {
+    CHECK(cudaSetDevice(device));
+}
 // Name and properties, for the banner.
 static inline void device_describe(char *text, size_t size) {
     cudaDeviceProp properties;
@@ -167,6 +176,12 @@ static inline const char *device_open(char **argv, int local_rank) {
         execv("/proc/self/exe", argv);
     }
     return NULL;
+}
+static inline int device_current(void) {
+    return 0;
+}
+static inline void device_use(int device) {
+    (void)device;
 }
 static inline void device_describe(char *text, size_t size) {
     snprintf(text, size, "%d threads, %s", omp_get_max_threads(), SIMD_NAME);

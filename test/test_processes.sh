@@ -185,6 +185,11 @@ refuse "process 1: cannot open 'older/" timeout 60 mpirun -n 2 ./other_run.sh se
 run "$gpt" 2 other --batch 6 --save-every 2 --steps 4 --seed 7
 cp seen/options.txt other
 refuse "processes 0 and 1 have different checkpoints" timeout 60 mpirun -n 2 ./other_run.sh seen other "$gpt" --resume --steps 6
+# One that does not see the run's folder has the others write for it.
+expect 0 "step 4/4" timeout 60 mpirun -n 2 ./other_run.sh here elsewhere "$gpt" "${data[@]}" "${shape[@]}" --batch 6 --steps 4 --shard optimizer
+run "$gpt" 2 both --batch 6 --steps 4 --shard optimizer
+same <(tensors here) <(tensors both) written by one process
+[ -f here/checkpoints/step_00000004/model.safetensors ] && [ ! -d elsewhere/checkpoints ] && pass || fail "two folders: $(find here elsewhere)"
 refuse "process 1: there is no run to resume" timeout 60 mpirun -n 2 ./other_run.sh seen nowhere "$gpt" --resume --steps 6
 
 md5sum seen/options.txt >before.txt
