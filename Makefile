@@ -227,9 +227,12 @@ MPI_PROGRAMS := test/comm/test_mpi test/comm/train_gpt_late
 PARTS_test/comm/test_mpi       := $(COMM) data/files.o data/progress.o
 PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
 endif
-# Shell scripts; they find the programs in the folder BUILD.
+# Sanitizers and a preloaded library do not go together.
+TORTURE_NEEDS := $(if $(SANITIZE),,$(if $(filter cpu,$(DEVICE)),$(BUILD)/test/io_faults.so))
+# Scripts; they find the programs in the folder BUILD.
 TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
-                   test/data/test_download.sh $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh))
+                   test/data/test_download.sh $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh)) \
+                   $(if $(TORTURE_NEEDS),test/torture.py)
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
 PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
@@ -244,7 +247,7 @@ all: programs
 
 programs: $(addprefix $(BUILD)/,$(PROGRAMS))
 	@$(if $(variant)$(filter-out cpu cuda,$(DEVICE))$(NO_LINKS),,for p in $(PROGRAMS); do ln -sf $(CURDIR)/$(BUILD)/$$p $$p; done)
-tests: $(addprefix $(BUILD)/,$(TESTS) $(MPI_PROGRAMS))
+tests: $(addprefix $(BUILD)/,$(TESTS) $(MPI_PROGRAMS)) $(TORTURE_NEEDS)
 fuzzers: CFLAGS += -fsanitize=fuzzer-no-link
 fuzzers: LDFLAGS += -fsanitize=fuzzer
 fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
@@ -262,6 +265,10 @@ $(LIBRARY): CFLAGS += -fPIC
 $(LIBRARY): NVCC_FLAGS += -Xcompiler -fPIC
 $(BUILD)/dev/libattention.so: $(LIBRARY)
 	$(LINK) -shared $(LDFLAGS) $^ -Wl,--as-needed $(LDLIBS) -o $@
+
+$(BUILD)/test/io_faults.so: CFLAGS += -fPIC
+$(BUILD)/test/io_faults.so: $(BUILD)/test/io_faults.o
+	$(CC) -shared $< -o $@
 
 # With `deps` among the goals, nothing is compiled before it is done, also under -j.
 AFTER_DEPS := $(filter deps,$(MAKECMDGOALS))
@@ -359,6 +366,17 @@ fuzz_programs: | $(AFTER_DEPS)
 fuzz: fuzz_programs
 	$(FUZZ) test/fuzz.sh
 
+# What can happen to a run, for an hour; TORTURE='--seed 1 kills': other arguments of test/torture.py.
+.PHONY: torture
+TORTURE ?= --soak-csv $(BUILD)/soak.csv
+ifneq ($(TORTURE_NEEDS),)
+torture: programs $(TORTURE_NEEDS)
+	BUILD=$(BUILD) test/torture.py --long $(TORTURE)
+else
+torture:
+	@$(MAKE) --no-print-directory DEVICE=cpu SANITIZE= torture
+endif
+
 attention_library: $(BUILD)/dev/libattention.so
 bench_program: $(BUILD)/$(BENCH)
 bench: bench_program
@@ -389,7 +407,7 @@ profile_run: programs $$(STORIES)/validation_000000.bin
 # ---- packages -------------------------------------------------------------------------------------------------------
 # What the goals named on the command line need; clang and its runtimes are for fuzzing and for the tests built with it.
 DEBIAN := gcc g++ libc6-dev make pkg-config libpcre2-dev libcjson-dev
-ifneq ($(filter test% fuzz,$(MAKECMDGOALS)),)
+ifneq ($(filter test% fuzz torture,$(MAKECMDGOALS)),)
 DEBIAN += libopenmpi-dev openmpi-bin clang libclang-rt-dev libomp-dev curl python3
 endif
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -450,6 +468,7 @@ help:
 	@echo '  make test_layers       after changing a layer'
 	@echo '  make test_data         after changing data/'
 	@echo '  make fuzz              fuzz the readers of files for FUZZ_SECONDS=$(FUZZ_SECONDS) in all (needs clang)'
+	@echo '  make torture           kills, damages and starves runs for an hour (make test: for a minute and a half)'
 	@echo '  make bench             speed against a measured peak: of matmul, attention and whole steps; on a GPU, of every kernel'
 	@echo '  make attention_library our attention as a library for dev/bench_attention.py, which times it beside that of PyTorch'
 	@echo '  make profile           ten steps on a GPU under nsys, then time by ranges and kernels; PROFILE_OPTIONS="--channels 768 ..."'
