@@ -181,6 +181,7 @@ typedef struct {
     TrainingState state;
     Saving saving;
     char *tokenizer_text; // of the checkpoints' tokenizer.json, or NULL
+    int64_t validated;    // step of the last validation; -1: none
     int save_due;         // as soon as the save under way is done, and steps are good
     int outliers_in_row;
     int64_t rolled_back_to; // step, -1: none
@@ -263,8 +264,9 @@ static char *choose_checkpoint(const Trainer *t) {
     const char *run = t->options.run;
     Error error;
     int64_t step = -1, *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
-    int result = 0;
-    if (is_main(t) && (checkpoint_exists(run) || t->options.sample != NULL))
+    int result = 0, exists = 0;
+    if (is_main(t)) result = checkpoint_exists(run, &exists, &error);
+    if (result == 0 && is_main(t) && (exists || t->options.sample != NULL))
         result = checkpoint_newest(run, &step, &error);
     agree_or_die(t, result, &error);
     comm_exchange(t->comm, &step, sizeof(step), all);
@@ -400,6 +402,7 @@ static int validate(Trainer *t, Error *error) {
                            score.cut,
                            seconds_now() - started};
     if (is_main(t)) metrics_validation(&t->metrics, &v);
+    t->validated = t->state.step;
     return 0;
 }
 
@@ -535,6 +538,23 @@ static int is_due(const Trainer *t, int64_t every) {
     return every > 0 && t->state.step % every == 0;
 }
 
+static int validation_is_due(const Trainer *t) {
+    return t->validation.count > 0 &&
+           (t->state.step == t->options.steps || is_due(t, t->options.validate_every));
+}
+
+// Has process 0 a validation of the step that its record now ends with?
+static void look_for_validation(Trainer *t) {
+    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
+    comm_exchange(t->comm, &t->metrics.validated, sizeof(int), all);
+    t->validated = all[0] ? t->state.step : -1;
+    free(all);
+}
+
+static int is_unfinished(const Trainer *t) {
+    return t->state.step < t->options.steps || (validation_is_due(t) && t->validated != t->state.step);
+}
+
 static int save_and_wait(Trainer *t, Error *error) {
     watchdog_step(t->watchdog, 0);
     if (save_now(&t->saving, &t->state, error) == 0) return 0;
@@ -619,6 +639,7 @@ static int roll_back(Trainer *t, Error *error) {
     agree_or_die(t, load_checkpoint(t, folder, error), error);
     agree_on_weights(t);
     agree_or_die(t, pass_over(t, from, position, error), error);
+    look_for_validation(t);
     free(folder);
     return 0;
 }
@@ -627,7 +648,7 @@ static int roll_back(Trainer *t, Error *error) {
 static int after_step(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     const int last = t->state.step == o->steps;
-    const int validates = t->validation.count > 0 && (last || is_due(t, o->validate_every));
+    const int validates = validation_is_due(t);
     const int samples = !last && is_due(t, o->sample_every);
     t->save_due |= last || is_due(t, o->save_every);
     const int saves = t->save_due && (t->saving.phase == SAVE_IDLE || !t->saving.slow);
@@ -663,6 +684,9 @@ static int train(Trainer *t, Error *error) {
     if (started_at >= o->steps && is_main(t))
         printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
     if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
+    look_for_validation(t); // before which a run may have been interrupted
+    if (started_at > 0 && validation_is_due(t) && t->validated != started_at && validate(t, error) != 0)
+        return -1;
     while (t->state.step < o->steps && !is_stopping(t) && !t->failed) {
         train_step(t);
         profile_steady_steps(t->state.step - started_at, t->model.stream);
@@ -672,7 +696,7 @@ static int train(Trainer *t, Error *error) {
     if (is_main(t)) metrics_end_line(&t->metrics);
     if (t->failed) return find_speaker(t, error);
     if (save_and_wait(t, error) != 0) return -1;
-    if (t->state.step < o->steps) {
+    if (is_unfinished(t)) {
         if (is_main(t))
             printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
                    t->state.step, o->run);
@@ -1142,7 +1166,7 @@ int main(int argc, char **argv) {
     if (launch_read(&t->launch, &error) != 0) die_of(&error);
     if (parsed < 0 || check_options(o, &error) != 0) die_once(t, &error);
     join_processes(t, argc, argv);
-    t->saving.saved_step = t->rolled_back_to = -1;
+    t->saving.saved_step = t->rolled_back_to = t->validated = -1;
     t->lock.descriptor = t->metrics.descriptor = -1;
 
     const char *folder = begin_with(t);
@@ -1157,7 +1181,7 @@ int main(int argc, char **argv) {
         else
             run_training(t);
     }
-    const int interrupted = is_stopping(t) && t->state.step < o->steps;
+    const int interrupted = is_stopping(t) && is_unfinished(t);
     free(t->checkpoint);
     close_down(t);
     return interrupted ? EXIT_INTERRUPTED : 0;

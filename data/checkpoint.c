@@ -42,41 +42,46 @@ static int descending(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-// The steps of the run's checkpoints, newest first. Caller frees.
-static size_t list_steps(const char *run, int64_t **steps) {
-    size_t count = 0, capacity = 16;
+// The steps of the run's checkpoints, newest first. Caller frees, also on error: a folder that cannot be read.
+static int list_steps(const char *run, int64_t **steps, size_t *count, Error *error) {
+    size_t capacity = 16;
     char *path = format_text("%s/checkpoints", run);
     DIR *folder = opendir(path);
-    free(path);
+    int result = folder != NULL || errno == ENOENT ? 0 : fail_io(error, "cannot open '%s'", path);
     *steps = (int64_t *)xmalloc(capacity * sizeof(int64_t));
-    if (folder == NULL) return 0;
-    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+    *count = 0;
+    errno = 0;
+    for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL; errno = 0) {
         int64_t step = step_of_name(entry->d_name);
         if (step < 0) continue;
-        if (count == capacity) *steps = (int64_t *)xrealloc(*steps, (capacity *= 2) * sizeof(int64_t));
-        (*steps)[count++] = step;
+        if (*count == capacity) *steps = (int64_t *)xrealloc(*steps, (capacity *= 2) * sizeof(int64_t));
+        (*steps)[(*count)++] = step;
     }
-    closedir(folder);
-    qsort(*steps, count, sizeof(int64_t), descending);
-    return count;
+    if (folder != NULL && errno != 0) result = fail_io(error, "cannot read '%s'", path);
+    if (folder != NULL) closedir(folder);
+    free(path);
+    qsort(*steps, *count, sizeof(int64_t), descending);
+    return result;
 }
 
 char *checkpoint_folder(const char *run, int64_t step) {
     return format_text("%s/checkpoints/step_%08" PRId64, run, step);
 }
 
-int checkpoint_exists(const char *run) {
+int checkpoint_exists(const char *run, int *exists, Error *error) {
     int64_t *steps;
-    size_t count = list_steps(run, &steps);
+    size_t count;
+    int result = list_steps(run, &steps, &count, error);
+    *exists = count > 0;
     free(steps);
-    return count > 0;
+    return result;
 }
 
 int checkpoint_newest(const char *run, int64_t *step, Error *error) {
     int64_t *steps;
-    const size_t count = list_steps(run, &steps);
-    int found = 0;
-    for (size_t i = 0; i < count && !found; i++) {
+    size_t count;
+    int result = list_steps(run, &steps, &count, error), found = 0;
+    for (size_t i = 0; i < count && result == 0 && !found; i++) {
         char *folder = checkpoint_folder(run, steps[i]);
         *step = steps[i];
         found = checkpoint_verify(folder, 1, error) == 0;
@@ -84,7 +89,7 @@ int checkpoint_newest(const char *run, int64_t *step, Error *error) {
         free(folder);
     }
     free(steps);
-    if (found) return 0;
+    if (found || result != 0) return result;
     return fail(error, "there is no %scheckpoint in '%s/checkpoints'", count > 0 ? "whole " : "", run);
 }
 
@@ -199,10 +204,12 @@ static int write_manifest(CheckpointWriter *writer, Error *error) {
     return result;
 }
 
-// Removes all but the newest `keep` checkpoints up to `newest`.
+// Removes all but the newest `keep` checkpoints up to `newest`; what cannot be listed stays.
 static void remove_old(const char *run, int64_t newest, int64_t keep) {
     int64_t *steps, kept = 0;
-    size_t count = list_steps(run, &steps);
+    size_t count;
+    Error ignored;
+    if (list_steps(run, &steps, &count, &ignored) != 0) count = 0;
     for (size_t i = 0; i < count; i++)
         if (steps[i] <= newest && kept++ >= keep) remove_step(run, steps[i]);
     free(steps);

@@ -79,7 +79,7 @@ char *checkpoint_folder(const char *run, int64_t step);
 // The step of the newest checkpoint that is whole. Warns of every newer one, which stays as it is: what is damaged in
 // it. With an error when there is none.
 int checkpoint_newest(const char *run, int64_t *step, Error *error);
-int checkpoint_exists(const char *run); // whole or not
+int checkpoint_exists(const char *run, int *exists, Error *error); // whole or not
 // Compares every file with the manifest. A folder without one (written by others) passes when `required` is
 // 0.
 int checkpoint_verify(const char *folder, int required, Error *error);

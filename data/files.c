@@ -103,7 +103,7 @@ char *format_text(const char *format, ...) {
 }
 
 int file_exists(const char *path) {
-    return access(path, F_OK) == 0;
+    return access(path, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 int file_size(const char *path, uint64_t *size, Error *error) {

@@ -68,6 +68,7 @@ int file_writer_open(FileWriter *writer, const char *path, Error *error);
 int file_writer_commit(FileWriter *writer, Error *error);
 void file_writer_abandon(FileWriter *writer); // removes the temporary file
 
+// Also where that cannot be found out: whoever opens it then learns why.
 int file_exists(const char *path);
 int file_size(const char *path, uint64_t *size, Error *error);
 // Reads exactly `size` bytes at `offset`; end of file and I/O errors are errors. `path` is for the message.

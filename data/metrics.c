@@ -16,7 +16,7 @@ static int64_t step_of_line(const char *line) {
     return sscanf(line, "{\"step\": %lld", &step) == 1 ? step : -1;
 }
 
-// Leaves only the whole lines of steps up to `done`.
+// Leaves only the whole lines of steps up to `done`. Returns whether the last of them was validated, or -1.
 static int cut_back(const char *path, int64_t done, uint64_t *size, Error *error) {
     FileWriter out;
     char *text = NULL;
@@ -28,19 +28,24 @@ static int cut_back(const char *path, int64_t done, uint64_t *size, Error *error
         free(text);
         return -1;
     }
+    int validated = 0;
     for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
         int64_t step = step_of_line(line);
-        if (step >= 0 && step <= done) fwrite(line, 1, (size_t)(end + 1 - line), out.stream);
+        if (step < 0 || step > done) continue;
+        const char *word = strstr(line, "\"validation_loss\"");
+        validated |= step == done && word != NULL && word < end;
+        fwrite(line, 1, (size_t)(end + 1 - line), out.stream);
     }
     free(text);
-    int result = file_writer_commit(&out, error);
+    if (file_writer_commit(&out, error) != 0) return -1;
     *size = out.size;
-    return result;
+    return validated;
 }
 
 // Opens the file with the lines up to `done`.
 static int open_file(Metrics *metrics, int64_t done, Error *error) {
-    if (cut_back(metrics->path, done, &metrics->size, error) != 0) return -1;
+    metrics->validated = cut_back(metrics->path, done, &metrics->size, error);
+    if (metrics->validated < 0) return -1;
     metrics->descriptor = open(metrics->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     return metrics->descriptor >= 0 ? 0 : fail_io(error, "cannot write '%s'", metrics->path);
 }

@@ -17,6 +17,7 @@ typedef struct {
     char *pending;      // lines that are not in the file yet, because the disk did not take them
     size_t num_pending; // bytes
     int warned;
+    int validated;                 // is there a validation of the step it was opened at?
     int64_t num_steps, first_step; // of the run; the first of this process
     double flop_per_token, peak;   // peak in GFLOP/s
     double started, shown;         // seconds

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "run.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -112,14 +113,28 @@ static int write_options(const char *run, const Option *table, size_t count, con
     return file_writer_commit(&file, error);
 }
 
+// Files that a process was writing when it was killed.
+static void remove_temporary(const char *run) {
+    DIR *folder = opendir(run);
+    for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
+        const size_t length = strlen(entry->d_name);
+        if (length > 4 && strcmp(entry->d_name + length - 4, ".tmp") == 0)
+            unlinkat(dirfd(folder), entry->d_name, 0);
+    }
+    if (folder != NULL) closedir(folder);
+}
+
 int run_open(RunLock *lock, const char *run, int resume, const Option *table, size_t count,
              const void *settings, Error *error) {
     lock->descriptor = -1;
     lock->path = NULL;
-    if (!resume && checkpoint_exists(run))
+    int exists;
+    if (!resume && checkpoint_exists(run, &exists, error) != 0) return -1;
+    if (!resume && exists)
         return fail(
             error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run", run);
     if (folder_create(run, error) != 0 || take_lock(lock, run, error) != 0) return -1;
+    remove_temporary(run);
     checkpoint_remove_leftovers(run);
     return write_options(run, table, count, settings, error);
 }

@@ -281,7 +281,7 @@ static Tokenizer *load_pair(const char *vocabulary_path, const char *merges_path
 Tokenizer *tokenizer_load(const char *path, Error *error) {
     struct stat status;
     if (stat(path, &status) != 0) {
-        fail_io(error, "cannot open tokenizer %s", path);
+        fail_io(error, "cannot open tokenizer '%s'", path);
         return NULL;
     }
     if (!S_ISDIR(status.st_mode)) return load_tokenizer_json(path, error);

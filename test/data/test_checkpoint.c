@@ -491,10 +491,12 @@ static void damage(const char *run, int64_t step, const char *name) {
 static void test_newest(void) {
     char *run = in_folder("run");
     int64_t step;
-    EXPECT(!checkpoint_exists(run), "a checkpoint of nothing");
+    int exists;
+    EXPECT(checkpoint_exists(run, &exists, &error) == 0 && !exists, "a checkpoint of nothing");
     for (step = 1; step <= 3; step++) EXPECT(save(run, step, 3) == 0, "%s", error.text);
-    EXPECT(checkpoint_exists(run) && checkpoint_newest(run, &step, &error) == 0 && step == 3, "%s",
-           error.text);
+    EXPECT(checkpoint_exists(run, &exists, &error) == 0 && exists &&
+               checkpoint_newest(run, &step, &error) == 0 && step == 3,
+           "%s", error.text);
     damage(run, 3, "model.safetensors");
     EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 2, "step %d: %s", (int)step, error.text);
     damage(run, 2, "manifest");
@@ -509,6 +511,14 @@ static void test_newest(void) {
     EXPECT(save(run, 3, 1) == 0 && checkpoint_newest(run, &step, &error) == 0 && step == 3, "%s", error.text);
     expect_listing(run, "step_00000003");
     remove_tree(run);
+    // What cannot be read is not taken for a run without checkpoints.
+    char *path = format_text("%s/checkpoints", run);
+    EXPECT(mkdir(run, 0777) == 0, "mkdir");
+    put(path, "", 0);
+    EXPECT(checkpoint_exists(run, &exists, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    EXPECT(checkpoint_newest(run, &step, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    remove_tree(run);
+    free(path);
     free(run);
 }
 
@@ -631,7 +641,11 @@ static void test_lock(void) {
     RunLock lock;
     EXPECT(open_elsewhere(run) == 0 && open_elsewhere(run) == 0,
            "a lock that a process has left behind is not taken over");
+    char *left = format_text("%s/options.txt.123.tmp", run);
+    put(left, "half", 4);
     EXPECT(open_run(&lock, run) == 0, "%s", error.text);
+    EXPECT(!file_exists(left), "'%s' is left", left);
+    free(left);
     EXPECT(open_elsewhere(run) == 1, "two trainers in one run");
     char *owner = run_owner(run), *self = format_text(" %ld ", (long)getpid());
     EXPECT(owner != NULL && strstr(owner, self) != NULL, "the owner is '%s'", owner);
@@ -723,8 +737,15 @@ static void test_metrics(void) {
                count(text, "nonsense") == 0,
            "%s", text);
     free(text);
-    unlink(path);
     Metrics metrics;
+    for (int64_t done = 5; done <= 6;
+         done++) { // of which only step 6 was validated; from the end, for lines are cut
+        EXPECT(metrics_open(&metrics, folder, 11 - done, 9, 1, 1, &error) == 0 &&
+                   metrics.validated == (done == 5),
+               "step %d: validated: %d", (int)(11 - done), metrics.validated);
+        metrics_close(&metrics);
+    }
+    unlink(path);
     expect_full_disk(path);
     EXPECT(mkdir(path, 0777) == 0, "mkdir");
     EXPECT(metrics_open(&metrics, folder, 0, 1, 1, 1, &error) == -1 && strstr(error.text, path), "%s",
