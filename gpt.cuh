@@ -543,6 +543,7 @@ static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Erro
         device_zero(m->gradients_memory, m->arena.of[MEMORY_GRADIENTS] + m->arena.of[MEMORY_MOMENTS],
                     m->stream);
         device_zero(m->outcome, sizeof(StepOutcome), m->stream);
+        device_zero(m->totals, step_totals(m->num_chunks) * sizeof(double), m->stream); // no flags
     }
     stream_wait(m->stream);
     return 0;
