@@ -159,15 +159,17 @@ typedef enum { SAVE_IDLE, SAVE_WRITING, SAVE_COMMITTING } SavePhase;
 
 typedef struct {
     GPT *model;
-    Metrics *metrics;      // process 0's
-    const char *tokenizer; // text of tokenizer.json, or NULL
-    int64_t keep;          // checkpoints
-    double every;          // seconds; 0: only by steps
+    Metrics *metrics;       // process 0's
+    const char *tokenizer;  // text of tokenizer.json, or NULL
+    const char *algorithms; // file of the matmul library's choices
+    int64_t keep;           // checkpoints
+    double every;           // seconds; 0: only by steps
     Snapshot snapshot;
     Saver *saver;
     SavePhase phase;
     int turn;                      // counts phases: what processes say about one is not taken for the next
     int64_t step;                  // that is being saved
+    int in_doubt;                  // is its state: older checkpoints are all kept
     int64_t saved_step;            // of the newest checkpoint; -1: none yet
     int failed;                    // the save under way has
     int slow;                      // nobody waits for it any more
@@ -223,13 +225,21 @@ static void wait_for_snapshot(void *argument) {
     event_wait(snapshot->copied);
 }
 
+// Steps were bad lately: older checkpoints may be better than this one.
+static int is_in_doubt(const TrainingState *state) {
+    return state->skipped_in_row > 0 || state->outliers_in_row > 0;
+}
+
 // All processes begin after the same step, which is done and recorded; none is under way.
 static void saving_begin(Saving *s, const TrainingState *state) {
     GPT *m = s->model;
     Snapshot *snapshot = &s->snapshot;
     SaverFile files[MOST_SAVED];
     size_t count = 0;
+    Error error;
     snapshot_take(snapshot, m);
+    if (m->rank == 0 && matmul_save_algorithms(&m->matmul, s->algorithms, &error) != 0)
+        warn("%s", error.text);
     if (snapshot->number >= 0) {
         const size_t n = snapshot->num_tensors;
         add_tensors(files, &count, part_name(snapshot, "model", snapshot->number), snapshot->tensors, n);
@@ -244,6 +254,7 @@ static void saving_begin(Saving *s, const TrainingState *state) {
         if (s->tokenizer != NULL) add_text(files, &count, "tokenizer.json", xstrdup(s->tokenizer));
     }
     s->step = state->step;
+    s->in_doubt = is_in_doubt(state);
     s->failed = s->slow = 0;
     s->begun = seconds_now();
     s->retry_at = 0;
@@ -306,7 +317,7 @@ static void commit_parts(Saving *s, const SavedPart *all) {
     size_t count = 0;
     for (size_t r = 1; r < size; r++)
         for (size_t i = 0; i < all[r].num_files; i++) files[count++] = all[r].files[i];
-    saver_commit(s->saver, files, count, s->metrics->descriptor, s->keep);
+    saver_commit(s->saver, files, count, s->metrics->descriptor, s->in_doubt ? INT64_MAX : s->keep);
     free(files);
 }
 

@@ -51,6 +51,7 @@ static void handle_signals(void) {
     if (signal(SIGHUP, SIG_IGN) != SIG_IGN)
         signal(SIGHUP, on_signal); // a connection that is lost; nohup ignores it
     signal(SIGPIPE, SIG_IGN);      // a reader of the output that went away
+    signal(SIGXFSZ, SIG_IGN);      // a limit on the size of files: as a full disk
 }
 
 // ---- generating text --------------------------------------------------------------------------------------
@@ -163,9 +164,9 @@ typedef struct {
 typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;
-    double *flags;    // (TOTAL_SQUARES), without the loss: what this process tells the others
-    int turn;         // of Saving, when it was told
-    int64_t position; // sequences consumed before the step
+    double *flags;                   // (TOTAL_SQUARES), without the loss: what this process tells the others
+    int turn;                        // of Saving, when it was told
+    int64_t position, next_position; // sequences consumed before the step, and after it
     Event started, done;
 } PendingStep;
 
@@ -176,14 +177,15 @@ typedef struct {
     Tokenizer *tokenizer; // or NULL
     ShardSet train, validation;
     Loader *loader;
+    int64_t
+        last_seen; // step of the last checkpoint, whole or not, when it was chosen what to begin with; -1: none
     RunLock lock;    // process 0's, as are
     Metrics metrics; // these
     TrainingState state;
     Saving saving;
-    char *tokenizer_text; // of the checkpoints' tokenizer.json, or NULL
-    int64_t validated;    // step of the last validation; -1: none
-    int save_due;         // as soon as the save under way is done, and steps are good
-    int outliers_in_row;
+    char *tokenizer_text;   // of the checkpoints' tokenizer.json, or NULL
+    int64_t validated;      // step of the last validation; -1: none
+    int save_due;           // as soon as the save under way is done, and steps are good
     int64_t rolled_back_to; // step, -1: none
     int rollbacks;          // to it
     Batch batches[2];       // one may still be on its way to the device while the next is filled
@@ -258,16 +260,15 @@ static void agree_or_die(const Trainer *t, int result, const Error *error) {
     free(all);
 }
 
-// The newest whole checkpoint of the run, as process 0 sees it; NULL where a run that is resumed has not written one yet.
-// Caller frees.
-static char *choose_checkpoint(const Trainer *t) {
+// The newest whole checkpoint of the run up to step `limit`, as process 0 sees it; NULL where a run that is resumed has not
+// written one yet. Caller frees.
+static char *choose_checkpoint(Trainer *t, int64_t limit) {
     const char *run = t->options.run;
     Error error;
     int64_t step = -1, *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
-    int result = 0, exists = 0;
-    if (is_main(t)) result = checkpoint_exists(run, &exists, &error);
-    if (result == 0 && is_main(t) && (exists || t->options.sample != NULL))
-        result = checkpoint_newest(run, &step, &error);
+    int result = is_main(t) ? checkpoint_last(run, &t->last_seen, &error) : 0;
+    if (result == 0 && is_main(t) && (t->last_seen >= 0 || t->options.sample != NULL))
+        result = checkpoint_newest(run, limit, &step, &error);
     agree_or_die(t, result, &error);
     comm_exchange(t->comm, &step, sizeof(step), all);
     char *folder = all[0] >= 0 ? checkpoint_folder(run, all[0]) : NULL;
@@ -445,8 +446,15 @@ static void judge_step(Trainer *t, const StepMetrics *s) {
     const int outlier = is_outlier(s->loss, state->recent, state->num_recent, t->options.outlier);
     state->skipped += s->skipped;
     state->skipped_in_row = s->skipped ? state->skipped_in_row + 1 : 0;
-    t->outliers_in_row = outlier || s->skipped ? t->outliers_in_row + 1 : 0;
+    state->outliers_in_row = t->options.rollback_after > 0 && (outlier || s->skipped)
+                                 ? state->outliers_in_row + 1
+                                 : 0;
     outlier_add(s->loss, state->recent, &state->num_recent, RECENT_LOSSES);
+}
+
+// Enough outliers in a row, whatever was computed since?
+static int must_roll_back(const Trainer *t) {
+    return t->options.rollback_after > 0 && t->state.outliers_in_row >= t->options.rollback_after;
 }
 
 // Waits for the oldest step the device was given, and records it.
@@ -463,8 +471,12 @@ static void finish_step(Trainer *t) {
         t->state.step = s->step - 1;
         t->state.position = p->position;
     }
-    if (t->failed) return;
+    if (t->failed || must_roll_back(t)) return; // what was queued behind it never was
     judge_step(t, s);
+    if (must_roll_back(t)) {
+        t->state.step = s->step;
+        t->state.position = p->next_position;
+    }
     t->stopping |= p->outcome->stopping > 0;
     t->save_due |= p->outcome->saving > 0;
     watchdog_learn(t->watchdog, s->seconds);
@@ -510,7 +522,7 @@ static void train_step(Trainer *t) {
     copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
     event_record(&p->done, m->stream);
     range_end();
-    t->state.position = (int64_t)loader_position(t->loader);
+    t->state.position = p->next_position = (int64_t)loader_position(t->loader);
     t->state.step++;
     t->num_steps++;
     if (m->profile.timing) profile_collect(&m->profile);
@@ -586,7 +598,7 @@ static int pass_over(Trainer *t, int64_t from, int64_t position, Error *error) {
     if ((t->loader = open_loader(t, error)) == NULL) return -1;
     t->rollbacks = step == t->rolled_back_to ? t->rollbacks + 1 : 1;
     t->rolled_back_to = t->saving.saved_step = step;
-    t->outliers_in_row = t->save_due = 0;
+    t->state.outliers_in_row = t->save_due = 0;
     if (!is_main(t)) return 0;
     metrics_end_line(&t->metrics);
     printf("%" PRId64 " steps in a row were outliers: from step %" PRId64 " back to step %" PRId64
@@ -600,9 +612,7 @@ static int pass_over(Trainer *t, int64_t from, int64_t position, Error *error) {
 static void start_save(Trainer *t, int last) {
     enum { PATIENCE = 30 }; // seconds for the save before
     const Settings *o = &t->options;
-    const int bad = t->state.skipped_in_row > 0 || (o->rollback_after > 0 && t->outliers_in_row > 0);
-    Error error;
-    if (bad && !last) return;
+    if (is_in_doubt(&t->state) && !last) return;
     if (!saving_finish(&t->saving, PATIENCE)) {
         t->saving.slow = 1;
         if (is_main(t)) metrics_end_line(&t->metrics);
@@ -614,8 +624,6 @@ static void start_save(Trainer *t, int last) {
     }
     t->save_due = 0;
     if (t->saving.saved_step == t->state.step) return;
-    if (is_main(t) && matmul_save_algorithms(&t->model.matmul, t->algorithms, &error) != 0)
-        warn("%s", error.text);
     saving_begin(&t->saving, &t->state);
     if (o->save_synchronously) saving_finish(&t->saving, -1);
 }
@@ -635,7 +643,10 @@ static int roll_back(Trainer *t, Error *error) {
         error->status = EXIT_SKIPPED;
         return -1;
     }
-    char *folder = choose_checkpoint(t);
+    char *folder = choose_checkpoint(t, t->saving.saved_step);
+    agree_or_die(t,
+                 folder != NULL ? 0 : fail(error, "there is no checkpoint in '%s' any more", t->options.run),
+                 error);
     agree_or_die(t, load_checkpoint(t, folder, error), error);
     agree_on_weights(t);
     agree_or_die(t, pass_over(t, from, position, error), error);
@@ -652,11 +663,10 @@ static int after_step(Trainer *t, Error *error) {
     const int samples = !last && is_due(t, o->sample_every);
     t->save_due |= last || is_due(t, o->save_every);
     const int saves = t->save_due && (t->saving.phase == SAVE_IDLE || !t->saving.slow);
-    const int suspicious = t->state.skipped_in_row >= o->max_skips ||
-                           (o->rollback_after > 0 && t->outliers_in_row >= o->rollback_after);
+    const int suspicious = t->state.skipped_in_row >= o->max_skips || must_roll_back(t);
     if (validates || samples || saves || suspicious) finish_steps(t);
     if (is_stopping(t) || t->failed) return 0;
-    if (o->rollback_after > 0 && t->outliers_in_row >= o->rollback_after) return roll_back(t, error);
+    if (must_roll_back(t)) return roll_back(t, error);
     if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
     if (validates || samples || saves) watchdog_step(t->watchdog, 0);
     if (validates && validate(t, error) != 0) return -1;
@@ -933,7 +943,7 @@ static int open_run(Trainer *t, Error *error) {
     saved.resume = 0;
     saved.processes = 0; // those that there are when it is resumed
     if (!is_main(t)) return 0;
-    if (run_open(&t->lock, o->run, o->resume, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
+    if (run_open(&t->lock, o->run, t->last_seen, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
     print_banner(t);
     return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T),
                         t->peak * t->launch.size, error);
@@ -948,9 +958,10 @@ static int open_saving(Trainer *t, Error *error) {
     char *owner = run_owner(o->run);
     if (owner != NULL) snprintf(mine, sizeof(mine), "%s", owner);
     comm_exchange(t->comm, mine, sizeof(mine), all);
-    for (int r = 0; r < t->launch.size; r++) sees[r] = strcmp(all[r], all[0]) == 0;
+    for (int r = 0; r < t->launch.size; r++) sees[r] = r == 0 || (all[0][0] && strcmp(all[r], all[0]) == 0);
     t->saving.metrics = &t->metrics;
     t->saving.tokenizer = t->tokenizer_text;
+    t->saving.algorithms = t->algorithms;
     t->saving.keep = o->keep;
     t->saving.every = 60 * o->save_minutes;
     int result = saving_open(&t->saving, &t->model, o->run, &t->lock, sees, error);
@@ -1006,6 +1017,7 @@ static void die_saving(Trainer *t, const Error *error) {
     if (t->state.step > 0 && t->state.skipped_in_row == 0 && !t->cannot_save &&
         save_now(&t->saving, &t->state, &second) == 0 && is_main(t))
         printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
+    if (is_main(t)) metrics_flush(&t->metrics, &second);
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
     run_close(&t->lock);
@@ -1145,7 +1157,7 @@ static void join_processes(Trainer *t, int argc, char **argv) {
 static const char *begin_with(Trainer *t) {
     Settings *o = &t->options;
     if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
-        t->checkpoint = choose_checkpoint(t);
+        t->checkpoint = choose_checkpoint(t, INT64_MAX);
         if (t->checkpoint != NULL) return t->checkpoint;
         o->resume = 0;
         if (is_main(t)) printf("'%s' has no checkpoint yet: it begins again\n", o->run);
@@ -1166,7 +1178,7 @@ int main(int argc, char **argv) {
     if (launch_read(&t->launch, &error) != 0) die_of(&error);
     if (parsed < 0 || check_options(o, &error) != 0) die_once(t, &error);
     join_processes(t, argc, argv);
-    t->saving.saved_step = t->rolled_back_to = t->validated = -1;
+    t->saving.saved_step = t->rolled_back_to = t->validated = t->last_seen = -1;
     t->lock.descriptor = t->metrics.descriptor = -1;
 
     const char *folder = begin_with(t);

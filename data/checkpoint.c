@@ -68,23 +68,34 @@ char *checkpoint_folder(const char *run, int64_t step) {
     return format_text("%s/checkpoints/step_%08" PRId64, run, step);
 }
 
-int checkpoint_exists(const char *run, int *exists, Error *error) {
+int checkpoint_last(const char *run, int64_t *step, Error *error) {
     int64_t *steps;
     size_t count;
     int result = list_steps(run, &steps, &count, error);
-    *exists = count > 0;
+    *step = count > 0 ? steps[0] : -1;
     free(steps);
     return result;
 }
 
-int checkpoint_newest(const char *run, int64_t *step, Error *error) {
+// What the disk does not give at once may come a little later: it is not damaged.
+static int verify_patiently(const char *folder, Error *error) {
+    for (int pause = 1; checkpoint_verify(folder, 1, error) != 0; pause *= 2) {
+        if (error->status != EXIT_IO || pause > 4) return -1;
+        warn("%s; tried again in %d s", error->text, pause);
+        sleep((unsigned)pause);
+    }
+    return 0;
+}
+
+int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *error) {
     int64_t *steps;
     size_t count;
     int result = list_steps(run, &steps, &count, error), found = 0;
     for (size_t i = 0; i < count && result == 0 && !found; i++) {
+        if (steps[i] > limit) continue;
         char *folder = checkpoint_folder(run, steps[i]);
         *step = steps[i];
-        found = checkpoint_verify(folder, 1, error) == 0;
+        found = verify_patiently(folder, error) == 0;
         if (!found) warn("checkpoint step_%08" PRId64 " is skipped: %s", *step, error->text);
         free(folder);
     }
@@ -229,7 +240,8 @@ static int publish(const CheckpointWriter *writer, Error *error) {
             warn("the checkpoint that was '%s' is now '%s': rename it", final, doomed);
     } else {
         result = folder_sync(parent, error);
-        folder_remove(doomed);
+        if (result == 0) result = folder_sync(writer->run, error); // of the first, its folder is new
+        if (result == 0) folder_remove(doomed);
     }
     free(final);
     free(parent);
@@ -472,6 +484,7 @@ int training_state_read(const char *folder, TrainingState *state, Error *error) 
     if (result == 0) result = json_integer(json, path, "position", -1, &state->position, error);
     if (result == 0) result = json_integer(json, path, "skipped", 0, &state->skipped, error);
     if (result == 0) result = json_integer(json, path, "skipped_in_row", 0, &state->skipped_in_row, error);
+    if (result == 0) result = json_integer(json, path, "outliers_in_row", 0, &state->outliers_in_row, error);
     if (result == 0) result = read_recent(json, path, state, error);
     cJSON_Delete(json);
     free(path);
@@ -484,6 +497,7 @@ char *training_state_text(const TrainingState *state) {
     cJSON_AddNumberToObject(json, "position", (double)state->position);
     cJSON_AddNumberToObject(json, "skipped", (double)state->skipped);
     cJSON_AddNumberToObject(json, "skipped_in_row", (double)state->skipped_in_row);
+    cJSON_AddNumberToObject(json, "outliers_in_row", (double)state->outliers_in_row);
     cJSON_AddItemToObject(json, "recent_losses",
                           cJSON_CreateDoubleArray(state->recent, (int)state->num_recent));
     return json_text(json);

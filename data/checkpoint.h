@@ -36,7 +36,7 @@ typedef struct {
     int64_t step;     // steps done
     int64_t position; // sequences consumed, or passed over
     int64_t skipped;  // steps skipped in all
-    int64_t skipped_in_row;
+    int64_t skipped_in_row, outliers_in_row; // so far
     int64_t num_recent;
     double recent[RECENT_LOSSES]; // losses, the oldest first, that the next one is compared with
 } TrainingState;
@@ -76,10 +76,10 @@ void checkpoint_remove_leftovers(const char *run);
 
 // The folder of a step's checkpoint. Caller frees.
 char *checkpoint_folder(const char *run, int64_t step);
-// The step of the newest checkpoint that is whole. Warns of every newer one, which stays as it is: what is damaged in
-// it. With an error when there is none.
-int checkpoint_newest(const char *run, int64_t *step, Error *error);
-int checkpoint_exists(const char *run, int *exists, Error *error); // whole or not
+// The step of the newest checkpoint, of those up to step `limit`, that is whole. Warns of every newer one, which stays as
+// it is: what is damaged in it. With an error when there is none.
+int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *error);
+int checkpoint_last(const char *run, int64_t *step, Error *error); // whole or not; -1: there is none
 // Compares every file with the manifest. A folder without one (written by others) passes when `required` is
 // 0.
 int checkpoint_verify(const char *folder, int required, Error *error);

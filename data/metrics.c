@@ -108,6 +108,7 @@ int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t seque
     if (metrics_flush(metrics, error) != 0) return -1;
     close(metrics->descriptor);
     if (open_file(metrics, done, error) != 0) return -1;
+    if (done < metrics->first_step) metrics->first_step = done;
     // Under the number of a step that is repeated: a run that is resumed before the next checkpoint repeats this, too.
     add_line(metrics, format_text("{\"step\": %" PRId64 ", \"rollback_from\": %" PRId64
                                   ", \"rollback_to\": %" PRId64 ", \"sequences_passed_over\": %" PRId64 "}\n",

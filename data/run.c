@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "checkpoint.h"
 #include "progress.h"
+#include "threads.h"
 
 enum { OWNER_SIZE = 200 };
 
@@ -76,6 +77,31 @@ static int is_still_touched(const RunLock *lock, const char *owner) {
     return 0;
 }
 
+// The thread that touches the lock, whatever else the trainer and the disk are busy with.
+static void *touch(void *argument) {
+    RunLock *lock = (RunLock *)argument;
+    struct timespec next;
+    clock_gettime(CLOCK_REALTIME, &next);
+    pthread_mutex_lock(&lock->mutex);
+    while (!lock->ends) {
+        next.tv_sec += LOCK_TOUCH_SECONDS;
+        while (!lock->ends && pthread_cond_timedwait(&lock->changed, &lock->mutex, &next) != ETIMEDOUT)
+            continue;
+        if (!lock->ends)
+            futimens(lock->descriptor, NULL); // where that fails, the kernel's lock is what there is
+    }
+    pthread_mutex_unlock(&lock->mutex);
+    return NULL;
+}
+
+static int start_touching(RunLock *lock, Error *error) {
+    lock->ends = 0;
+    pthread_mutex_init(&lock->mutex, NULL);
+    pthread_cond_init(&lock->changed, NULL);
+    if (thread_start(&lock->thread, touch, lock) == 0) return 0;
+    return fail(error, "cannot start the thread that keeps '%s'", lock->path);
+}
+
 static int take_lock(RunLock *lock, const char *run, Error *error) {
     char line[OWNER_SIZE];
     lock->path = format_text("%s/lock", run);
@@ -94,12 +120,17 @@ static int take_lock(RunLock *lock, const char *run, Error *error) {
     if (result == 0 && !locked)
         warn("'%s' cannot be locked (%s): start no second trainer on it", run, strerror(reason));
     free(owner);
-    if (result != 0) return -1;
     describe_self(line, sizeof(line));
-    if (ftruncate(lock->descriptor, 0) != 0 || file_pwrite(lock->descriptor, line, strlen(line), 0) != 0)
-        return fail_io(error, "cannot write '%s'", lock->path);
-    lock->touched = seconds_now();
-    return 0;
+    if (result == 0 &&
+        (ftruncate(lock->descriptor, 0) != 0 || file_pwrite(lock->descriptor, line, strlen(line), 0) != 0))
+        result = fail_io(error, "cannot write '%s'", lock->path);
+    if (result != 0) {
+        close(lock->descriptor);
+        lock->descriptor = -1;
+        return -1;
+    }
+    fsync(lock->descriptor); // for other hosts to see
+    return start_touching(lock, error);
 }
 
 static int write_options(const char *run, const Option *table, size_t count, const void *settings,
@@ -124,26 +155,28 @@ static void remove_temporary(const char *run) {
     if (folder != NULL) closedir(folder);
 }
 
-int run_open(RunLock *lock, const char *run, int resume, const Option *table, size_t count,
+// Has nobody else written checkpoints before the lock was ours?
+static int check_last(const char *run, int64_t last, Error *error) {
+    int64_t now;
+    if (checkpoint_last(run, &now, error) != 0) return -1;
+    if (now == last) return 0;
+    if (last >= 0) return fail(error, "another trainer went on with '%s' meanwhile: start again", run);
+    return fail(error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run",
+                run);
+}
+
+int run_open(RunLock *lock, const char *run, int64_t last, const Option *table, size_t count,
              const void *settings, Error *error) {
     lock->descriptor = -1;
     lock->path = NULL;
-    int exists;
-    if (!resume && checkpoint_exists(run, &exists, error) != 0) return -1;
-    if (!resume && exists)
-        return fail(
-            error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run", run);
     if (folder_create(run, error) != 0 || take_lock(lock, run, error) != 0) return -1;
+    if (check_last(run, last, error) != 0) {
+        run_close(lock);
+        return -1;
+    }
     remove_temporary(run);
     checkpoint_remove_leftovers(run);
     return write_options(run, table, count, settings, error);
-}
-
-void run_touch(RunLock *lock) {
-    const double now = seconds_now();
-    if (lock->descriptor < 0 || now - lock->touched < LOCK_TOUCH_SECONDS) return;
-    futimens(lock->descriptor, NULL); // where that fails, the kernel's lock is what there is
-    lock->touched = now;
 }
 
 int run_check(const RunLock *lock, Error *error) {
@@ -157,6 +190,11 @@ int run_check(const RunLock *lock, Error *error) {
 
 void run_close(RunLock *lock) {
     if (lock->descriptor >= 0) {
+        pthread_mutex_lock(&lock->mutex);
+        lock->ends = 1;
+        pthread_cond_signal(&lock->changed);
+        pthread_mutex_unlock(&lock->mutex);
+        pthread_join(lock->thread, NULL);
         if (ftruncate(lock->descriptor, 0) != 0)
             warn("'%s' could not be emptied: it will be called stale", lock->path);
         close(lock->descriptor);

@@ -11,6 +11,7 @@
 #ifndef DATA_RUN_H
 #define DATA_RUN_H
 
+#include <pthread.h>
 #include "files.h"
 #include "options.h"
 
@@ -24,15 +25,17 @@ enum { LOCK_TOUCH_SECONDS = 10 };
 typedef struct {
     int descriptor; // -1: none
     char *path;
-    double touched; // seconds
+    pthread_t thread; // touches it
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int ends;
 } RunLock;
 
 // Creates the run's folder, locks it (one trainer at a time), removes what a killed one has left, and writes its
-// options.txt. Unless `resume`, a run that has checkpoints is refused. Says so when it takes over a stale lock.
-int run_open(RunLock *lock, const char *run, int resume, const Option *table, size_t count,
+// options.txt. `last`: the step of the last checkpoint there was when it was decided what to begin with, -1: none; if it is
+// another by now, the run is refused. Says so when it takes over a stale lock. The lock stays where it is.
+int run_open(RunLock *lock, const char *run, int64_t last, const Option *table, size_t count,
              const void *settings, Error *error);
-// Tells others that the run is in use, where it is time to.
-void run_touch(RunLock *lock);
 // Does the path still lead to the folder that was locked? Not after it was moved, removed or unmounted.
 int run_check(const RunLock *lock, Error *error);
 void run_close(RunLock *lock);

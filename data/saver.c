@@ -50,7 +50,6 @@ static int write_files(Saver *s, Error *error) {
         else if (result == 0)
             result = checkpoint_tensors(&s->writer, file->name, file->tensors, file->num_tensors, error);
         free(file->text);
-        if (s->lock != NULL) run_touch(s->lock);
     }
     return result;
 }
@@ -78,23 +77,12 @@ static int do_job(Saver *s, Error *error) {
     }
 }
 
-// Until there is a job, or it is time to touch the lock.
-static void wait_for_job(Saver *s) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec++;
-    if (!s->has_job) pthread_cond_timedwait(&s->changed, &s->mutex, &until);
-}
-
 static void *saver_thread(void *argument) {
     Saver *s = (Saver *)argument;
     for (;;) {
         pthread_mutex_lock(&s->mutex);
-        wait_for_job(s);
-        const int has_job = s->has_job;
+        while (!s->has_job) pthread_cond_wait(&s->changed, &s->mutex);
         pthread_mutex_unlock(&s->mutex);
-        if (s->lock != NULL) run_touch(s->lock);
-        if (!has_job) continue;
         const int ends = s->job.kind == JOB_END;
         s->result = do_job(s, &s->error);
         pthread_mutex_lock(&s->mutex);

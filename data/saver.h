@@ -26,7 +26,7 @@ typedef struct {
     char *text; // the saver frees it; NULL: tensors
 } SaverFile;
 
-// `lock`: of the run, which the thread checks and touches; NULL: another process has it. NULL on error.
+// `lock`: of the run, which each save looks at; NULL: another process has it. NULL on error.
 Saver *saver_open(const char *run, RunLock *lock, Error *error);
 // What the tensors hold must not change until the job is done, but for what `ready`, called first, waits for.
 void saver_write(Saver *saver, int64_t step, const SaverFile *files, size_t count, void (*ready)(void *),

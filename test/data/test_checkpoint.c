@@ -287,12 +287,12 @@ static void test_headers(void) {
 // ---- checkpoint.c -----------------------------------------------------------------------------------------
 
 static const GPTConfig config = {32, 300, 2, 4, 64, 299};
-static const TrainingState state = {7, 1234567890123, 3, 1, 3, {5.25, 0.1, 1e-300}};
+static const TrainingState state = {7, 1234567890123, 3, 1, 2, 3, {5.25, 0.1, 1e-300}};
 
 // The folder of the newest whole checkpoint, or NULL.
 static char *newest_of(const char *run) {
     int64_t step;
-    return checkpoint_newest(run, &step, &error) == 0 ? checkpoint_folder(run, step) : NULL;
+    return checkpoint_newest(run, INT64_MAX, &step, &error) == 0 ? checkpoint_folder(run, step) : NULL;
 }
 
 static int save(const char *run, int64_t step, int64_t keep) {
@@ -491,32 +491,38 @@ static void damage(const char *run, int64_t step, const char *name) {
 static void test_newest(void) {
     char *run = in_folder("run");
     int64_t step;
-    int exists;
-    EXPECT(checkpoint_exists(run, &exists, &error) == 0 && !exists, "a checkpoint of nothing");
+    EXPECT(checkpoint_last(run, &step, &error) == 0 && step == -1, "a checkpoint of nothing");
     for (step = 1; step <= 3; step++) EXPECT(save(run, step, 3) == 0, "%s", error.text);
-    EXPECT(checkpoint_exists(run, &exists, &error) == 0 && exists &&
-               checkpoint_newest(run, &step, &error) == 0 && step == 3,
+    EXPECT(checkpoint_last(run, &step, &error) == 0 && step == 3 &&
+               checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 3,
            "%s", error.text);
+    EXPECT(checkpoint_newest(run, 2, &step, &error) == 0 && step == 2, "up to 2: %d", (int)step);
     damage(run, 3, "model.safetensors");
-    EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 2, "step %d: %s", (int)step, error.text);
-    damage(run, 2, "manifest");
-    EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 1, "step %d: %s", (int)step, error.text);
-    damage(run, 1, "config.json");
-    EXPECT(checkpoint_newest(run, &step, &error) == -1 && strstr(error.text, "no whole checkpoint"), "%s",
+    EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 2, "step %d: %s", (int)step,
            error.text);
+    damage(run, 2, "manifest");
+    EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 1, "step %d: %s", (int)step,
+           error.text);
+    damage(run, 1, "config.json");
+    EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == -1 &&
+               strstr(error.text, "no whole checkpoint"),
+           "%s", error.text);
     expect_listing(run, "step_00000001 step_00000002 step_00000003");
     EXPECT(save(run, 2, 1) == 0, "%s", error.text);
     expect_listing(run, "step_00000002 step_00000003");
-    EXPECT(checkpoint_newest(run, &step, &error) == 0 && step == 2, "step %d: %s", (int)step, error.text);
-    EXPECT(save(run, 3, 1) == 0 && checkpoint_newest(run, &step, &error) == 0 && step == 3, "%s", error.text);
+    EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 2, "step %d: %s", (int)step,
+           error.text);
+    EXPECT(save(run, 3, 1) == 0 && checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 3, "%s",
+           error.text);
     expect_listing(run, "step_00000003");
     remove_tree(run);
     // What cannot be read is not taken for a run without checkpoints.
     char *path = format_text("%s/checkpoints", run);
     EXPECT(mkdir(run, 0777) == 0, "mkdir");
     put(path, "", 0);
-    EXPECT(checkpoint_exists(run, &exists, &error) == -1 && strstr(error.text, path), "%s", error.text);
-    EXPECT(checkpoint_newest(run, &step, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    EXPECT(checkpoint_last(run, &step, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == -1 && strstr(error.text, path), "%s",
+           error.text);
     remove_tree(run);
     free(path);
     free(run);
@@ -600,7 +606,7 @@ static void test_failed_commit(void) {
 static const Option no_options[1];
 
 static int open_run(RunLock *lock, const char *run) {
-    return run_open(lock, run, 1, no_options, 0, NULL, &error);
+    return run_open(lock, run, -1, no_options, 0, NULL, &error);
 }
 
 // Tries to open the run in a process of its own. Its exit status: 0 opened and left without giving it back, 1 refused.
@@ -657,6 +663,15 @@ static void test_lock(void) {
     EXPECT(run_check(&lock, &error) == -1 && strstr(error.text, "another folder"), "%s", error.text);
     remove_tree(run);
     EXPECT(rename(moved, run) == 0 && run_check(&lock, &error) == 0, "%s", error.text);
+    run_close(&lock);
+    EXPECT(save(run, 4, 1) == 0 && open_run(&lock, run) == -1 && strstr(error.text, "go on with --resume"),
+           "%s", error.text);
+    EXPECT(run_open(&lock, run, 3, no_options, 0, NULL, &error) == -1 && strstr(error.text, "meanwhile"),
+           "%s", error.text);
+    EXPECT(run_open(&lock, run, 4, no_options, 0, NULL, &error) == 0, "%s", error.text);
+    run_close(&lock);
+    remove_tree(run);
+    EXPECT(open_run(&lock, run) == 0, "%s", error.text);
     run_close(&lock);
     free(owner);
     owner = run_owner(run);
