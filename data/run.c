@@ -122,14 +122,14 @@ static int take_lock(RunLock *lock, const char *run, Error *error) {
     free(owner);
     describe_self(line, sizeof(line));
     if (result == 0 &&
-        (ftruncate(lock->descriptor, 0) != 0 || file_pwrite(lock->descriptor, line, strlen(line), 0) != 0))
+        (ftruncate(lock->descriptor, 0) != 0 || file_pwrite(lock->descriptor, line, strlen(line), 0) != 0 ||
+         fsync(lock->descriptor) != 0)) // for other hosts to see
         result = fail_io(error, "cannot write '%s'", lock->path);
     if (result != 0) {
         close(lock->descriptor);
         lock->descriptor = -1;
         return -1;
     }
-    fsync(lock->descriptor); // for other hosts to see
     return start_touching(lock, error);
 }
 

@@ -1167,7 +1167,7 @@ class Test:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--long", action="store_true", help="an hour")
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 1000000)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="only cases with this text in their names")
     parser.add_argument("--soak-csv", type=os.path.abspath, help="the soak's samples, one a second")
     parser.add_argument("parts", nargs="*", metavar="part", help=" ".join(PARTS))
