@@ -177,10 +177,9 @@ typedef struct {
     Tokenizer *tokenizer; // or NULL
     ShardSet train, validation;
     Loader *loader;
-    int64_t
-        last_seen; // step of the last checkpoint, whole or not, when it was chosen what to begin with; -1: none
-    RunLock lock;    // process 0's, as are
-    Metrics metrics; // these
+    int64_t last_seen; // step of the last checkpoint there was when one was chosen, whole or not; -1: none
+    RunLock lock;      // process 0's, as are
+    Metrics metrics;   // these
     TrainingState state;
     Saving saving;
     char *tokenizer_text;   // of the checkpoints' tokenizer.json, or NULL
@@ -420,8 +419,7 @@ static void accumulate_gradients(Trainer *t) {
         profile_enter(&m->profile, LAP_DATA, PASS_FORWARD, m->stream);
         Batch *batch = next_batch(t);
         if (loader_next(t->loader, batch->tokens, batch->targets, &t->data_error) != 0) {
-            t->has_no_data =
-                1; // the others are told with the totals of this step, which takes part in it as usual
+            t->has_no_data = 1; // the others learn it from this step's totals
             memset(batch->tokens, 0, N * sizeof(int32_t));
             memset(batch->targets, 0, N * sizeof(int32_t));
         }
@@ -705,7 +703,12 @@ static int train(Trainer *t, Error *error) {
     finish_steps(t);
     if (is_main(t)) metrics_end_line(&t->metrics);
     if (t->failed) return find_speaker(t, error);
-    if (save_and_wait(t, error) != 0) return -1;
+    // Interrupted among outliers: the checkpoint that they may lead back to stays the newest, and all is done again.
+    const int goes_back = o->rollback_after > 0 && is_in_doubt(&t->state) && is_unfinished(t);
+    if (goes_back)
+        saving_finish(&t->saving, -1);
+    else if (save_and_wait(t, error) != 0)
+        return -1;
     if (is_unfinished(t)) {
         if (is_main(t))
             printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
@@ -1014,7 +1017,7 @@ static void die_saving(Trainer *t, const Error *error) {
     finish_steps(t);
     saving_finish(&t->saving, -1);
     if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->state.step > 0 && t->state.skipped_in_row == 0 && !t->cannot_save &&
+    if (t->state.step > 0 && !is_in_doubt(&t->state) && !t->cannot_save &&
         save_now(&t->saving, &t->state, &second) == 0 && is_main(t))
         printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
     if (is_main(t)) metrics_flush(&t->metrics, &second);
