@@ -470,8 +470,8 @@ static int read_recent(const cJSON *json, const char *path, TrainingState *state
     state->num_recent = 0;
     memset(state->recent, 0, sizeof(state->recent));
     cJSON_ArrayForEach(loss, losses) {
-        if (!cJSON_IsNumber(loss) || state->num_recent == RECENT_LOSSES)
-            return fail(error, "'%s': recent_losses must be %d numbers at most", path, RECENT_LOSSES);
+        if (!cJSON_IsNumber(loss) || !isfinite(loss->valuedouble) || state->num_recent == RECENT_LOSSES)
+            return fail(error, "'%s': recent_losses must be %d finite numbers at most", path, RECENT_LOSSES);
         state->recent[state->num_recent++] = loss->valuedouble;
     }
     return 0;

@@ -433,6 +433,9 @@ static void test_config(void) {
     put(path, "{\"step\":3}", 10);
     EXPECT(training_state_read(folder, &read, &error) == -1 && strstr(error.text, "position"), "%s",
            error.text);
+    put(path, "{\"step\":3,\"position\":5,\"recent_losses\":[1,1e999]}", 49);
+    EXPECT(training_state_read(folder, &read, &error) == -1 && strstr(error.text, "recent_losses"), "%s",
+           error.text);
     free(text);
     unlink(path);
     free(path);
