@@ -491,14 +491,25 @@ int training_state_read(const char *folder, TrainingState *state, Error *error) 
     return result;
 }
 
+// cJSON's own numbers have 15 digits where that is nearly right.
+static void add_integer(cJSON *json, const char *name, int64_t value) {
+    char text[32];
+    snprintf(text, sizeof(text), "%" PRId64, value);
+    cJSON_AddRawToObject(json, name, text);
+}
+
 char *training_state_text(const TrainingState *state) {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddNumberToObject(json, "step", (double)state->step);
-    cJSON_AddNumberToObject(json, "position", (double)state->position);
-    cJSON_AddNumberToObject(json, "skipped", (double)state->skipped);
-    cJSON_AddNumberToObject(json, "skipped_in_row", (double)state->skipped_in_row);
-    cJSON_AddNumberToObject(json, "outliers_in_row", (double)state->outliers_in_row);
-    cJSON_AddItemToObject(json, "recent_losses",
-                          cJSON_CreateDoubleArray(state->recent, (int)state->num_recent));
+    add_integer(json, "step", state->step);
+    add_integer(json, "position", state->position);
+    add_integer(json, "skipped", state->skipped);
+    add_integer(json, "skipped_in_row", state->skipped_in_row);
+    add_integer(json, "outliers_in_row", state->outliers_in_row);
+    cJSON *losses = cJSON_AddArrayToObject(json, "recent_losses");
+    for (int64_t i = 0; i < state->num_recent; i++) {
+        char text[32];
+        snprintf(text, sizeof(text), "%.17g", state->recent[i]);
+        cJSON_AddItemToArray(losses, cJSON_CreateRaw(text));
+    }
     return json_text(json);
 }

@@ -287,7 +287,7 @@ static void test_headers(void) {
 // ---- checkpoint.c -----------------------------------------------------------------------------------------
 
 static const GPTConfig config = {32, 300, 2, 4, 64, 299};
-static const TrainingState state = {7, 1234567890123, 3, 1, 2, 3, {5.25, 0.1, 1e-300}};
+static const TrainingState state = {7, 6172839452835061, 3, 1, 2, 3, {5.25, 0.1 + 0.2, 1e-300}};
 
 // The folder of the newest whole checkpoint, or NULL.
 static char *newest_of(const char *run) {
