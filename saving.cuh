@@ -178,18 +178,15 @@ typedef struct {
 } Saving;
 
 enum { FIRST_PAUSE = 5, LONGEST_PAUSE = 600 }; // seconds until a save that failed is tried again
-enum { MOST_SAVED = 6 };                       // files of a process
 
 // What processes tell each other about their part.
 typedef struct {
-    int failed;
+    Error error; // status 0: none
     size_t num_files;
-    CheckpointFile files[MOST_SAVED];
-    char error[256];
-    int status;
+    CheckpointFile files[SAVER_MOST_FILES];
 } SavedPart;
 
-// `sees` (processes): who sees the run's folder. `saved_step`: of the checkpoint that training begins with, or -1.
+// `sees` (processes): who sees the run's folder.
 static int saving_open(Saving *s, GPT *m, const char *run, RunLock *lock, const int *sees, Error *error) {
     s->model = m;
     s->begun = seconds_now();
@@ -234,7 +231,7 @@ static int is_in_doubt(const TrainingState *state) {
 static void saving_begin(Saving *s, const TrainingState *state) {
     GPT *m = s->model;
     Snapshot *snapshot = &s->snapshot;
-    SaverFile files[MOST_SAVED];
+    SaverFile files[SAVER_MOST_FILES];
     size_t count = 0;
     Error error;
     snapshot_take(snapshot, m);
@@ -285,27 +282,28 @@ static void put_off(Saving *s) {
     s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
 }
 
+// An error as others tell it.
+static Error name_process(int rank, const Error *error) {
+    Error named = *error;
+    if (rank > 0) fail(&named, "process %d: %s", rank, error->text);
+    named.status = error->status;
+    return named;
+}
+
 // What came of this process's part, and of the others': the first that failed speaks for all. Caller frees.
 static SavedPart *exchange_parts(Saving *s) {
     GPT *m = s->model;
-    Error error;
     SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shape.processes, sizeof(SavedPart));
     memset(&mine, 0, sizeof(mine));
-    mine.failed = saver_result(s->saver, &error) != 0;
-    if (!mine.failed && m->rank == 0 && s->phase == SAVE_WRITING)
-        mine.failed = metrics_flush(s->metrics, &error) != 0; // a checkpoint is not ahead of the record
+    if (saver_result(s->saver, &mine.error) == 0 && m->rank == 0 && s->phase == SAVE_WRITING)
+        metrics_flush(s->metrics, &mine.error); // a checkpoint is not ahead of the record
     const CheckpointFile *files = saver_files(s->saver, &mine.num_files);
     for (size_t i = 0; i < mine.num_files; i++) mine.files[i] = files[i];
-    if (mine.failed) {
-        snprintf(mine.error, sizeof(mine.error), "%.255s", error.text);
-        mine.status = error.status;
-    }
     comm_exchange(m->comm, &mine, sizeof(mine), all);
     for (int r = 0; r < m->shape.processes && !s->failed; r++) {
-        if (!all[r].failed) continue;
+        if (all[r].error.status == 0) continue;
         s->failed = 1;
-        r == 0 ? fail(&s->error, "%s", all[r].error) : fail(&s->error, "process %d: %s", r, all[r].error);
-        s->error.status = all[r].status;
+        s->error = name_process(r, &all[r].error);
     }
     return all;
 }
@@ -313,7 +311,7 @@ static SavedPart *exchange_parts(Saving *s) {
 // Process 0's thread gets the list of what the others have written.
 static void commit_parts(Saving *s, const SavedPart *all) {
     const size_t size = (size_t)s->model->shape.processes;
-    CheckpointFile *files = (CheckpointFile *)xcalloc(size * MOST_SAVED, sizeof(CheckpointFile));
+    CheckpointFile *files = (CheckpointFile *)xcalloc(size * SAVER_MOST_FILES, sizeof(CheckpointFile));
     size_t count = 0;
     for (size_t r = 1; r < size; r++)
         for (size_t i = 0; i < all[r].num_files; i++) files[count++] = all[r].files[i];
@@ -345,7 +343,7 @@ static void saving_advance(Saving *s) {
 
 // Waits for the save under way, if any, for so many seconds (< 0: as long as it takes) in each of its phases. Is it over?
 // All processes call it, and get the same answer.
-static int saving_finish(Saving *s, double seconds) {
+static int saving_finish(Saving *s, int seconds) {
     GPT *m = s->model;
     int *all = (int *)xcalloc((size_t)m->shape.processes, sizeof(int)), over = 1;
     while (s->phase != SAVE_IDLE && over) {

@@ -238,25 +238,37 @@ static void leave_with(const Trainer *t, int speaker, int status, const Error *e
         sleep(2);
         exit(status);
     }
-    fflush(stdout);
-    if (speaker > 0)
-        fprintf(stderr, "error: process %d: %s\n", speaker, error->text);
-    else
-        fprintf(stderr, "error: %s\n", error->text);
-    exit(status);
+    const Error named = name_process(speaker, error);
+    die_of(&named);
+}
+
+// The status of the first process that has one, and which that is; 0: none has.
+static int first_status(const Trainer *t, int mine, int *speaker) {
+    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int)), first = 0;
+    comm_exchange(t->comm, &mine, sizeof(int), all);
+    while (first + 1 < t->launch.size && all[first] == 0) first++;
+    const int status = all[first];
+    *speaker = first;
+    free(all);
+    return status;
+}
+
+// What process 0 says.
+static int64_t word_of_main(const Trainer *t, int64_t mine) {
+    int64_t *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
+    comm_exchange(t->comm, &mine, sizeof(mine), all);
+    const int64_t word = all[0];
+    free(all);
+    return word;
 }
 
 // What fails for one process ends all: the first that failed says why.
 static void agree_or_die(const Trainer *t, int result, const Error *error) {
-    int status = result != 0 ? error->status : 0, first = 0;
-    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
-    comm_exchange(t->comm, &status, sizeof(int), all);
-    while (first < t->launch.size && !all[first]) first++;
-    if (first < t->launch.size) {
-        watchdog_stop(t->watchdog);
-        leave_with(t, first, all[first], error);
-    }
-    free(all);
+    int speaker;
+    const int status = first_status(t, result != 0 ? error->status : 0, &speaker);
+    if (status == 0) return;
+    watchdog_stop(t->watchdog);
+    leave_with(t, speaker, status, error);
 }
 
 // The newest whole checkpoint of the run up to step `limit`, as process 0 sees it; NULL where a run that is resumed has not
@@ -264,14 +276,13 @@ static void agree_or_die(const Trainer *t, int result, const Error *error) {
 static char *choose_checkpoint(Trainer *t, int64_t limit) {
     const char *run = t->options.run;
     Error error;
-    int64_t step = -1, *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
+    int64_t step = -1;
     int result = is_main(t) ? checkpoint_last(run, &t->last_seen, &error) : 0;
     if (result == 0 && is_main(t) && (t->last_seen >= 0 || t->options.sample != NULL))
         result = checkpoint_newest(run, limit, &step, &error);
     agree_or_die(t, result, &error);
-    comm_exchange(t->comm, &step, sizeof(step), all);
-    char *folder = all[0] >= 0 ? checkpoint_folder(run, all[0]) : NULL;
-    free(all);
+    step = word_of_main(t, step);
+    char *folder = step >= 0 ? checkpoint_folder(run, step) : NULL;
     if (folder != NULL && !is_main(t)) result = checkpoint_verify(folder, 1, &error); // with its own eyes
     agree_or_die(t, result, &error);
     return folder;
@@ -555,10 +566,7 @@ static int validation_is_due(const Trainer *t) {
 
 // Has process 0 a validation of the step that its record now ends with?
 static void look_for_validation(Trainer *t) {
-    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
-    comm_exchange(t->comm, &t->metrics.validated, sizeof(int), all);
-    t->validated = all[0] ? t->state.step : -1;
-    free(all);
+    t->validated = word_of_main(t, t->metrics.validated) ? t->state.step : -1;
 }
 
 static int is_unfinished(const Trainer *t) {
@@ -675,14 +683,9 @@ static int after_step(Trainer *t, Error *error) {
 
 // The first process that had no data speaks for all.
 static int find_speaker(Trainer *t, Error *error) {
-    const int status = t->has_no_data ? t->data_error.status : 0;
-    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
-    comm_exchange(t->comm, &status, sizeof(int), all);
-    while (all[t->speaker] == 0) t->speaker++;
     *error = t->data_error;
-    error->status = all[t->speaker];
+    error->status = first_status(t, t->has_no_data ? t->data_error.status : 0, &t->speaker);
     t->agreed_error = 1;
-    free(all);
     return -1;
 }
 
@@ -994,7 +997,7 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
         if (load_training_state(m, resume_from, &t->state, error) != 0) return -1;
         t->saving.saved_step = t->state.step;
     }
-    if (t->tokenizer != NULL) t->tokenizer_text = text_of(t->tokenizer);
+    if (t->tokenizer != NULL && is_main(t)) t->tokenizer_text = text_of(t->tokenizer);
     if (open_data(t, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->algorithms) &&

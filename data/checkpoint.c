@@ -335,7 +335,8 @@ int checkpoint_read_tensors(const char *folder, const char *name, const NamedTen
     for (int i = 0; i < parts; i++)
         paths[i] = format_text("%s/%s-%05d-of-%05d.safetensors", folder, name, i + 1, parts);
     if (parts == 0) paths[0] = xstrdup(single);
-    int result = safetensors_read_files(paths, parts > 0 ? (size_t)parts : 1, tensors, count, error);
+    int result = safetensors_read((const char *const *)paths, parts > 0 ? (size_t)parts : 1, tensors, count,
+                                  error);
     for (int i = 0; i <= parts; i++) free(paths[i]);
     free(paths), free(single);
     return result;

@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { RING = 4, ROUNDS = 8 };
 
@@ -111,10 +110,8 @@ static void fill_batch(const Loader *loader, uint64_t number, Batch *batch) {
 
 // Sleeps; 1 if the loader is closed meanwhile.
 static int pause_reading(Loader *loader, int seconds) {
-    struct timespec until;
+    const struct timespec until = thread_deadline(seconds);
     int result = 0;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += seconds;
     pthread_mutex_lock(&loader->mutex);
     while (!loader->stop && result != ETIMEDOUT)
         result = pthread_cond_timedwait(&loader->changed, &loader->mutex, &until);

@@ -17,20 +17,13 @@
 
 enum { OWNER_SIZE = 200 };
 
-// A line that no other process has: host, process, when it started (in the kernel's clock).
+// A line that no other process has: host, process, now.
 static void describe_self(char *line, size_t size) {
-    char host[64] = "?", text[1024] = "", start[32] = "0";
+    char host[64] = "?";
+    struct timespec now;
     gethostname(host, sizeof(host) - 1);
-    int descriptor = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-    if (descriptor >= 0 && read(descriptor, text, sizeof(text) - 1) > 0) {
-        const char *after_name = strrchr(text, ')'); // then field 3; the start is field 22
-        if (after_name != NULL)
-            sscanf(after_name + 1,
-                   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %31s",
-                   start);
-    }
-    if (descriptor >= 0) close(descriptor);
-    snprintf(line, size, "%s %ld %s\n", host, (long)getpid(), start);
+    clock_gettime(CLOCK_REALTIME, &now);
+    snprintf(line, size, "%s %ld %lld.%09ld\n", host, (long)getpid(), (long long)now.tv_sec, now.tv_nsec);
 }
 
 static void read_owner(int descriptor, char *line, size_t size) {
@@ -80,11 +73,9 @@ static int is_still_touched(const RunLock *lock, const char *owner) {
 // The thread that touches the lock, whatever else the trainer and the disk are busy with.
 static void *touch(void *argument) {
     RunLock *lock = (RunLock *)argument;
-    struct timespec next;
-    clock_gettime(CLOCK_REALTIME, &next);
     pthread_mutex_lock(&lock->mutex);
     while (!lock->ends) {
-        next.tv_sec += LOCK_TOUCH_SECONDS;
+        const struct timespec next = thread_deadline(LOCK_TOUCH_SECONDS);
         while (!lock->ends && pthread_cond_timedwait(&lock->changed, &lock->mutex, &next) != ETIMEDOUT)
             continue;
         if (!lock->ends)

@@ -1,7 +1,7 @@
 // The folder of a run, for the one trainer that uses it.
 //
 //     runs/NAME/options.txt       the options of the run, readable as @file
-//     runs/NAME/lock              who uses the run: "host process start", empty when nobody does
+//     runs/NAME/lock              who uses the run: "host process time", empty when nobody does
 //     runs/NAME/metrics.jsonl     one line a step, a validation (data/metrics.h)
 //     runs/NAME/checkpoints/      (data/checkpoint.h)
 //

@@ -230,8 +230,8 @@ static int read_file(const SafetensorsFile *file, const NamedTensor *tensors, si
     return 0;
 }
 
-int safetensors_read_files(char *const *paths, size_t num_paths, const NamedTensor *tensors, size_t count,
-                           Error *error) {
+int safetensors_read(const char *const *paths, size_t num_paths, const NamedTensor *tensors, size_t count,
+                     Error *error) {
     unsigned char *found = (unsigned char *)xcalloc(count, 1);
     int result = 0;
     for (size_t i = 0; i < num_paths && result == 0; i++) {
@@ -247,12 +247,5 @@ int safetensors_read_files(char *const *paths, size_t num_paths, const NamedTens
             result = fail(error, "'%s'%s: tensor %s is missing", paths[0],
                           num_paths > 1 ? " and those beside it" : "", tensors[i].name);
     free(found);
-    return result;
-}
-
-int safetensors_read(const char *path, const NamedTensor *tensors, size_t count, Error *error) {
-    char *copy = xstrdup(path);
-    int result = safetensors_read_files(&copy, 1, tensors, count, error);
-    free(copy);
     return result;
 }

@@ -23,13 +23,11 @@ typedef struct {
 // Writes all tensors to an open stream; write errors show in ferror.
 void safetensors_write(FILE *stream, const NamedTensor *tensors, size_t count);
 
-// Fills every tensor of the list from the file: names, shapes and sizes must agree. The prefix "transformer."
-// of the file's names is ignored; tensors of the file that are not in the list must be ones that Hugging
-// Face's GPT-2 can do without (h.*.attn.bias, h.*.attn.masked_bias, lm_head.weight), else that is an error.
-int safetensors_read(const char *path, const NamedTensor *tensors, size_t count, Error *error);
-// The same from several files, each tensor in one of them.
-int safetensors_read_files(char *const *paths, size_t num_paths, const NamedTensor *tensors, size_t count,
-                           Error *error);
+// Fills every tensor of the list from the files, each of which has some of them: names, shapes and sizes must agree. The
+// prefix "transformer." of the files' names is ignored; tensors of the files that are not in the list must be ones that
+// Hugging Face's GPT-2 can do without (h.*.attn.bias, h.*.attn.masked_bias, lm_head.weight), else that is an error.
+int safetensors_read(const char *const *paths, size_t num_paths, const NamedTensor *tensors, size_t count,
+                     Error *error);
 
 #ifdef __cplusplus
 }

@@ -6,17 +6,15 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include "threads.h"
 
 typedef enum { JOB_WRITE, JOB_COMMIT, JOB_LEAVE, JOB_ABANDON, JOB_END } JobKind;
-enum { MOST_FILES = 8 };
 
 typedef struct {
     JobKind kind;
     int64_t step, keep;
-    SaverFile files[MOST_FILES];
+    SaverFile files[SAVER_MOST_FILES];
     size_t num_files;
     void (*ready)(void *);
     void *argument;
@@ -119,7 +117,7 @@ static void start_job(Saver *s, const Job *job) {
 void saver_write(Saver *s, int64_t step, const SaverFile *files, size_t count, void (*ready)(void *),
                  void *argument) {
     Job job = {.kind = JOB_WRITE, .step = step, .num_files = count, .ready = ready, .argument = argument};
-    if (count > MOST_FILES) die("a checkpoint of %zu files for one process", count);
+    if (count > SAVER_MOST_FILES) die("a checkpoint of %zu files for one process", count);
     memcpy(job.files, files, count * sizeof(SaverFile));
     start_job(s, &job);
 }
@@ -135,11 +133,9 @@ void saver_leave(Saver *s, int abandon) {
     start_job(s, &job);
 }
 
-int saver_wait(Saver *s, double seconds) {
-    struct timespec until;
+int saver_wait(Saver *s, int seconds) {
+    const struct timespec until = thread_deadline(seconds);
     int result = 0;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += (time_t)seconds;
     pthread_mutex_lock(&s->mutex);
     while (s->has_job && seconds != 0 && result != ETIMEDOUT)
         result = seconds < 0 ? pthread_cond_wait(&s->changed, &s->mutex)

@@ -17,6 +17,7 @@ extern "C" {
 #endif
 
 typedef struct Saver Saver;
+enum { SAVER_MOST_FILES = 6 }; // of a process, in a checkpoint
 
 // A file to write: tensors, or text.
 typedef struct {
@@ -36,7 +37,7 @@ void saver_commit(Saver *saver, const CheckpointFile *files, size_t count, int r
 void saver_leave(Saver *saver, int abandon);
 
 // Is the job done? Waits for it for so many seconds; < 0: until it is.
-int saver_wait(Saver *saver, double seconds);
+int saver_wait(Saver *saver, int seconds);
 // Waits for the job, and says what came of it.
 int saver_result(Saver *saver, Error *error);
 // What saver_write wrote, until the next job.

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 // Starts a thread that gets no signals: they stay with the program's own. 0, or pthread_create's error.
 static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *argument) {
@@ -13,6 +14,14 @@ static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *ar
     int result = pthread_create(thread, NULL, run, argument);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return result;
+}
+
+// For pthread_cond_timedwait: so many seconds from now.
+static inline struct timespec thread_deadline(int seconds) {
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += seconds;
+    return deadline;
 }
 
 #endif

@@ -25,7 +25,8 @@ static char *write_input(const char *name, const void *before, size_t num_before
 
 static void read_tensors(const char *path) {
     Error error = {"", 0};
-    must(safetensors_read(path, tensors, 2, &error) == 0 || strstr(error.text, path) != NULL);
+    must(safetensors_read((const char *[]){path}, 1, tensors, 2, &error) == 0 ||
+         strstr(error.text, path) != NULL);
 }
 
 static void read_config(const char *path) {

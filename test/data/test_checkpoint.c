@@ -135,7 +135,7 @@ static char *write_tensors(const char *header, uint64_t announced, size_t data_b
 static void expect_tensors(const char *header, size_t data_bytes, const char *words) {
     char *path = write_tensors(header, strlen(header), data_bytes);
     error.text[0] = '\0';
-    int result = safetensors_read(path, tensors, 2, &error);
+    int result = safetensors_read((const char *[]){path}, 1, tensors, 2, &error);
     if (words == NULL)
         EXPECT(result == 0, "%s: %s", header, error.text);
     else
@@ -155,7 +155,7 @@ static void test_round_trip(void) {
     fclose(stream);
     memset(one, 0, sizeof(one));
     memset(two, 0, sizeof(two));
-    EXPECT(safetensors_read(path, tensors, 2, &error) == 0, "%s", error.text);
+    EXPECT(safetensors_read((const char *[]){path}, 1, tensors, 2, &error) == 0, "%s", error.text);
     EXPECT(memcmp(one, values, sizeof(one)) == 0 && memcmp(two, values + 6, sizeof(two)) == 0,
            "values differ");
     char *data;
@@ -169,7 +169,8 @@ static void test_round_trip(void) {
     int missed = 0;
     for (size_t cut = 0; cut < size; cut++) {
         put(path, data, cut);
-        missed += safetensors_read(path, tensors, 2, &error) != -1 || strstr(error.text, path) == NULL;
+        missed += safetensors_read((const char *[]){path}, 1, tensors, 2, &error) != -1 ||
+                  strstr(error.text, path) == NULL;
     }
     EXPECT(missed == 0, "%d of %zu cuts were accepted", missed, size);
     free(data);
@@ -204,7 +205,7 @@ static void test_accepted(void) {
     memcpy(bytes + 8 + length, halves, 12);
     memcpy(bytes + 20 + length, bfloats, 8);
     put(path, bytes, 28 + length);
-    EXPECT(safetensors_read(path, tensors, 2, &error) == 0, "%s", error.text);
+    EXPECT(safetensors_read((const char *[]){path}, 1, tensors, 2, &error) == 0, "%s", error.text);
     EXPECT(one[0] == 1 && one[1] == -2 && one[2] == ldexpf(1, -24) && isinf(one[3]) && isnan(one[4]) &&
                one[5] == 65504,
            "F16: %g %g %g %g %g %g", one[0], one[1], one[2], one[3], one[4], one[5]);
@@ -268,7 +269,8 @@ static void test_headers(void) {
                                        1ull << 63, UINT64_MAX, UINT64_MAX - 7};
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
         char *path = write_tensors("{}", lengths[i], 40);
-        EXPECT(safetensors_read(path, tensors, 2, &error) == -1 && strstr(error.text, "is announced"),
+        EXPECT(safetensors_read((const char *[]){path}, 1, tensors, 2, &error) == -1 &&
+                   strstr(error.text, "is announced"),
                "%" PRIu64 ": %s", lengths[i], error.text);
         free(path);
     }
@@ -278,10 +280,12 @@ static void test_headers(void) {
     memcpy(deep, "{\"a\":", 5);
     expect_tensors(deep, 40, "not a JSON object");
     free(deep);
-    EXPECT(safetensors_read(folder, tensors, 2, &error) == -1 && strstr(error.text, folder), "%s",
-           error.text);
-    EXPECT(safetensors_read("/nowhere", tensors, 2, &error) == -1 && strstr(error.text, "/nowhere"), "%s",
-           error.text);
+    EXPECT(safetensors_read((const char *[]){folder}, 1, tensors, 2, &error) == -1 &&
+               strstr(error.text, folder),
+           "%s", error.text);
+    EXPECT(safetensors_read((const char *[]){"/nowhere"}, 1, tensors, 2, &error) == -1 &&
+               strstr(error.text, "/nowhere"),
+           "%s", error.text);
 }
 
 // ---- checkpoint.c -----------------------------------------------------------------------------------------
