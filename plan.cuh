@@ -36,6 +36,8 @@ static void print_plan(const GPT *m, const Settings *o) {
     }
     printf("\n%-28s", "in all");
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)total[b] * 1e-6);
+    printf("\n%-28s", "host's copy to save, beside"); // saving.cuh: weights and moments in fp32
+    for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", 3 * sizeof(float) * (double)m->num_floats * 1e-6);
     for (size_t i = 0; i < sizeof(gigabytes) / sizeof(gigabytes[0]); i++) {
         printf("\nlargest --batch in %3.0f GB    ", gigabytes[i]);
         for (int b = 0; b < NUM_BUILDS; b++) {

@@ -242,17 +242,6 @@ static void leave_with(const Trainer *t, int speaker, int status, const Error *e
     die_of(&named);
 }
 
-// The status of the first process that has one, and which that is; 0: none has.
-static int first_status(const Trainer *t, int mine, int *speaker) {
-    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int)), first = 0;
-    comm_exchange(t->comm, &mine, sizeof(int), all);
-    while (first + 1 < t->launch.size && all[first] == 0) first++;
-    const int status = all[first];
-    *speaker = first;
-    free(all);
-    return status;
-}
-
 // What process 0 says.
 static int64_t word_of_main(const Trainer *t, int64_t mine) {
     int64_t *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
@@ -262,13 +251,25 @@ static int64_t word_of_main(const Trainer *t, int64_t mine) {
     return word;
 }
 
-// What fails for one process ends all: the first that failed says why.
-static void agree_or_die(const Trainer *t, int result, const Error *error) {
-    int speaker;
-    const int status = first_status(t, result != 0 ? error->status : 0, &speaker);
-    if (status == 0) return;
+// What fails for one process fails for all: the first that has an error speaks for them.
+static int agree(Trainer *t, int result, Error *error) {
+    int mine = result != 0 ? error->status : 0, first = 0;
+    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
+    comm_exchange(t->comm, &mine, sizeof(int), all);
+    while (first < t->launch.size && all[first] == 0) first++;
+    t->agreed_error = first < t->launch.size;
+    if (t->agreed_error) {
+        t->speaker = first;
+        error->status = all[first];
+    }
+    free(all);
+    return t->agreed_error ? -1 : 0;
+}
+
+static void agree_or_die(Trainer *t, int result, Error *error) {
+    if (agree(t, result, error) == 0) return;
     watchdog_stop(t->watchdog);
-    leave_with(t, speaker, status, error);
+    leave_with(t, t->speaker, error->status, error);
 }
 
 // The newest whole checkpoint of the run up to step `limit`, as process 0 sees it; NULL where a run that is resumed has not
@@ -394,7 +395,8 @@ static int validate(Trainer *t, Error *error) {
     GPT *m = &t->model;
     double started = seconds_now();
     Score score = {0, 0, 0, 0, 0};
-    if ((t->options.validate_documents ? score_documents : score_windows)(t, &score, error) != 0) return -1;
+    const int result = (t->options.validate_documents ? score_documents : score_windows)(t, &score, error);
+    if (agree(t, result, error) != 0) return -1;
     if (is_stopping(t)) return 0; // half a score is none
     stream_wait(m->stream);
     double *nats = (double *)host_borrow(&m->totals[TOTAL_LOSS], sizeof(double));
@@ -538,12 +540,21 @@ static void train_step(Trainer *t) {
     if (t->num_steps - t->num_finished > DEVICE_QUEUES) finish_step(t);
 }
 
-static Loader *open_loader(const Trainer *t, Error *error) {
+// From where training stands.
+static Loader *open_loader(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     LoaderConfig config = {
         o->batch,    o->sequence_length, (int32_t)t->model.V, (uint64_t)o->seed, (uint64_t)t->state.position,
         !o->overfit, o->overfit,         t->launch.rank,      t->launch.size};
-    return loader_open(&t->train, &config, error);
+    Loader *loader = loader_open(&t->train, &config, error);
+    if (loader == NULL) return NULL;
+    const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader), before = t->state.sequences;
+    if (before > 0 && before != sequences && is_main(t))
+        warn("'%s' has %" PRId64 " sequences of %" PRId64 " tokens, %" PRId64
+             " when the checkpoint was written: from here on they come in another order",
+             o->train, sequences, o->sequence_length, before);
+    t->state.sequences = sequences;
+    return loader;
 }
 
 static void show_samples(Trainer *t) {
@@ -681,14 +692,6 @@ static int after_step(Trainer *t, Error *error) {
     return 0;
 }
 
-// The first process that had no data speaks for all.
-static int find_speaker(Trainer *t, Error *error) {
-    *error = t->data_error;
-    error->status = first_status(t, t->has_no_data ? t->data_error.status : 0, &t->speaker);
-    t->agreed_error = 1;
-    return -1;
-}
-
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
@@ -705,7 +708,10 @@ static int train(Trainer *t, Error *error) {
     }
     finish_steps(t);
     if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->failed) return find_speaker(t, error);
+    if (t->failed) {
+        *error = t->data_error;
+        return agree(t, t->has_no_data ? -1 : 0, error);
+    }
     // Interrupted among outliers: the checkpoint that they may lead back to stays the newest, and all is done again.
     const int goes_back = o->rollback_after > 0 && is_in_doubt(&t->state) && is_unfinished(t);
     if (goes_back)

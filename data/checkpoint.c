@@ -483,6 +483,7 @@ int training_state_read(const char *folder, TrainingState *state, Error *error) 
     cJSON *json = json_read(path, error);
     int result = json == NULL ? -1 : json_integer(json, path, "step", -1, &state->step, error);
     if (result == 0) result = json_integer(json, path, "position", -1, &state->position, error);
+    if (result == 0) result = json_integer(json, path, "sequences", 0, &state->sequences, error);
     if (result == 0) result = json_integer(json, path, "skipped", 0, &state->skipped, error);
     if (result == 0) result = json_integer(json, path, "skipped_in_row", 0, &state->skipped_in_row, error);
     if (result == 0) result = json_integer(json, path, "outliers_in_row", 0, &state->outliers_in_row, error);
@@ -503,6 +504,7 @@ char *training_state_text(const TrainingState *state) {
     cJSON *json = cJSON_CreateObject();
     add_integer(json, "step", state->step);
     add_integer(json, "position", state->position);
+    add_integer(json, "sequences", state->sequences);
     add_integer(json, "skipped", state->skipped);
     add_integer(json, "skipped_in_row", state->skipped_in_row);
     add_integer(json, "outliers_in_row", state->outliers_in_row);

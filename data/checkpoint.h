@@ -33,9 +33,10 @@ enum { RECENT_LOSSES = 128 };
 
 // Where training stands; what is needed besides weights and moments to go on.
 typedef struct {
-    int64_t step;     // steps done
-    int64_t position; // sequences consumed, or passed over
-    int64_t skipped;  // steps skipped in all
+    int64_t step;      // steps done
+    int64_t position;  // sequences consumed, or passed over
+    int64_t sequences; // of the training data, which their order depends on; 0: not known
+    int64_t skipped;   // steps skipped in all
     int64_t skipped_in_row, outliers_in_row; // so far
     int64_t num_recent;
     double recent[RECENT_LOSSES]; // losses, the oldest first, that the next one is compared with

@@ -12,49 +12,46 @@
 
 // The step of a line of metrics.jsonl, which always begins {"step": N; -1 for anything else.
 static int64_t step_of_line(const char *line) {
-    long long step;
-    return sscanf(line, "{\"step\": %lld", &step) == 1 ? step : -1;
+    static const char start[] = "{\"step\": ";
+    if (strncmp(line, start, sizeof(start) - 1) != 0) return -1;
+    char *end;
+    const long long step = strtoll(line + sizeof(start) - 1, &end, 10);
+    return *end == ',' ? step : -1;
 }
 
-// Leaves only the whole lines of steps up to `done`. Returns whether the last of them was validated, or -1.
-static int cut_back(const char *path, int64_t done, uint64_t *size, Error *error) {
-    FileWriter out;
-    char *text = NULL;
-    size_t length;
-    *size = 0;
-    if (!file_exists(path)) return 0; // nothing there yet
-    if (file_read(path, SIZE_MAX - 1, &text, &length, error) != 0) return -1;
-    if (file_writer_open(&out, path, error) != 0) {
-        free(text);
-        return -1;
+// The bytes of the whole lines of steps up to `done`, which come first. Tells whether the last of these was validated.
+static size_t lines_up_to(const char *text, int64_t done, int *validated) {
+    static const char word[] = "\"validation_loss\"";
+    size_t bytes = 0;
+    for (const char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        const int64_t step = step_of_line(line);
+        if (step > done) break;
+        if (step < 0) continue; // damaged
+        *validated |= step == done && memmem(line, (size_t)(end - line), word, sizeof(word) - 1) != NULL;
+        bytes = (size_t)(end + 1 - text);
     }
-    int validated = 0;
-    for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
-        int64_t step = step_of_line(line);
-        if (step < 0 || step > done) continue;
-        const char *word = strstr(line, "\"validation_loss\"");
-        validated |= step == done && word != NULL && word < end;
-        fwrite(line, 1, (size_t)(end + 1 - line), out.stream);
-    }
+    return bytes;
+}
+
+// Takes back the lines of steps after `done`, in the file and of those that wait. Needs no room on the disk.
+static int cut_back(Metrics *metrics, int64_t done, Error *error) {
+    char *text;
+    size_t size;
+    metrics->validated = 0;
+    if (file_read(metrics->path, SIZE_MAX - 1, &text, &size, error) != 0) return -1;
+    if (metrics->size < size) text[metrics->size] = '\0'; // what a full disk took half
+    metrics->size = lines_up_to(text, done, &metrics->validated);
     free(text);
-    if (file_writer_commit(&out, error) != 0) return -1;
-    *size = out.size;
-    return validated;
-}
-
-// Opens the file with the lines up to `done`.
-static int open_file(Metrics *metrics, int64_t done, Error *error) {
-    metrics->validated = cut_back(metrics->path, done, &metrics->size, error);
-    if (metrics->validated < 0) return -1;
-    metrics->descriptor = open(metrics->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    return metrics->descriptor >= 0 ? 0 : fail_io(error, "cannot write '%s'", metrics->path);
+    if (metrics->num_pending > 0)
+        metrics->num_pending = lines_up_to(metrics->pending, done, &metrics->validated);
+    if (ftruncate(metrics->descriptor, (off_t)metrics->size) == 0) return 0;
+    return fail_io(error, "cannot cut '%s' back to step %" PRId64, metrics->path, done);
 }
 
 int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token,
                  double peak, Error *error) {
     memset(metrics, 0, sizeof(*metrics));
     metrics->path = format_text("%s/metrics.jsonl", run);
-    metrics->descriptor = -1;
     metrics->num_steps = num_steps;
     metrics->first_step = done;
     metrics->flop_per_token = flop_per_token;
@@ -62,7 +59,10 @@ int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_st
     metrics->started = seconds_now();
     metrics->on_terminal = isatty(1) &&
                            isatty(2); // mpirun gives processes a terminal of its own for the first
-    return open_file(metrics, done, error);
+    metrics->descriptor = open(metrics->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (metrics->descriptor < 0) return fail_io(error, "cannot write '%s'", metrics->path);
+    metrics->size = UINT64_MAX; // all that is there
+    return cut_back(metrics, done, error);
 }
 
 int metrics_flush(Metrics *metrics, Error *error) {
@@ -80,8 +80,8 @@ int metrics_flush(Metrics *metrics, Error *error) {
 static void add_line(Metrics *metrics, char *line) {
     Error error;
     const size_t length = strlen(line);
-    metrics->pending = (char *)xrealloc(metrics->pending, metrics->num_pending + length);
-    memcpy(metrics->pending + metrics->num_pending, line, length);
+    metrics->pending = (char *)xrealloc(metrics->pending, metrics->num_pending + length + 1);
+    memcpy(metrics->pending + metrics->num_pending, line, length + 1);
     metrics->num_pending += length;
     free(line);
     if (metrics_flush(metrics, &error) == 0 || metrics->warned) return;
@@ -105,9 +105,7 @@ void metrics_close(Metrics *metrics) {
 }
 
 int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t sequences, Error *error) {
-    if (metrics_flush(metrics, error) != 0) return -1;
-    close(metrics->descriptor);
-    if (open_file(metrics, done, error) != 0) return -1;
+    if (cut_back(metrics, done, error) != 0) return -1;
     if (done < metrics->first_step) metrics->first_step = done;
     // Under the number of a step that is repeated: a run that is resumed before the next checkpoint repeats this, too.
     add_line(metrics, format_text("{\"step\": %" PRId64 ", \"rollback_from\": %" PRId64

@@ -46,7 +46,8 @@ int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_st
                  double peak, Error *error);
 void metrics_step(Metrics *metrics, const StepMetrics *step);
 void metrics_validation(Metrics *metrics, const ValidationMetrics *validation);
-// Takes back the lines of steps after `done`, and records that steps up to `step` were given up.
+// Takes back the lines of steps after `done`, and records that steps up to `step` were given up. A full disk does not
+// matter.
 int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t sequences, Error *error);
 // Tries to write what is kept; 0 where all lines are in the file.
 int metrics_flush(Metrics *metrics, Error *error);

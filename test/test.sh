@@ -23,11 +23,11 @@ make_data() {
     "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
 }
 
-# wait_for_steps RUN: until a run has done three steps; fails after half a minute.
+# wait_for_steps RUN [STEPS]: until a run has done three steps, or so many; fails after half a minute.
 wait_for_steps() {
     local i
     for i in $(seq 300); do
-        [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge 3 ] && return
+        [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge "${2:-3}" ] && return
         sleep 0.1
     done
     return 1

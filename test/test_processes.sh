@@ -206,6 +206,15 @@ expect 1 "^error: process 3: token [0-9]+ of token.bin is [0-9]+" mpirun -n 4 "$
     fail "not saved before the bad token: $(ls bad_token/checkpoints)"
 grep -q '"position":.24' bad_token/checkpoints/step_00000003/training_state.json && pass || fail "the step without data counts as done"
 
+# The same in validation, which process 3 begins with sequence 6.
+"$root/test/bad_shard.py" good.bin 400 24 1337 0 0 0
+cp good.bin validation.bin
+printf '\xa0\x0f' | dd of=validation.bin bs=1 seek=$((1024 + 2 * (6 * 24 + 10))) conv=notrunc status=none
+bad[1]=good.bin
+expect 1 "^error: process 3: token 154 of validation.bin is 4000" mpirun -n 4 "$gpt" --run bad_validation "${bad[@]}" --steps 20 \
+    --validation validation.bin --validate-every 5
+[ -f bad_validation/checkpoints/step_00000005/manifest ] && pass || fail "not saved: $(ls bad_validation/checkpoints)"
+
 # Weights that are not finite: process 0 has its checkpoint before anybody leaves, and one of them says why.
 mkdir infinite
 cp seen/checkpoints/step_00000004/{model.safetensors,config.json} infinite

@@ -48,6 +48,16 @@ done
 [ -e damaged/checkpoints/writing_00000014 ] || [ -e damaged/checkpoints/removing ] && fail "left over: $(checkpoints damaged)" || pass
 same {waiting,damaged}/checkpoints/step_00000010/config.json # written again
 
+# Shards that came since: their order is another, and that is said.
+cp -r waiting grown
+for shard in data_*.bin; do cp "$shard" "more_$shard"; done
+expect 0 "^warning: '\*data_\*.bin' has .* sequences of 24 tokens, .* when the checkpoint was written" "$train" --run grown --resume \
+    --train "*data_*.bin" --steps 13
+rm more_data_*.bin
+expect 0 "^warning: 'data_\*.bin' has" "$train" --run grown --resume --train "data_*.bin" --steps 14
+expect 0 "step 15/15" "$train" --run grown --resume --steps 15
+grep -q "^warning" out.txt && fail "the same shards are warned of" || pass
+
 # Preemption: saved and over, with a status of its own; any number of times.
 rm -rf preempted && mkdir preempted
 "$train" --run preempted "${data[@]}" "${shape[@]}" --steps 100000 --save-every 0 --validate-every 0 >out.txt 2>&1 &
@@ -83,5 +93,15 @@ expect 4 "^error: went back to step 130 3 times" "$train" --run worse --train wo
 [ "$(ls worse/checkpoints | tail -n 1)" = step_00000130 ] && pass || fail "after three rollbacks: $(checkpoints worse)"
 expect 0 "step 150/150" "$train" --run without --train spike.bin "${spikes[@]}" --rollback-after 0
 grep -q rollback without/metrics.jsonl && fail "a rollback that nobody asked for" || pass
+# Interrupted among outliers: nothing of them is saved, and the run that goes on meets them again. Steps of 100 sequences take
+# long enough for the signal to come among the first 64, which stay outliers.
+"$root/test/bad_shard.py" long.bin 40000 16 5 13000 40000 100
+"$train" --run midst --train long.bin "${spikes[@]}" --accumulate 50 --steps 100000 --rollback-after 1000 >out.txt 2>&1 &
+wait_for_steps midst 135
+kill $!
+wait $!
+[ $? = 5 ] && pass || fail "exit status after SIGTERM among outliers"
+[ "$(ls midst/checkpoints | tail -n 1)" = step_00000130 ] && pass || fail "interrupted among outliers: $(checkpoints midst)"
+expect 4 "^4 steps in a row were outliers: from step 134 back to step 130, 400 sequences" "$train" --run midst --resume --rollback-after 4
 
 finish

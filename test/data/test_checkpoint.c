@@ -291,7 +291,7 @@ static void test_headers(void) {
 // ---- checkpoint.c -----------------------------------------------------------------------------------------
 
 static const GPTConfig config = {32, 300, 2, 4, 64, 299};
-static const TrainingState state = {7, 6172839452835061, 3, 1, 2, 3, {5.25, 0.1 + 0.2, 1e-300}};
+static const TrainingState state = {7, 6172839452835061, 98765, 3, 1, 2, 3, {5.25, 0.1 + 0.2, 1e-300}};
 
 // The folder of the newest whole checkpoint, or NULL.
 static char *newest_of(const char *run) {
@@ -732,6 +732,18 @@ static void expect_full_disk(const char *path) {
     get(path, &text, &size);
     EXPECT(count(text, "\n") == 6 && count(text, "\"rollback_from\": 6, \"rollback_to\": 4") == 1 &&
                count(text, "\"loss\": 2,") == 1,
+           "%s", text);
+    free(text);
+    limit_file_size(size + 10); // also while the disk takes nothing
+    for (again.step = 6; again.step <= 8; again.step++) metrics_step(&metrics, &again);
+    EXPECT(metrics_rollback(&metrics, 6, 8, 24, &error) == 0, "%s", error.text);
+    EXPECT(metrics_flush(&metrics, &error) == -1, "the disk is full");
+    limit_file_size(RLIM_INFINITY);
+    EXPECT(metrics_flush(&metrics, &error) == 0, "%s", error.text);
+    get(path, &text, &size);
+    EXPECT(count(text, "\n") == 8 && count(text, "\"step\": 6, \"loss\"") == 1 &&
+               count(text, "\"step\": 7, \"rollback_from\": 8, \"rollback_to\": 6") == 1 &&
+               count(text, "\"step\": 8,") == 0,
            "%s", text);
     free(text);
     metrics_close(&metrics);
