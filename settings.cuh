@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include "data/options.h"
 #include "gpt.cuh"
+#include "layers/schedule.h"
 
 typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 

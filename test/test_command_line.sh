@@ -187,6 +187,8 @@ expect 4 "^error: 3 steps in a row had a non-finite loss.*stopped after step 3" 
 expect 4 "^error: .*stopped after step 6" "$train" --run poisoned_run --resume # the checkpoint has the NaN: nothing better to save
 [ -d poisoned_run/checkpoints/step_00000006 ] && fail "a checkpoint is saved while steps are skipped" || pass
 refuse "not finite" "$train" --run poisoned_run --sample "A"
+expect 4 "^error: .*stopped after step 3" "$train" "${poisoned[@]}" --run poisoned_samples --sample-every 1
+grep -q "^---- the model's logits are not finite" out.txt && pass || fail "a sample does not say that the weights are not finite"
 
 # ---- shards that are wrong ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,109 @@
+// Text from a model: a prompt's continuation, token by token over a cache of keys and values.
+#ifndef GENERATING_CUH
+#define GENERATING_CUH
+
+#include <math.h>
+#include <signal.h>
+#include "data/tokenizer.h"
+#include "gpt.cuh"
+#include "layers/sampling.h"
+#include "settings.cuh"
+
+// What the host needs to generate text; what the device needs is the model's cache.
+typedef struct {
+    int32_t *tokens; // (capacity)
+    floatX *logits;  // (V), as they come from the device
+    float *numbers;  // (V)
+} Generator;
+
+static void generator_open(Generator *g, const GPT *m) {
+    g->tokens = (int32_t *)host_alloc((size_t)m->config.max_sequence_length * sizeof(int32_t));
+    g->logits = (floatX *)host_alloc(m->V * sizeof(floatX));
+    g->numbers = (float *)xmalloc(m->V * sizeof(float));
+}
+
+static void generator_close(Generator *g) {
+    host_free(g->tokens), host_free(g->logits), free(g->numbers);
+}
+
+// Logits (V) of the token after `count` new tokens that stand at position `past`.
+static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, size_t count, size_t past) {
+    Activations *x = &m->cache;
+    int timing = m->profile.timing;
+    m->profile.timing = 0;
+    x->T = count;
+    x->past = past;
+    memcpy(g->tokens, tokens, count * sizeof(int32_t));
+    copy_to_device(x->model.tokens, g->tokens, count * sizeof(int32_t), m->stream);
+    gpt_forward(m, x, &NO_TRAINING);
+    gpt_logits(m, x, count - 1, 1);
+    copy_to_host(g->logits, x->model.logits, m->V * sizeof(floatX), m->stream);
+    stream_wait(m->stream);
+    m->profile.timing = timing;
+    for (size_t v = 0; v < m->V; v++) g->numbers[v] = (float)g->logits[v];
+    return g->numbers;
+}
+
+static int all_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
+
+// The prompt's tokens, after an end-of-text where the tokenizer has one: documents begin with it. A text is
+// never empty.
+static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *prompt) {
+    int32_t end = tokenizer_end_of_text(tokenizer);
+    list->capacity = 16;
+    list->ids = (int32_t *)xmalloc(list->capacity * sizeof(int32_t));
+    if (end >= 0) list->ids[list->count++] = end;
+    tokenizer_encode(tokenizer, prompt, strlen(prompt), NULL, list);
+    if (list->count == 0) tokenizer_encode(tokenizer, "\n", 1, NULL, list);
+}
+
+// Prints the prompt's continuation as it is generated, until `stop` is not 0; returns the number of tokens, or -1 where the
+// model's logits are not finite. `sample` numbers the samples of one seed. When the positions are used up, the second half
+// of the text is kept as context.
+static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, const char *prompt,
+                            uint32_t sample, const volatile sig_atomic_t *stop) {
+    Generator generator;
+    const size_t capacity = (size_t)m->config.max_sequence_length;
+    TokenList text = {NULL, 0, 0};
+    encode_prompt(&text, tokenizer, prompt);
+    generator_open(&generator, m);
+    size_t start = text.count > capacity ? text.count - capacity : 0, past = 0;
+    int64_t generated = 0;
+    fputs(prompt, stdout);
+    while (generated < o->sample_tokens && !*stop) {
+        if (text.count - start > capacity) {
+            start = text.count - capacity / 2 - 1;
+            past = 0;
+        }
+        const float *logits = gpt_generate(m, &generator, text.ids + start + past, text.count - start - past,
+                                           past);
+        past = text.count - start;
+        if (!all_finite(logits, m->V)) {
+            generated = -1;
+            break;
+        }
+        Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text.count,
+                               sample, 0, 0);
+        int32_t token = sample_token(logits, m->V, o->temperature, (size_t)o->top_k, o->top_p,
+                                     uniform_from_bits(random.v[0]));
+        generated++;
+        if (token == tokenizer_end_of_text(tokenizer)) break;
+        size_t size;
+        const char *bytes = tokenizer_bytes(tokenizer, token, &size);
+        fwrite(bytes, 1, size, stdout);
+        fflush(stdout);
+        if (text.count == text.capacity)
+            text.ids = (int32_t *)xrealloc(text.ids, (text.capacity *= 2) * sizeof(int32_t));
+        text.ids[text.count++] = token;
+    }
+    printf("\n");
+    free(text.ids);
+    generator_close(&generator);
+    return generated;
+}
+
+#endif
