@@ -995,33 +995,33 @@ static void set_threads(const Trainer *t) {
 }
 
 // Of the list of a checkpoint's files, which has their checksums; 0: there is none.
-static int64_t checkpoint_checksum(const char *folder) {
+static int checkpoint_checksum(const char *folder, int64_t *checksum, Error *error) {
     char *path = format_text("%s/manifest", folder ? folder : ""), *text = NULL;
     size_t size = 0;
-    Error error;
-    int64_t checksum = 0;
-    if (file_exists(path) && file_read(path, 1 << 20, &text, &size, &error) == 0)
-        checksum = crc32c(0, text, size);
+    const int result = file_exists(path) ? file_read(path, 1 << 20, &text, &size, error) : 0;
+    *checksum = text != NULL ? crc32c(0, text, size) : 0;
     free(path), free(text);
-    return checksum;
+    return result;
 }
 
 // Do all processes train the same thing? What they begin with must agree.
-static int check_agreement(const Trainer *t, const char *folder, Error *error) {
+static void check_agreement(Trainer *t, const char *folder) {
     static const char *const what[] = {"options", "training shards", "validation shards",
                                        "checkpoints to begin with"};
     enum { NUM = sizeof(what) / sizeof(what[0]) };
+    Error error;
     int64_t mine[NUM] = {options_checksum(&t->options), (int64_t)t->train.num_tokens,
-                         (int64_t)t->validation.num_tokens, checkpoint_checksum(folder)};
+                         (int64_t)t->validation.num_tokens, 0};
     int64_t *all = (int64_t *)xcalloc(NUM * (size_t)t->launch.size, sizeof(int64_t));
-    int result = 0;
+    int result = checkpoint_checksum(folder, &mine[3], &error);
+    agree_or_die(t, result, &error);
     comm_exchange(t->comm, mine, sizeof(mine), all);
     for (int r = 1; r < t->launch.size && result == 0; r++)
         for (int i = 0; i < NUM && result == 0; i++)
             if (all[NUM * r + i] != all[i])
-                result = fail(error, "processes 0 and %d have different %s", r, what[i]);
+                result = fail(&error, "processes 0 and %d have different %s", r, what[i]);
     free(all);
-    return result;
+    agree_or_die(t, result, &error);
 }
 
 // Model and data; where that fails for one process, all end.
@@ -1032,7 +1032,7 @@ static void set_up(Trainer *t, const char *folder) {
     int result = set_up_model(t, folder, &error);
     if (result == 0 && !samples) result = set_up_training(t, o->resume ? folder : NULL, &error);
     agree_or_die(t, result, &error);
-    agree_or_die(t, check_agreement(t, folder, &error), &error);
+    check_agreement(t, folder);
     agree_on_weights(t);
     if (samples) return;
     agree_or_die(t, open_run(t, &error), &error); // nothing is written before all agree

@@ -14,8 +14,8 @@
 cd "$(dirname "$0")/.." || exit 1
 SANITIZER="memcheck racecheck synccheck initcheck"
 TRAINING="training_124M training_350M"
-PARTS="versions build tests conformance processes $SANITIZER kernels $TRAINING attention curve"
-EMULATED_PARTS="versions build tests conformance processes training_tiny curve"
+PARTS="versions build tests conformance processes $SANITIZER kernels $TRAINING attention saving curve"
+EMULATED_PARTS="versions build tests conformance processes training_tiny saving curve"
 DEVICE=cuda
 PYTHON=${PYTHON:-python3}
 report=${OUT:+$OUT/report.txt}
@@ -207,6 +207,25 @@ part_training_tiny() {
 part_attention() {
     try 2 make_it PRECISION=bf16 attention_library || return
     try_if_there torch 200 "$PYTHON" dev/bench_attention.py
+}
+
+# Runs that are killed and go on, bit for bit; what three saves cost, none, beside training and in step with it.
+part_saving() {
+    local build how begun every=15 shape=(--model gpt2-124M --vocab-size 50257 --batch 16 --sequence-length 1024 --steps 59)
+    if [ "$DEVICE" != cuda ]; then every=2 shape=(--num-layers 1 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 7 --vocab-size 3400); fi
+    build=$(build_of bf16)
+    try 2 make_it PRECISION=bf16 programs "$build/test/io_faults.so" $made || return
+    try 4 env BUILD="$build" "$PYTHON" test/torture.py --only "one process" kills
+    for how in "--save-every 0" "--save-every $every" "--save-every $every --save-synchronously"; do
+        rm -rf "$logs/saving"
+        begun=$(date +%s.%N)
+        try 0 "$build/train_gpt" --run "$logs/saving" --train "$data/train_*.bin" $how "${shape[@]}"
+        say "$how: $(echo "$(date +%s.%N) $begun" | awk '{ printf "%.2f s for all", $1 - $2 }'), in steps $(step_seconds "$logs/saving")"
+    done
+    rm -rf "$logs/saving"
+}
+step_seconds() { # of a run, in all
+    sed -n 's/.*"tokens": .*"seconds": \([0-9.]*\)}/\1/p' "$1/metrics.jsonl" | awk '{ sum += $1 } END { printf "%.2f s\n", sum }'
 }
 
 part_curve() {

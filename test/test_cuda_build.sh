@@ -150,7 +150,7 @@ holds grep -q '^stats --report nvtx_sum --report cuda_gpu_kern_sum .*/profile/st
 
 check() { OUT=$work/check env PATH="$stubs:$PATH" dev/gpu_check.sh "$@" >"$out" 2>&1 </dev/null; }
 mkdir "$work/check"
-holds [ "$(dev/gpu_check.sh --list | wc -w)" -eq 14 ]
+holds [ "$(dev/gpu_check.sh --list | wc -w)" -eq 15 ]
 says "error: 'kernel' is not one of: versions build" 1 dev/gpu_check.sh kernel
 # Nothing has a GPU, a compiler or a program here but by stubs that say what they were asked: what is reported,
 # remembered and done again. A part that fails does not stop the next.
@@ -170,7 +170,7 @@ holds grep -qE '^memcheck +passed' "$report"
 holds grep -qE '^build +passed' "$report"
 holds grep -qx 'cuda build' "$work/check/report_passed"
 check && fail "the programs are not there" # all that have not passed, in their order; the programs are not there
-holds grep -qE '^======== .*: .*tests conformance processes racecheck kernels training_124M training_350M attention curve$' "$report"
+holds grep -qE '^======== .*: .*tests conformance processes racecheck kernels training_124M training_350M attention saving curve$' "$report"
 equal "$(grep -c -- '^---- build$' "$report")" 1 "what has passed is not done again"
 equal "$(grep -c -- '^---- tests$' "$report")" 1 "the tests' turn came"
 if grep -q '^cuda tests$' "$work/check/report_passed"; then pass; else fail "the tests passed (by a stub), and it is forgotten"; fi

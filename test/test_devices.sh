@@ -73,6 +73,11 @@ else
     refuse "weights in bf16" "$gpu" "${data[@]}" "${shape[@]}" --stochastic-rounding
 fi
 
+# A checkpoint that is written beside training is of the step it is named for.
+run "$gpu" beside "${hard[@]}" --save-every 1
+run "$gpu" waiting "${hard[@]}" --save-every 1 --save-synchronously
+for file in waiting/checkpoints/*/*; do same "$file" "beside/${file#waiting/}" saved beside training; done
+
 # Attention in several tiles of queries and keys: naive, flash, and flash that adds in any order, learn alike.
 long=(--sequence-length 144 --steps 6)
 for dropout in 0 0.1; do
