@@ -101,7 +101,6 @@ typedef struct {
     int has_no_data;  // this process
     Error data_error; // why
     int speaker;      // the process that tells the error all end with
-    int agreed_error; // that ends training is that of all processes
     int cannot_save;  // or should not
     char *checkpoint; // that training begins with, or NULL
     char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
@@ -134,7 +133,8 @@ static void send_batch(GPT *m, Batch *batch) {
 
 // All processes end, with the same status; `speaker` says why. The others let it speak first: a launcher ends all when one
 // has ended.
-static void leave_with(const Trainer *t, int speaker, int status, const Error *error) {
+static void leave_with(Trainer *t, int speaker, int status, const Error *error) {
+    run_close(&t->lock);
     if (speaker != t->launch.rank) {
         sleep(2);
         exit(status);
@@ -158,13 +158,13 @@ static int agree(Trainer *t, int result, Error *error) {
     int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
     comm_exchange(t->comm, &mine, sizeof(int), all);
     while (first < t->launch.size && all[first] == 0) first++;
-    t->agreed_error = first < t->launch.size;
-    if (t->agreed_error) {
+    const int failed = first < t->launch.size;
+    if (failed) {
         t->speaker = first;
         error->status = all[first];
     }
     free(all);
-    return t->agreed_error ? -1 : 0;
+    return failed ? -1 : 0;
 }
 
 static void agree_or_die(Trainer *t, int result, Error *error) {
@@ -304,10 +304,7 @@ static int validate(Trainer *t, Error *error) {
     if (score.batches > 0) score.nats = *nats;
     host_return(nats, &m->totals[TOTAL_LOSS], sizeof(double), 0);
     score = add_scores(t, &score);
-    if (score.tokens == 0) {
-        t->agreed_error = 1;
-        return fail(error, "'%s' has no documents to validate on", t->options.validation);
-    }
+    if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
     ValidationMetrics v = {t->state.step,
                            score.nats / (double)score.tokens,
                            score.bytes > 0 ? score.nats / log(2.0) / score.bytes : -1,
@@ -486,16 +483,21 @@ static int is_unfinished(const Trainer *t) {
     return t->state.step < t->options.steps || (validation_is_due(t) && t->validated != t->state.step);
 }
 
+// Among steps that may lead back to a checkpoint: that one stays the newest, and all since is done again.
+static int leads_back(const Trainer *t) {
+    return t->options.rollback_after > 0 && is_in_doubt(&t->state);
+}
+
 static int save_and_wait(Trainer *t, Error *error) {
     watchdog_step(t->watchdog, 0);
     if (save_now(&t->saving, &t->state, error) == 0) return 0;
-    t->agreed_error = t->cannot_save = 1;
+    t->cannot_save = 1;
     return -1;
 }
 
 static int refuse_to_go_on(Trainer *t, Error *error) {
     if (t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    t->agreed_error = 1;
+    t->cannot_save = 1; // or need not: a step that is skipped changes nothing
     fail(error,
          "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
          ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
@@ -554,7 +556,7 @@ static int roll_back(Trainer *t, Error *error) {
     watchdog_step(t->watchdog, 0);
     saving_finish(&t->saving, -1);
     if (t->saving.saved_step == t->rolled_back_to && t->rollbacks == MOST_ROLLBACKS) {
-        t->agreed_error = t->cannot_save = 1; // nothing new is worth saving
+        t->cannot_save = 1; // nothing new is worth saving
         fail(error,
              "went back to step %" PRId64
              " %d times and never came further; resume with a lower --learning-rate",
@@ -609,14 +611,13 @@ static int train(Trainer *t, Error *error) {
         if (after_step(t, error) != 0) return -1;
     }
     finish_steps(t);
+    watchdog_step(t->watchdog, 0);
     if (is_main(t)) metrics_end_line(&t->metrics);
     if (t->failed) {
         *error = t->data_error;
         return agree(t, t->has_no_data ? -1 : 0, error);
     }
-    // Interrupted among outliers: the checkpoint that they may lead back to stays the newest, and all is done again.
-    const int goes_back = o->rollback_after > 0 && is_in_doubt(&t->state) && is_unfinished(t);
-    if (goes_back)
+    if (leads_back(t) && is_unfinished(t))
         saving_finish(&t->saving, -1);
     else if (save_and_wait(t, error) != 0)
         return -1;
@@ -872,13 +873,19 @@ static int open_saving(Trainer *t, Error *error) {
     char *owner = run_owner(o->run);
     if (owner != NULL) snprintf(mine, sizeof(mine), "%s", owner);
     comm_exchange(t->comm, mine, sizeof(mine), all);
-    for (int r = 0; r < t->launch.size; r++) sees[r] = r == 0 || (all[0][0] && strcmp(all[r], all[0]) == 0);
+    int result = 0;
+    for (int r = 0; r < t->launch.size; r++) {
+        sees[r] = r == 0 || (all[0][0] && strcmp(all[r], all[0]) == 0);
+        if (!sees[r] && o->rollback_after > 0)
+            result = fail(error, "--rollback-after: process %d does not see the folder '%s' of process 0", r,
+                          o->run);
+    }
     t->saving.metrics = &t->metrics;
     t->saving.tokenizer = t->tokenizer_text;
     t->saving.algorithms = t->algorithms;
     t->saving.keep = o->keep;
     t->saving.every = 60 * o->save_minutes;
-    int result = saving_open(&t->saving, &t->model, o->run, &t->lock, sees, error);
+    if (result == 0) result = saving_open(&t->saving, &t->model, o->run, &t->lock, sees, error);
     free(owner), free(all), free(sees);
     return result;
 }
@@ -919,22 +926,21 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     return 0;
 }
 
-// Ends with the error's sentence, but not without the steps that were done. Unless the error is that of all processes, the
-// others are well and only wait for this one, so what it takes all of them to save is not.
+// Ends with the error's sentence, but not without the steps that were done. The error is that of all processes.
 static void die_saving(Trainer *t, const Error *error) {
-    const int alone = t->launch.size > 1 && !t->agreed_error;
     Error second;
-    if (alone) leave_with(t, t->launch.rank, error->status, error);
     finish_steps(t);
+    watchdog_step(t->watchdog, 0);
     saving_finish(&t->saving, -1);
     if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->state.step > 0 && !is_in_doubt(&t->state) && !t->cannot_save &&
-        save_now(&t->saving, &t->state, &second) == 0 && is_main(t))
-        printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
-    if (is_main(t)) metrics_flush(&t->metrics, &second);
+    if (t->state.step > 0 && !leads_back(t) && !t->cannot_save) {
+        const int saved = save_now(&t->saving, &t->state, &second) == 0;
+        if (saved && is_main(t)) printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
+        if (!saved && is_main(t)) warn("%s", second.text);
+    }
+    if (is_main(t) && metrics_flush(&t->metrics, &second) != 0) warn("%s", second.text);
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
-    run_close(&t->lock);
     leave_with(t, t->speaker, error->status, error);
 }
 
@@ -1041,7 +1047,6 @@ static void set_up(Trainer *t, const char *folder) {
 
 static void run_training(Trainer *t) {
     Error error;
-    handle_signals();
     if (train(t, &error) != 0) die_saving(t, &error);
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
@@ -1096,6 +1101,8 @@ int main(int argc, char **argv) {
     t->saving.saved_step = t->rolled_back_to = t->validated = t->last_seen = -1;
     t->lock.descriptor = t->metrics.descriptor = -1;
 
+    if (!o->plan && o->sample == NULL)
+        handle_signals(); // what takes long to set up is stopped after the first step
     const char *folder = begin_with(t);
     agree_or_die(t, describe_model(t, folder, &error), &error);
     if (o->plan) {

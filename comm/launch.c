@@ -389,9 +389,9 @@ static int listen_here(int *port, Error *error) {
     return moved;
 }
 
-// In a process just started.
-static void become_child(Launch *launch, int rank, int listening, pid_t supervisor, const sigset_t *mask) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+// In a process just started: it ends with the supervisor, by this signal, and has a process group of its own.
+static void stand_before(pid_t supervisor, int last_signal, const sigset_t *mask) {
+    prctl(PR_SET_PDEATHSIG, last_signal);
     if (getppid() != supervisor) _exit(1); // it ended before that
     setpgid(0, 0);
     signal(SIGTTOU, SIG_IGN); // a process in the background may write to any terminal
@@ -401,6 +401,10 @@ static void become_child(Launch *launch, int rank, int listening, pid_t supervis
         close(nothing);
     }
     sigprocmask(SIG_SETMASK, mask, NULL);
+}
+
+static void become_child(Launch *launch, int rank, int listening, pid_t supervisor, const sigset_t *mask) {
+    stand_before(supervisor, SIGKILL, mask);
     launch->rank = launch->local_rank = rank;
     if (rank == 0)
         launch->listening = listening;
@@ -461,6 +465,51 @@ int launch_processes(Launch *launch, int count, Error *error) {
 
 // ---- mpirun -----------------------------------------------------------------------------------------------
 
+// Passes signals on until mpirun has ended, and ends like it. What ends mpirun makes it kill its processes, in the midst
+// of a checkpoint: it gets SIGUSR1 instead, which it passes on and they understand. A second signal, later, ends it.
+static void supervise_mpirun(pid_t mpirun, const sigset_t *signals) __attribute__((noreturn));
+static void supervise_mpirun(pid_t mpirun, const sigset_t *signals) {
+    int status;
+    double first = 0;
+    while (waitpid(mpirun, &status, WNOHANG) == 0) {
+        const int number = sigwaitinfo(signals, NULL);
+        if (number < 0 || number == SIGCHLD) continue;
+        if (number == SIGUSR2 || first == 0)
+            kill(mpirun, number == SIGUSR2 ? SIGUSR2 : SIGUSR1);
+        else if (seconds_now() - first > 1)
+            kill(mpirun, SIGTERM);
+        if (number != SIGUSR2 && first == 0) first = seconds_now();
+    }
+    exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+// Starts the program that the words begin with, and waits for it. Returns, with the reason, if it cannot be started.
+static int run_mpirun(char **words) {
+    sigset_t signals, before;
+    int ends[2], reason = 0;
+    if (pipe2(ends, O_CLOEXEC) != 0) return errno;
+    supervised_signals(&signals);
+    sigdelset(&signals, SIGTSTP);
+    signal(SIGCHLD, SIG_DFL);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    fflush(NULL);
+    const pid_t supervisor = getpid(), child = fork();
+    if (child == 0) {
+        stand_before(supervisor, SIGTERM, &before);
+        execvp(words[0], words);
+        reason = errno;
+        _exit(write(ends[1], &reason, sizeof(reason)) > 0 ? 126 : 127);
+    }
+    if (child < 0) reason = errno;
+    close(ends[1]);
+    if (child > 0 && read(ends[0], &reason, sizeof(reason)) <= 0) // closed: it has become mpirun
+        supervise_mpirun(child, &signals);
+    close(ends[0]);
+    if (child > 0) waitpid(child, NULL, 0);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return reason;
+}
+
 int launch_mpirun(int count, int argc, char **argv, Error *error) {
     static const char *const settings[][2] = {
         {"OMPI_MCA_rmaps_base_oversubscribe", "1"},                  // Open MPI 4
@@ -471,8 +520,6 @@ int launch_mpirun(int count, int argc, char **argv, Error *error) {
         {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
         {"PRTE_ALLOW_RUN_AS_ROOT", "1"},
         {"PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
-        {"OMPI_MCA_odls_base_sigkill_timeout",
-         "10"}, // from the signal to end to the kill: a checkpoint is saved meanwhile
     };
     if (getenv("OMPI_COMM_WORLD_SIZE") != NULL || getenv("PMI_SIZE") != NULL)
         return fail(error, "mpirun has started this process already: give mpirun -n %d, without --processes",
@@ -492,9 +539,7 @@ int launch_mpirun(int count, int argc, char **argv, Error *error) {
         else if (strncmp(argv[i], "--processes=", 12) != 0)
             words[n++] = argv[i];
     }
-    fflush(NULL);
-    execvp(program, words);
-    int reason = errno;
+    const int reason = run_mpirun(words);
     free(words);
     if (reason == ENOENT)
         return fail(

@@ -49,9 +49,10 @@ int launch_read(Launch *launch, Error *error);
 // terminal, and does not outlive the supervisor.
 int launch_processes(Launch *launch, int count, Error *error);
 
-// Replaces this process by `mpirun -n count` of it, without its option --processes. Open MPI is told, where the user's
-// environment says nothing else, that there may be more processes than cores, that none is bound to a core (each has
-// threads), and that root may do this. Returns only on error.
+// Runs `mpirun -n count` of this program, without its option --processes; the caller's process stays behind and exits like
+// it. Open MPI is told, where the user's environment says nothing else, that there may be more processes than cores, that
+// none is bound to a core (each has threads), and that root may do this. A signal to end is passed on as SIGUSR1: mpirun
+// would kill its processes at any other. Returns only on error.
 int launch_mpirun(int count, int argc, char **argv, Error *error);
 
 #ifdef __cplusplus

@@ -90,18 +90,21 @@ static int verify_patiently(const char *folder, Error *error) {
 int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *error) {
     int64_t *steps;
     size_t count;
-    int result = list_steps(run, &steps, &count, error), found = 0;
+    int result = list_steps(run, &steps, &count, error), found = 0, disk_fails = 0;
     for (size_t i = 0; i < count && result == 0 && !found; i++) {
         if (steps[i] > limit) continue;
         char *folder = checkpoint_folder(run, steps[i]);
         *step = steps[i];
         found = verify_patiently(folder, error) == 0;
+        disk_fails |= !found && error->status == EXIT_IO;
         if (!found) warn("checkpoint step_%08" PRId64 " is skipped: %s", *step, error->text);
         free(folder);
     }
     free(steps);
     if (found || result != 0) return result;
-    return fail(error, "there is no %scheckpoint in '%s/checkpoints'", count > 0 ? "whole " : "", run);
+    fail(error, "there is no %scheckpoint in '%s/checkpoints'", count > 0 ? "whole " : "", run);
+    if (disk_fails) error->status = EXIT_IO;
+    return -1;
 }
 
 // Takes a checkpoint away under its name at once: half a checkpoint never stands there.

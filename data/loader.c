@@ -80,12 +80,25 @@ void loader_locate(const Loader *loader, uint64_t position, uint64_t *shard, uin
 
 // ---- the reader thread ------------------------------------------------------------------------------------
 
-static int read_sequence(const Loader *loader, uint64_t position, int32_t *tokens, Error *error) {
+// Sleeps; 1 if the loader is closed meanwhile.
+static int pause_reading(void *argument, int seconds) {
+    Loader *loader = (Loader *)argument;
+    const struct timespec until = thread_deadline(seconds);
+    int result = 0;
+    pthread_mutex_lock(&loader->mutex);
+    while (!loader->stop && result != ETIMEDOUT)
+        result = pthread_cond_timedwait(&loader->changed, &loader->mutex, &until);
+    int stop = loader->stop;
+    pthread_mutex_unlock(&loader->mutex);
+    return stop;
+}
+
+static int read_sequence(Loader *loader, uint64_t position, int32_t *tokens, Error *error) {
     uint64_t index, offset;
     loader_locate(loader, position, &index, &offset);
     const Shard *shard = &loader->set->shards[index];
     const size_t count = (size_t)loader->config.T + 1;
-    if (shard_read(shard, offset, count, tokens, error) != 0) return -1;
+    if (shard_read_patiently(shard, offset, count, tokens, pause_reading, loader, error) != 0) return -1;
     const uint32_t vocab_size = (uint32_t)loader->config.vocab_size;
     uint32_t largest = 0; // negative values are large ones here
     for (size_t i = 0; i < count; i++)
@@ -98,7 +111,7 @@ static int read_sequence(const Loader *loader, uint64_t position, int32_t *token
                 vocab_size);
 }
 
-static void fill_batch(const Loader *loader, uint64_t number, Batch *batch) {
+static void fill_batch(Loader *loader, uint64_t number, Batch *batch) {
     const uint64_t rows = (uint64_t)loader->config.batch, row_tokens = (uint64_t)loader->config.T + 1;
     const uint64_t round = loader->config.repeat ? 0 : number * (uint64_t)loader->config.processes;
     const uint64_t first = loader->config.position + (round + (uint64_t)loader->config.rank) * rows;
@@ -106,30 +119,6 @@ static void fill_batch(const Loader *loader, uint64_t number, Batch *batch) {
     for (uint64_t row = 0; row < rows && !batch->failed; row++)
         batch->failed = read_sequence(loader, first + row, batch->tokens + row * row_tokens, &batch->error) !=
                         0;
-}
-
-// Sleeps; 1 if the loader is closed meanwhile.
-static int pause_reading(Loader *loader, int seconds) {
-    const struct timespec until = thread_deadline(seconds);
-    int result = 0;
-    pthread_mutex_lock(&loader->mutex);
-    while (!loader->stop && result != ETIMEDOUT)
-        result = pthread_cond_timedwait(&loader->changed, &loader->mutex, &until);
-    int stop = loader->stop;
-    pthread_mutex_unlock(&loader->mutex);
-    return stop;
-}
-
-// What the disk, or the network to it, does not give at once it may give a little later.
-static void fill_batch_patiently(Loader *loader, uint64_t number, Batch *batch) {
-    static const int pauses[] = {1, 2, 4, 8}; // seconds
-    fill_batch(loader, number, batch);
-    for (size_t i = 0; i < sizeof(pauses) / sizeof(pauses[0]); i++) {
-        if (!batch->failed || batch->error.status != EXIT_IO) return;
-        warn("%s; tried again in %d s", batch->error.text, pauses[i]);
-        if (pause_reading(loader, pauses[i])) return;
-        fill_batch(loader, number, batch);
-    }
 }
 
 static void *reader_thread(void *argument) {
@@ -143,7 +132,7 @@ static void *reader_thread(void *argument) {
         if (stop) return NULL;
 
         Batch *batch = &loader->ring[number % RING];
-        fill_batch_patiently(loader, number, batch);
+        fill_batch(loader, number, batch);
         int failed = batch->failed; // read now: once counted as filled, the batch is the consumer's
 
         pthread_mutex_lock(&loader->mutex);
@@ -199,7 +188,7 @@ Loader *loader_open(const ShardSet *set, const LoaderConfig *config, Error *erro
     if (check_config(config, error) != 0) return NULL;
     Loader *loader = (Loader *)xcalloc(1, sizeof *loader);
     pthread_mutex_init(&loader->mutex, NULL);
-    pthread_cond_init(&loader->changed, NULL);
+    thread_condition(&loader->changed);
     loader->set = set;
     loader->config = *config;
     if (loader->config.processes == 0) loader->config.processes = 1;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "progress.h"
 
@@ -35,13 +36,13 @@ static size_t lines_up_to(const char *text, int64_t done, int *validated) {
 
 // Takes back the lines of steps after `done`, in the file and of those that wait. Needs no room on the disk.
 static int cut_back(Metrics *metrics, int64_t done, Error *error) {
-    char *text;
-    size_t size;
+    char *text = (char *)xmalloc(metrics->size + 1);
+    const int result = file_pread(metrics->descriptor, metrics->path, text, metrics->size, 0, error);
+    text[metrics->size] = '\0';
     metrics->validated = 0;
-    if (file_read(metrics->path, SIZE_MAX - 1, &text, &size, error) != 0) return -1;
-    if (metrics->size < size) text[metrics->size] = '\0'; // what a full disk took half
-    metrics->size = lines_up_to(text, done, &metrics->validated);
+    if (result == 0) metrics->size = lines_up_to(text, done, &metrics->validated);
     free(text);
+    if (result != 0) return -1;
     if (metrics->num_pending > 0)
         metrics->num_pending = lines_up_to(metrics->pending, done, &metrics->validated);
     if (ftruncate(metrics->descriptor, (off_t)metrics->size) == 0) return 0;
@@ -59,9 +60,11 @@ int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_st
     metrics->started = seconds_now();
     metrics->on_terminal = isatty(1) &&
                            isatty(2); // mpirun gives processes a terminal of its own for the first
-    metrics->descriptor = open(metrics->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-    if (metrics->descriptor < 0) return fail_io(error, "cannot write '%s'", metrics->path);
-    metrics->size = UINT64_MAX; // all that is there
+    struct stat status;
+    metrics->descriptor = open(metrics->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (metrics->descriptor < 0 || fstat(metrics->descriptor, &status) != 0)
+        return fail_io(error, "cannot write '%s'", metrics->path);
+    metrics->size = (uint64_t)status.st_size;
     return cut_back(metrics, done, error);
 }
 

@@ -88,7 +88,7 @@ static void *touch(void *argument) {
 static int start_touching(RunLock *lock, Error *error) {
     lock->ends = 0;
     pthread_mutex_init(&lock->mutex, NULL);
-    pthread_cond_init(&lock->changed, NULL);
+    thread_condition(&lock->changed);
     if (thread_start(&lock->thread, touch, lock) == 0) return 0;
     return fail(error, "cannot start the thread that keeps '%s'", lock->path);
 }

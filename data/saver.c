@@ -98,7 +98,7 @@ Saver *saver_open(const char *run, RunLock *lock, Error *error) {
     s->run = xstrdup(run);
     s->lock = lock;
     pthread_mutex_init(&s->mutex, NULL);
-    pthread_cond_init(&s->changed, NULL);
+    thread_condition(&s->changed);
     if (thread_start(&s->thread, saver_thread, s) == 0) return s;
     fail(error, "cannot start the thread that writes checkpoints");
     free(s->run);

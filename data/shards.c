@@ -186,6 +186,19 @@ int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens
     return 0;
 }
 
+int shard_read_patiently(const Shard *shard, uint64_t first, size_t count, int32_t *tokens,
+                         int (*pause)(void *argument, int seconds), void *argument, Error *error) {
+    static const int seconds[] = {1, 2, 4, 8};
+    int result = shard_read(shard, first, count, tokens, error);
+    for (size_t i = 0; i < sizeof(seconds) / sizeof(seconds[0]); i++) {
+        if (result == 0 || error->status != EXIT_IO) return result;
+        warn("%s; tried again in %d s", error->text, seconds[i]);
+        if (pause(argument, seconds[i]) != 0) return result;
+        result = shard_read(shard, first, count, tokens, error);
+    }
+    return result;
+}
+
 // ---- writing ----------------------------------------------------------------------------------------------
 
 static char *shard_path(const ShardWriter *writer, uint32_t index) {
@@ -306,6 +319,12 @@ void documents_close(DocumentReader *reader) {
     memset(reader, 0, sizeof *reader);
 }
 
+static int pause_documents(void *nothing, int seconds) {
+    (void)nothing;
+    sleep((unsigned)seconds);
+    return 0;
+}
+
 // Refills the empty buffer; 1 when there are tokens in it, 0 at the end of the set, -1 on error.
 static int fill_buffer(DocumentReader *reader, Error *error) {
     while (reader->shard < reader->set->count) {
@@ -317,7 +336,9 @@ static int fill_buffer(DocumentReader *reader, Error *error) {
             continue;
         }
         size_t count = left < DOCUMENT_BUFFER ? (size_t)left : DOCUMENT_BUFFER;
-        if (shard_read(shard, reader->offset, count, reader->buffer, error) != 0) return -1;
+        if (shard_read_patiently(shard, reader->offset, count, reader->buffer, pause_documents, NULL,
+                                 error) != 0)
+            return -1;
         reader->offset += count;
         reader->start = 0;
         reader->end = count;

@@ -49,6 +49,10 @@ void shards_close(ShardSet *set);
 // Reads tokens [first, first + count). Several threads may read one shard. Values are not compared with any
 // vocabulary; a uint32 above 2^31 - 1 comes out negative.
 int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens, Error *error);
+// What the disk, or the network to it, does not give at once is read again after 1, 2, 4 and 8 seconds, with a warning.
+// `pause` sleeps, and may say by another value than 0 that it is enough.
+int shard_read_patiently(const Shard *shard, uint64_t first, size_t count, int32_t *tokens,
+                         int (*pause)(void *argument, int seconds), void *argument, Error *error);
 
 // Writes <prefix>_000000.bin, <prefix>_000001.bin, ...; each appears under its name only when it is complete
 // and on the disk. Shards of an earlier, longer run under the same prefix are removed at the end, as a glob

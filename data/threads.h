@@ -16,10 +16,19 @@ static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *ar
     return result;
 }
 
-// For pthread_cond_timedwait: so many seconds from now.
+// A condition whose waits end by thread_deadline, whatever becomes of the wall clock.
+static inline void thread_condition(pthread_cond_t *condition) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+// So many seconds from now.
 static inline struct timespec thread_deadline(int seconds) {
     struct timespec deadline;
-    clock_gettime(CLOCK_REALTIME, &deadline);
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
     deadline.tv_sec += seconds;
     return deadline;
 }

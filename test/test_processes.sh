@@ -192,6 +192,10 @@ same <(tensors here) <(tensors both) written by one process
 [ -f here/checkpoints/step_00000004/model.safetensors ] && [ ! -d elsewhere/checkpoints ] && pass || fail "two folders: $(find here elsewhere)"
 refuse "process 1: there is no run to resume" timeout 60 mpirun -n 2 ./other_run.sh seen nowhere "$gpt" --resume --steps 6
 
+# It could not go back to their checkpoints.
+refuse "rollback-after: process 1 does not see the folder 'here2' of process 0" timeout 60 mpirun -n 2 ./other_run.sh here2 elsewhere "$gpt" \
+    "${data[@]}" "${shape[@]}" --batch 6 --rollback-after 3
+
 md5sum seen/options.txt >before.txt
 refuse "processes 0 and 1 have different options" timeout 60 mpirun -n 1 "$gpt" --run seen --resume --learning-rate 0.5 : \
     -n 1 "$gpt" --run seen --resume
@@ -214,6 +218,14 @@ bad[1]=good.bin
 expect 1 "^error: process 3: token 154 of validation.bin is 4000" mpirun -n 4 "$gpt" --run bad_validation "${bad[@]}" --steps 20 \
     --validation validation.bin --validate-every 5
 [ -f bad_validation/checkpoints/step_00000005/manifest ] && pass || fail "not saved: $(ls bad_validation/checkpoints)"
+# A disk that takes longer for the last save than the deadline, which is that of steps.
+if [ -f "$build/test/io_faults.so" ]; then
+    bad[1]=token.bin
+    slow=(IO_FAULTS_UNDER=$work/slow/checkpoints IO_FAULTS_MODE=hang IO_FAULTS_AT=1 IO_FAULTS_COUNT=all IO_FAULTS_SECONDS=0.1)
+    expect 1 "^error: process 3: token" env "${slow[@]}" mpirun -n 4 -x LD_PRELOAD="$build/test/io_faults.so" "$gpt" --run slow "${bad[@]}" --steps 20 \
+        --save-every 0 --save-minutes 0 --deadline 2
+    [ -f slow/checkpoints/step_00000003/manifest ] && pass || fail "not saved by a slow disk: $(ls slow/checkpoints)"
+fi
 
 # Weights that are not finite: process 0 has its checkpoint before anybody leaves, and one of them says why.
 mkdir infinite
@@ -222,6 +234,12 @@ perl -e 'open F, "+<", "infinite/model.safetensors"; binmode F; read F, $n, 8; $
     $h =~ /"ln_f.bias":\{[^}]*"data_offsets":\s*\[\s*(\d+)/ or die; seek F, 8 + $n + $1, 0; print F pack "f", 9**9**9'
 expect 4 "^error: [34] steps in a row" mpi 3 skips --batch 4 --steps 50 --init-from infinite --max-skips 3
 [ -f skips/checkpoints/step_0000000[34]/manifest ] && pass || fail "no checkpoint of what was skipped: $(ls skips/checkpoints)"
+cp -r bad_token doubtful # steps that are skipped are done, too, when there is no more data
+rm -r doubtful/checkpoints
+cp -r bad_token/checkpoints/step_00000003 diverged && rm diverged/manifest
+printf '\0\0\300\177' | dd of=diverged/model.safetensors bs=1 seek=$(($(stat -c %s diverged/model.safetensors) - 4)) conv=notrunc status=none
+expect 1 "^error: process 3: token" mpirun -n 4 "$gpt" --run doubtful "${bad[@]:0:2}" --init-from diverged --sequence-length 24 --global-batch 8 --batch 2 --steps 20
+[ -f doubtful/checkpoints/step_00000003/manifest ] && pass || fail "not saved after skipped steps: $(ls doubtful/checkpoints)"
 
 # stopped VICTIM SHARD: one of three processes is asked to end; all end after the same step, which is saved, and go on.
 stopped() {
@@ -241,6 +259,20 @@ stopped() {
 }
 stopped 1 none
 stopped 2 gradients
+
+# All of them, by what --processes has left behind: at once, saved, with the status of an interrupted run.
+for signal in TERM INT; do
+    rm -rf asked
+    timeout -k 5 60 perl -e '$SIG{INT} = "DEFAULT"; exec @ARGV' "$gpt" --processes 2 --run asked "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 >out.txt 2>&1 &
+    launcher=$!
+    wait_for_steps asked
+    kill -$signal "$(pgrep -P $launcher)"
+    SECONDS=0
+    wait $launcher
+    status=$?
+    [ $status = 5 ] && [ $SECONDS -le 8 ] && pass || fail "asked to end by SIG$signal: status $status after $SECONDS s: $(tail -n 1 out.txt)"
+    [ -f "asked/checkpoints/step_$(printf %08d "$(grep -c '"loss"' asked/metrics.jsonl)")/manifest" ] && pass || fail "not saved: $(ls asked/checkpoints)"
+done
 
 # ---- who is lost ------------------------------------------------------------------------------------------------------
 

@@ -58,6 +58,19 @@ expect 0 "^warning: 'data_\*.bin' has" "$train" --run grown --resume --train "da
 expect 0 "step 15/15" "$train" --run grown --resume --steps 15
 grep -q "^warning" out.txt && fail "the same shards are warned of" || pass
 
+# A read that fails once, of validation by windows or by documents.
+if [ -f "$build/test/io_faults.so" ]; then
+    mkdir validation
+    cp data_000000.bin validation
+    for how in "8" "6 --validate-documents"; do
+        rm -rf again
+        expect 0 "^warning: .*validation/data_000000.bin.*; tried again in 1 s" env IO_FAULTS_UNDER="$PWD/validation" IO_FAULTS_MODE=fail \
+            IO_FAULTS_AT="${how%% *}" LD_PRELOAD="$build/test/io_faults.so" "$train" --run again "${data[@]}" "${shape[@]}" \
+            --validation "validation/*.bin" ${how#[0-9]}
+    done
+    rm -rf again
+fi
+
 # Preemption: saved and over, with a status of its own; any number of times.
 rm -rf preempted && mkdir preempted
 "$train" --run preempted "${data[@]}" "${shape[@]}" --steps 100000 --save-every 0 --validate-every 0 >out.txt 2>&1 &

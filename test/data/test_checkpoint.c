@@ -746,8 +746,15 @@ static void expect_full_disk(const char *path) {
                count(text, "\"step\": 8,") == 0,
            "%s", text);
     free(text);
+    char *moved = in_folder("moved.jsonl"); // by whom it may: it stays the record
+    EXPECT(rename(path, moved) == 0 && metrics_rollback(&metrics, 2, 6, 24, &error) == 0, "%s", error.text);
+    get(moved, &text, &size);
+    EXPECT(count(text, "\n") == 3 && count(text, "\"rollback_to\": 2") == 1 && !file_exists(path), "%s",
+           text);
+    free(text);
     metrics_close(&metrics);
-    unlink(path);
+    unlink(moved);
+    free(moved);
 }
 
 static void test_metrics(void) {
