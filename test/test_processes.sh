@@ -219,8 +219,8 @@ expect 1 "^error: process 3: token 154 of validation.bin is 4000" mpirun -n 4 "$
     --validation validation.bin --validate-every 5
 [ -f bad_validation/checkpoints/step_00000005/manifest ] && pass || fail "not saved: $(ls bad_validation/checkpoints)"
 # A disk that takes longer for the last save than the deadline, which is that of steps.
+bad[1]=token.bin
 if [ -f "$build/test/io_faults.so" ]; then
-    bad[1]=token.bin
     slow=(IO_FAULTS_UNDER=$work/slow/checkpoints IO_FAULTS_MODE=hang IO_FAULTS_AT=1 IO_FAULTS_COUNT=all IO_FAULTS_SECONDS=0.1)
     expect 1 "^error: process 3: token" env "${slow[@]}" mpirun -n 4 -x LD_PRELOAD="$build/test/io_faults.so" "$gpt" --run slow "${bad[@]}" --steps 20 \
         --save-every 0 --save-minutes 0 --deadline 2
