@@ -1032,7 +1032,7 @@ def soak_run(case, seconds, csv):
     checkpoint = folder_bytes(checkpoint_of(run, saves[-1]))
     check_level(case, "resident kB", resident, 512, 1 if case.test.long else 100)
     check_level(case, "descriptors", descriptors, 2, 0.002 if case.test.long else 0.3)
-    check_level(case, "threads", threads, 1, 0.001 if case.test.long else 0.3)  # a validation has one for a moment
+    check_level(case, "threads", threads, 1, 0.001 if case.test.long else 0.1)  # a validation has one for a moment
     check_level(case, "bytes of the folder", folder, checkpoint, checkpoint / (600 if case.test.long else 5))
     case.check(max(folder) <= 3.5 * checkpoint, f"up to {max(folder)} bytes, a checkpoint has {checkpoint}")
 
