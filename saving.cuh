@@ -186,13 +186,14 @@ typedef struct {
     CheckpointFile files[SAVER_MOST_FILES];
 } SavedPart;
 
-// `sees` (processes): who sees the run's folder.
-static int saving_open(Saving *s, GPT *m, const char *run, RunLock *lock, const int *sees, Error *error) {
+// `run_id`: of the run in the folder `run`. `sees` (processes): who sees that folder.
+static int saving_open(Saving *s, GPT *m, const char *run, const char *run_id, RunLock *lock, const int *sees,
+                       Error *error) {
     s->model = m;
     s->begun = seconds_now();
     s->pause = FIRST_PAUSE;
     snapshot_open(&s->snapshot, m, sees);
-    s->saver = saver_open(run, m->rank == 0 ? lock : NULL, error);
+    s->saver = saver_open(run, run_id, m->rank == 0 ? lock : NULL, error);
     return s->saver != NULL ? 0 : -1;
 }
 

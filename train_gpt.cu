@@ -858,7 +858,9 @@ static int open_run(Trainer *t, Error *error) {
     saved.resume = 0;
     saved.processes = 0; // those that there are when it is resumed
     if (!is_main(t)) return 0;
-    if (run_open(&t->lock, o->run, t->last_seen, OPTIONS, NUM_OPTIONS, &saved, error) != 0) return -1;
+    if (run_open(&t->lock, o->run, options_given(OPTIONS, NUM_OPTIONS, "resume"), t->last_seen, OPTIONS,
+                 NUM_OPTIONS, &saved, error) != 0)
+        return -1;
     print_banner(t);
     return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T),
                         t->peak * t->launch.size, error);
@@ -867,15 +869,19 @@ static int open_run(Trainer *t, Error *error) {
 // Which processes see the folder that process 0 has opened: those can write into it.
 static int open_saving(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    typedef char Owner[200];
-    Owner mine = "", *all = (Owner *)xcalloc((size_t)t->launch.size, sizeof(Owner));
+    typedef struct {
+        char owner[200];          // as the lock's file says
+        char run_id[RUN_ID_SIZE]; // of process 0's lock
+    } View;
+    View mine = {"", ""}, *all = (View *)xcalloc((size_t)t->launch.size, sizeof(View));
     int *sees = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
     char *owner = run_owner(o->run);
-    if (owner != NULL) snprintf(mine, sizeof(mine), "%s", owner);
-    comm_exchange(t->comm, mine, sizeof(mine), all);
+    if (owner != NULL) snprintf(mine.owner, sizeof(mine.owner), "%s", owner);
+    memcpy(mine.run_id, t->lock.run_id, RUN_ID_SIZE);
+    comm_exchange(t->comm, &mine, sizeof(mine), all);
     int result = 0;
     for (int r = 0; r < t->launch.size; r++) {
-        sees[r] = r == 0 || (all[0][0] && strcmp(all[r], all[0]) == 0);
+        sees[r] = r == 0 || (all[0].owner[0] && strcmp(all[r].owner, all[0].owner) == 0);
         if (!sees[r] && o->rollback_after > 0)
             result = fail(error, "--rollback-after: process %d does not see the folder '%s' of process 0", r,
                           o->run);
@@ -885,7 +891,7 @@ static int open_saving(Trainer *t, Error *error) {
     t->saving.algorithms = t->algorithms;
     t->saving.keep = o->keep;
     t->saving.every = 60 * o->save_minutes;
-    if (result == 0) result = saving_open(&t->saving, &t->model, o->run, &t->lock, sees, error);
+    if (result == 0) result = saving_open(&t->saving, &t->model, o->run, all[0].run_id, &t->lock, sees, error);
     free(owner), free(all), free(sees);
     return result;
 }
@@ -1090,9 +1096,11 @@ int main(int argc, char **argv) {
     Trainer *t = &trainer;
     Settings *o = &t->options;
     Error error;
+    open_standard_descriptors();
     int parsed = parse_options(o, argc, argv, &error);
     if (parsed > 0) {
         print_help();
+        close_output();
         return 0;
     }
     if (launch_read(&t->launch, &error) != 0) die_of(&error);
@@ -1118,5 +1126,7 @@ int main(int argc, char **argv) {
     const int interrupted = is_stopping(t) && is_unfinished(t);
     free(t->checkpoint);
     close_down(t);
-    return interrupted ? EXIT_INTERRUPTED : 0;
+    if (interrupted) return EXIT_INTERRUPTED;
+    close_output();
+    return 0;
 }

@@ -12,12 +12,11 @@
 #include <unistd.h>
 #include <cjson/cJSON.h>
 
-enum { LARGEST_JSON = 16 << 20, READ_CHUNK = 1 << 20 };
-static const char manifest_name[] = "manifest";
+enum { LARGEST_JSON = 16 << 20 };
 
 // ---- folders ----------------------------------------------------------------------------------------------
 
-// Removes a folder of plain files.
+// Removes a folder of plain files, all of which are this run's: its name carries the run's id.
 static void folder_remove(const char *path) {
     DIR *folder = opendir(path);
     if (folder == NULL) return;
@@ -26,6 +25,15 @@ static void folder_remove(const char *path) {
             unlinkat(dirfd(folder), entry->d_name, 0);
     closedir(folder);
     rmdir(path);
+}
+
+// The folder below a run's checkpoints in which a step is written, and the one from which a step is removed. The caller
+// frees both.
+static char *writing_folder(const char *run, const char *run_id, int64_t step) {
+    return format_text("%s/checkpoints/writing_%s_%08" PRId64, run, run_id, step);
+}
+static char *removing_folder(const char *run, const char *run_id, int64_t step) {
+    return format_text("%s/checkpoints/removing_%s_%08" PRId64, run, run_id, step);
 }
 
 // step_00001000 -> 1000; -1 for any other name, other spellings of the number included.
@@ -107,19 +115,80 @@ int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *erro
     return -1;
 }
 
-// Takes a checkpoint away under its name at once: half a checkpoint never stands there.
-static void remove_step(const char *run, int64_t step) {
-    char *old = checkpoint_folder(run, step), *doomed = format_text("%s/checkpoints/removing", run);
-    if (rename(old, doomed) == 0) folder_remove(doomed);
+// Did this run write the folder? Then the manifest, which the caller frees in any case, lists the files that it wrote.
+static int is_of_run(const char *folder, const char *run_id, Manifest *manifest) {
+    Error ignored;
+    return manifest_read(folder, manifest, &ignored) == 0 && strcmp(manifest->run_id, run_id) == 0;
+}
+
+// Renames a folder that has files which this run did not write to the first free name that begins with its checkpoint's, and
+// warns of it. Returns 0 on success, -1 on error.
+static int set_aside(const char *folder, const char *run, int64_t step) {
+    enum { MOST = 100 };
+    for (int i = 1; i <= MOST; i++) {
+        char *name = format_text("%s/checkpoints/step_%08" PRId64 "_kept_%d", run, step, i);
+        const int moved = !file_exists(name) && rename(folder, name) == 0;
+        if (moved)
+            warn("'%s' keeps what was in the way of, or part of, the checkpoint of step %" PRId64
+                 " and was not written by this run",
+                 name, step);
+        free(name);
+        if (moved) return 0;
+    }
+    return -1;
+}
+
+// Removes the files that this run wrote from a step's folder under its removing name; the manifest goes last, so that a
+// removal which is interrupted can be finished. What else is in the folder is kept.
+static void finish_removal(const char *run, const char *run_id, int64_t step) {
+    char *folder = removing_folder(run, run_id, step);
+    Manifest manifest;
+    if (is_of_run(folder, run_id, &manifest)) {
+        CheckpointFile itself = {MANIFEST_NAME, 0, 0};
+        manifest_add(&manifest, &itself);
+        for (size_t i = 0; i < manifest.num_files; i++) {
+            char *path = format_text("%s/%s", folder, manifest.files[i].name);
+            unlink(path);
+            free(path);
+        }
+    }
+    manifest_free(&manifest);
+    if (rmdir(folder) != 0 && errno == ENOTEMPTY)
+        set_aside(folder, run, step);
+    free(folder);
+}
+
+// Takes a checkpoint of this run away under its name at once, so that no half of it ever has that name.
+static void remove_step(const char *run, const char *run_id, int64_t step) {
+    char *old = checkpoint_folder(run, step), *doomed = removing_folder(run, run_id, step);
+    Manifest manifest;
+    if (is_of_run(old, run_id, &manifest) && rename(old, doomed) == 0) finish_removal(run, run_id, step);
+    manifest_free(&manifest);
     free(old);
     free(doomed);
 }
 
-void checkpoint_remove_leftovers(const char *run) {
+// The step of a name like writing_<run_id>_00001000 with the given beginning; -1 for any other name.
+static int64_t step_of_temporary(const char *name, const char *beginning, const char *run_id) {
+    char *start = format_text("%s_%s_", beginning, run_id);
+    const size_t length = strlen(start);
+    const int matches = strncmp(name, start, length) == 0;
+    free(start);
+    if (!matches) return -1;
+    char *as_step = format_text("step_%s", name + length);
+    const int64_t step = step_of_name(as_step);
+    free(as_step);
+    return step;
+}
+
+void checkpoint_remove_leftovers(const char *run, const char *run_id) {
     char *path = format_text("%s/checkpoints", run);
     DIR *folder = opendir(path);
     for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
-        if (strncmp(entry->d_name, "writing_", 8) != 0 && strcmp(entry->d_name, "removing") != 0) continue;
+        const int64_t written = step_of_temporary(entry->d_name, "writing", run_id);
+        const int64_t removed = step_of_temporary(entry->d_name, "removing", run_id);
+        if (removed >= 0) finish_removal(run, run_id, removed);
+        if (written < 0) continue;
         char *left = format_text("%s/%s", path, entry->d_name);
         folder_remove(left);
         free(left);
@@ -136,12 +205,14 @@ static int join_folder(const char *path, Error *error) {
                                                      : fail_io(error, "cannot create the folder '%s'", path);
 }
 
-int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error) {
+int checkpoint_begin(CheckpointWriter *writer, const char *run, const char *run_id, int64_t step,
+                     Error *error) {
     char *parent = format_text("%s/checkpoints", run);
     memset(writer, 0, sizeof(*writer));
+    snprintf(writer->manifest.run_id, RUN_ID_SIZE, "%s", run_id);
     writer->run = xstrdup(run);
     writer->step = step;
-    writer->temporary = format_text("%s/writing_%08" PRId64, parent, step);
+    writer->temporary = writing_folder(run, run_id, step);
     int result = join_folder(parent, error);
     if (result == 0) result = join_folder(writer->temporary, error);
     free(parent);
@@ -182,61 +253,55 @@ int checkpoint_tensors(CheckpointWriter *writer, const char *name, const NamedTe
 }
 
 void checkpoint_add(CheckpointWriter *writer, const CheckpointFile *file) {
-    size_t bytes = (writer->num_files + 1) * sizeof(CheckpointFile);
-    writer->files = (CheckpointFile *)xrealloc(writer->files, bytes);
-    writer->files[writer->num_files++] = *file;
-}
-
-static int file_crc(const char *path, uint32_t *crc, uint64_t *size, Error *error) {
-    if (file_size(path, size, error) != 0) return -1;
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC), result = 0;
-    if (descriptor < 0) return fail_io(error, "cannot open '%s'", path);
-    char *buffer = (char *)xmalloc(READ_CHUNK);
-    *crc = 0;
-    for (uint64_t done = 0; done < *size && result == 0; done += READ_CHUNK) {
-        size_t count = *size - done < READ_CHUNK ? (size_t)(*size - done) : READ_CHUNK;
-        result = file_pread(descriptor, path, buffer, count, done, error);
-        if (result == 0) *crc = crc32c(*crc, buffer, count);
-    }
-    free(buffer);
-    close(descriptor);
-    return result;
+    manifest_add(&writer->manifest, file);
 }
 
 static int write_manifest(CheckpointWriter *writer, Error *error) {
-    char *text = xstrdup("");
-    for (size_t i = 0; i < writer->num_files; i++) {
-        const CheckpointFile *file = &writer->files[i];
-        char *longer = format_text("%s%08x %" PRIu64 " %s\n", text, file->crc, file->size, file->name);
-        free(text);
-        text = longer;
-    }
-    char *whole = format_text("%s%08x %s\n", text, crc32c(0, text, strlen(text)), manifest_name);
-    int result = checkpoint_text(writer, manifest_name, whole, error);
-    free(whole);
+    char *text = manifest_text(&writer->manifest);
+    int result = checkpoint_text(writer, MANIFEST_NAME, text, error);
     free(text);
     return result;
 }
 
-// Removes all but the newest `keep` checkpoints up to `newest`; what cannot be listed stays.
-static void remove_old(const char *run, int64_t newest, int64_t keep) {
+// Removes all but the newest `keep` checkpoints up to `newest`, of those that this run wrote; where they cannot be listed,
+// all stay.
+static void remove_old(const char *run, const char *run_id, int64_t newest, int64_t keep) {
     int64_t *steps, kept = 0;
     size_t count;
     Error ignored;
     if (list_steps(run, &steps, &count, &ignored) != 0) count = 0;
     for (size_t i = 0; i < count; i++)
-        if (steps[i] <= newest && kept++ >= keep) remove_step(run, steps[i]);
+        if (steps[i] <= newest && kept++ >= keep) remove_step(run, run_id, steps[i]);
     free(steps);
 }
 
-// Gives the complete folder its name. What stands there (the same step, saved by a run that was then taken
-// back to an earlier one) is out of the way for no longer than the two renames take.
+// Moves what has the name of the step out of its way: the same step, saved by this run before it was taken back to an
+// earlier one, goes under its removing name, anything else is set aside. Returns 1 where it is to be removed, 0 where it is
+// not, -1 on error.
+static int make_way(const char *run, const char *run_id, int64_t step, Error *error) {
+    char *final = checkpoint_folder(run, step), *doomed = removing_folder(run, run_id, step);
+    Manifest manifest;
+    finish_removal(run, run_id, step); // left by a removal that failed
+    int result = 0;
+    if (is_of_run(final, run_id, &manifest))
+        result = rename(final, doomed) == 0 ? 1 : fail_io(error, "cannot rename '%s'", final);
+    else if (file_exists(final) && set_aside(final, run, step) != 0)
+        result = fail_io(error, "cannot rename '%s'", final);
+    manifest_free(&manifest);
+    free(final);
+    free(doomed);
+    return result;
+}
+
+// Gives the complete folder its name. What has that name is out of the way for no longer than the two renames take.
 static int publish(const CheckpointWriter *writer, Error *error) {
+    const char *run_id = writer->manifest.run_id;
+    const int replaces = make_way(writer->run, run_id, writer->step, error);
+    if (replaces < 0) return -1;
     char *final = checkpoint_folder(writer->run, writer->step),
          *parent = format_text("%s/checkpoints", writer->run);
-    char *doomed = format_text("%s/removing", parent);
-    folder_remove(doomed); // left by a removal that failed
-    int result = 0, replaces = rename(final, doomed) == 0;
+    char *doomed = removing_folder(writer->run, run_id, writer->step);
+    int result = 0;
     if (rename(writer->temporary, final) != 0) {
         result = fail_io(error, "cannot rename '%s' to '%s'", writer->temporary, final);
         if (replaces && rename(doomed, final) != 0)
@@ -244,7 +309,7 @@ static int publish(const CheckpointWriter *writer, Error *error) {
     } else {
         result = folder_sync(parent, error);
         if (result == 0) result = folder_sync(writer->run, error); // of the first, its folder is new
-        if (result == 0) folder_remove(doomed);
+        if (result == 0 && replaces) finish_removal(writer->run, run_id, writer->step);
     }
     free(final);
     free(parent);
@@ -256,7 +321,7 @@ int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error) {
     int result = write_manifest(writer, error);
     if (result == 0) result = folder_sync(writer->temporary, error);
     if (result == 0) result = publish(writer, error);
-    if (result == 0) remove_old(writer->run, writer->step, keep);
+    if (result == 0) remove_old(writer->run, writer->manifest.run_id, writer->step, keep);
     checkpoint_abandon(writer);
     return result;
 }
@@ -269,50 +334,21 @@ void checkpoint_abandon(CheckpointWriter *writer) {
 void checkpoint_leave(CheckpointWriter *writer) {
     free(writer->temporary);
     free(writer->run);
-    free(writer->files);
+    manifest_free(&writer->manifest);
     memset(writer, 0, sizeof(*writer));
 }
 
 // ---- verifying --------------------------------------------------------------------------------------------
 
-// One line `crc size name` of the manifest.
-static int verify_line(const char *folder, const char *line, Error *error) {
-    uint32_t crc = 0, expected_crc;
-    uint64_t size, expected_size;
-    char name[128];
-    if (sscanf(line, "%8" SCNx32 " %" SCNu64 " %127[^/\n]", &expected_crc, &expected_size, name) != 3)
-        return fail(error, "'%s/%s' is damaged", folder, manifest_name);
-    char *path = format_text("%s/%s", folder, name);
-    int result = file_crc(path, &crc, &size, error);
-    if (result == 0 && size != expected_size)
-        result = fail(error, "'%s' is damaged: it has %" PRIu64 " bytes, %" PRIu64 " were written", path,
-                      size, expected_size);
-    else if (result == 0 && crc != expected_crc)
-        result = fail(error,
-                      "'%s' is damaged: its content is not what was written (CRC-32C %08x, %08x expected)",
-                      path, crc, expected_crc);
-    free(path);
-    return result;
-}
-
 int checkpoint_verify(const char *folder, int required, Error *error) {
-    char *path = format_text("%s/%s", folder, manifest_name), *text = NULL;
-    size_t size;
-    int result = 0, present = file_exists(path);
-    if (present || required) result = file_read(path, LARGEST_JSON, &text, &size, error);
-    if (result == 0 && text != NULL) {
-        char *last = size > 1 ? (char *)memrchr(text, '\n', size - 1) : NULL;
-        last = last ? last + 1 : text;
-        char expected[64];
-        snprintf(expected, sizeof(expected), "%08x %s\n", crc32c(0, text, (size_t)(last - text)),
-                 manifest_name);
-        if (strcmp(last, expected) != 0 || strlen(text) != size)
-            result = fail(error, "'%s' is damaged: its last line is not its checksum", path);
-        for (char *line = text; result == 0 && line < last; line = strchr(line, '\n') + 1)
-            result = verify_line(folder, line, error);
-    }
-    free(text);
+    char *path = format_text("%s/%s", folder, MANIFEST_NAME);
+    const int present = file_exists(path);
     free(path);
+    if (!present && !required) return 0;
+    Manifest manifest;
+    int result = manifest_read(folder, &manifest, error);
+    if (result == 0) result = manifest_verify(folder, &manifest, error);
+    manifest_free(&manifest);
     return result;
 }
 

@@ -9,12 +9,15 @@
 //
 // A checkpoint appears under its name only when it is complete and on the disk: it is written into a temporary
 // folder, every file is synced, then the folder is renamed. `manifest` has a line `crc32c size name` for every
-// file, and a last line with its own CRC-32C: any changed byte is found before anything is loaded.
+// file (data/manifest.h): any changed byte is found before anything is loaded. Temporary names carry the run's id, and a
+// checkpoint is replaced or removed only where its manifest says that this run wrote it; other files that somebody has put
+// into it stay.
 #ifndef DATA_CHECKPOINT_H
 #define DATA_CHECKPOINT_H
 
 #include <stdint.h>
 #include "files.h"
+#include "manifest.h"
 #include "safetensors.h"
 
 #ifdef __cplusplus
@@ -42,38 +45,31 @@ typedef struct {
     double recent[RECENT_LOSSES]; // losses, the oldest first, that the next one is compared with
 } TrainingState;
 
-// A file of a checkpoint, as the manifest has it.
-typedef struct {
-    char name[64];
-    uint32_t crc;
-    uint64_t size;
-} CheckpointFile;
-
 typedef struct {
     char *run, *temporary; // folders
     int64_t step;
-    CheckpointFile *files;
-    size_t num_files;
+    Manifest manifest;
 } CheckpointWriter;
 
-// Creates the temporary folder of runs/NAME's checkpoint for `step`, or joins the process that did. runs/NAME itself must
-// be there.
-int checkpoint_begin(CheckpointWriter *writer, const char *run, int64_t step, Error *error);
+// Creates the temporary folder of runs/NAME's checkpoint for `step`, or joins the process that did. `run_id`: of the run
+// (data/run.h). runs/NAME itself must exist.
+int checkpoint_begin(CheckpointWriter *writer, const char *run, const char *run_id, int64_t step,
+                     Error *error);
 // Writes one file of tensors, or of text, into it.
 int checkpoint_tensors(CheckpointWriter *writer, const char *name, const NamedTensor *tensors, size_t count,
                        Error *error);
 int checkpoint_text(CheckpointWriter *writer, const char *name, const char *text, Error *error);
 // One that another process has written.
 void checkpoint_add(CheckpointWriter *writer, const CheckpointFile *file);
-// Manifest, sync, rename; then removes all but the newest `keep` checkpoints up to this one: what is newer is not of this
-// run's making. On error nothing older is touched and the temporary folder is removed.
+// Manifest, sync, rename; then removes all but the newest `keep` checkpoints up to this one, of those that this run wrote.
+// On error nothing older is touched and the temporary folder is removed.
 int checkpoint_commit(CheckpointWriter *writer, int64_t keep, Error *error);
 // Removes the temporary folder.
 void checkpoint_abandon(CheckpointWriter *writer);
 // Forgets it only: another process commits it.
 void checkpoint_leave(CheckpointWriter *writer);
-// Removes what a run that was killed has left half written or half removed. By the process that has the run's lock.
-void checkpoint_remove_leftovers(const char *run);
+// Removes what this run, when it was killed, has left half written or half removed. By the process that has the run's lock.
+void checkpoint_remove_leftovers(const char *run, const char *run_id);
 
 // The folder of a step's checkpoint. Caller frees.
 char *checkpoint_folder(const char *run, int64_t step);

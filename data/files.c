@@ -75,6 +75,35 @@ void warn(const char *format, ...) {
     fprintf(stderr, "warning: %s\n", sentence.text);
 }
 
+void open_standard_descriptors(void) {
+    for (int descriptor = 0; descriptor <= 2; descriptor++)
+        if (fcntl(descriptor, F_GETFD) < 0 &&
+            open("/dev/null", descriptor == 0 ? O_RDONLY : O_WRONLY) != descriptor)
+            _exit(EXIT_USER); // there is nowhere to say why
+}
+
+// The stream remembers that a write failed, but not why.
+static int fail_output(int reason, Error *error) {
+    static const char sentence[] = "cannot write to standard output";
+    errno = reason;
+    if (reason != 0) return fail_io(error, sentence);
+    fail(error, sentence);
+    error->status = EXIT_IO;
+    return -1;
+}
+
+int flush_output(Error *error) {
+    errno = 0;
+    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : fail_output(errno, error);
+}
+
+void close_output(void) {
+    Error error;
+    int result = flush_output(&error);
+    if (fclose(stdout) != 0 && result == 0) result = fail_output(errno, &error);
+    if (result != 0) die_of(&error);
+}
+
 static void *checked(void *pointer, size_t size) {
     if (pointer == NULL && size > 0) die("out of memory: %zu bytes were asked for", size);
     return pointer;
@@ -187,11 +216,11 @@ static int writer_seek(void *cookie, off64_t *offset, int whence) {
     return *offset < 0 ? -1 : 0;
 }
 
-int file_writer_open(FileWriter *writer, const char *path, Error *error) {
+int file_writer_open_tagged(FileWriter *writer, const char *path, const char *tag, Error *error) {
     const cookie_io_functions_t functions = {NULL, writer_write, writer_seek, NULL};
     memset(writer, 0, sizeof(*writer));
     writer->path = xstrdup(path);
-    writer->temporary = format_text("%s.%ld.tmp", path, (long)getpid());
+    writer->temporary = format_text("%s.%s.tmp", path, tag);
     writer->descriptor = open(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (writer->descriptor >= 0) {
         writer->stream = (FILE *)checked(fopencookie(writer, "w", functions), 1);
@@ -202,6 +231,12 @@ int file_writer_open(FileWriter *writer, const char *path, Error *error) {
     free(writer->path);
     free(writer->temporary);
     return -1;
+}
+
+int file_writer_open(FileWriter *writer, const char *path, Error *error) {
+    char process[32];
+    snprintf(process, sizeof(process), "%ld", (long)getpid());
+    return file_writer_open_tagged(writer, path, process, error);
 }
 
 // What is left are crc and size.

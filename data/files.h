@@ -39,6 +39,14 @@ void die_of(const Error *error) __attribute__((noreturn));
 // Prints `warning: <sentence>` to stderr.
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+// Every program calls this first. It opens those of the descriptors 0 to 2 that are closed on /dev/null: otherwise the
+// next file to be opened would get such a number, and messages would be written into it.
+void open_standard_descriptors(void);
+// Has everything written to standard output so far arrived? Returns 0, or -1 with a sentence: a full disk, a closed pipe.
+int flush_output(Error *error);
+// Every program calls this last: closes standard output, and ends with an error where that, or an earlier write, failed.
+void close_output(void);
+
 void *xmalloc(size_t size);
 void *xcalloc(size_t count, size_t size);
 void *xrealloc(void *pointer, size_t size);
@@ -63,7 +71,8 @@ typedef struct {
     uint32_t crc;  // CRC-32C and
     uint64_t size; // number of the bytes that reached the file, in the order they were written
 } FileWriter;
-int file_writer_open(FileWriter *writer, const char *path, Error *error);
+int file_writer_open(FileWriter *writer, const char *path, Error *error); // PATH.PROCESS.tmp until then
+int file_writer_open_tagged(FileWriter *writer, const char *path, const char *tag, Error *error); // PATH.TAG.tmp
 // Flush, fsync, rename; on error the file is removed. crc and size stay.
 int file_writer_commit(FileWriter *writer, Error *error);
 void file_writer_abandon(FileWriter *writer); // removes the temporary file

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,11 +94,28 @@ static int start_touching(RunLock *lock, Error *error) {
     return fail(error, "cannot start the thread that keeps '%s'", lock->path);
 }
 
+// Is the content of a lock file one that a trainer has written: nothing, or describe_self's line?
+static int is_own_lock(int descriptor) {
+    struct stat status;
+    char line[OWNER_SIZE], host[64], time[32], end = 0;
+    long process;
+    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size >= OWNER_SIZE) return 0;
+    ssize_t count = pread(descriptor, line, sizeof(line) - 1, 0);
+    line[count > 0 ? count : 0] = '\0';
+    return count == 0 ||
+           (sscanf(line, "%63s %ld %31[0-9.]%c", host, &process, time, &end) == 4 && end == '\n');
+}
+
 static int take_lock(RunLock *lock, const char *run, Error *error) {
     char line[OWNER_SIZE];
     lock->path = format_text("%s/lock", run);
     lock->descriptor = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (lock->descriptor < 0) return fail_io(error, "cannot write '%s'", lock->path);
+    if (!is_own_lock(lock->descriptor)) {
+        close(lock->descriptor);
+        lock->descriptor = -1;
+        return fail(error, "'%s' was not written by this trainer: give another --run", lock->path);
+    }
     const int locked = flock(lock->descriptor, LOCK_EX | LOCK_NB) == 0, reason = locked ? 0 : errno;
     read_owner(lock->descriptor, line, sizeof(line));
     char *owner = name_owner(line);
@@ -124,26 +142,89 @@ static int take_lock(RunLock *lock, const char *run, Error *error) {
     return start_touching(lock, error);
 }
 
-static int write_options(const char *run, const Option *table, size_t count, const void *settings,
-                         Error *error) {
+// ---- the run's id -----------------------------------------------------------------------------------------
+
+static const char id_format[] = "run %s\n";
+
+// Is the text what a trainer writes into run_id, or the beginning of it (it was killed while it wrote)? Then the id is
+// copied, empty where it is not whole.
+static int parse_id(const char *text, size_t size, char run_id[RUN_ID_SIZE]) {
+    static const char word[] = "run ";
+    const size_t start = sizeof(word) - 1, whole = start + RUN_ID_SIZE; // the line feed in place of the NUL
+    if (size > whole || memcmp(text, word, size < start ? size : start) != 0) return 0;
+    for (size_t i = start; i < size && i < whole - 1; i++)
+        if (strchr("0123456789abcdef", text[i]) == NULL) return 0;
+    if (size == whole && text[whole - 1] != '\n') return 0;
+    snprintf(run_id, RUN_ID_SIZE, "%.16s", size == whole ? text + start : "");
+    return 1;
+}
+
+// A folder without an id becomes a run's only where it has no file that the trainer would overwrite.
+static int check_names(const char *run, Error *error) {
+    static const char *const names[] = {"options.txt", "metrics.jsonl", "matmul.txt"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char *path = format_text("%s/%s", run, names[i]);
+        const int exists = file_exists(path);
+        if (exists)
+            fail(error,
+                 "'%s' would be overwritten, but '%s' is not a run of this trainer (it has no file run_id): "
+                 "give another --run",
+                 path, run);
+        free(path);
+        if (exists) return -1;
+    }
+    return 0;
+}
+
+static int create_id(RunLock *lock, const char *path, Error *error) {
+    uint64_t random;
+    char text[64];
+    if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+        return fail_io(error, "cannot draw a random number for '%s'", path);
+    snprintf(lock->run_id, RUN_ID_SIZE, "%016llx", (unsigned long long)random);
+    snprintf(text, sizeof(text), id_format, lock->run_id);
+    int descriptor = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    int result = descriptor >= 0 && file_pwrite(descriptor, text, strlen(text), 0) == 0 && fsync(descriptor) == 0
+                     ? 0
+                     : fail_io(error, "cannot write '%s'", path);
+    if (descriptor >= 0) close(descriptor);
+    return result;
+}
+
+// Reads the run's id into the lock, or gives the run one. By the trainer that has the lock.
+static int settle_id(RunLock *lock, const char *run, int resumed, Error *error) {
+    char *path = format_text("%s/run_id", run), *text = NULL;
+    size_t size = 0;
+    int result = 0;
+    lock->run_id[0] = '\0';
+    if (file_exists(path)) {
+        result = file_read(path, 4096, &text, &size, error);
+        if (result == 0 && !parse_id(text, size, lock->run_id))
+            result = fail(error, "'%s' was not written by this trainer: give another --run", path);
+    } else if (!resumed) {
+        result = check_names(run, error);
+    }
+    if (result == 0 && lock->run_id[0] == '\0') result = create_id(lock, path, error);
+    free(text);
+    free(path);
+    return result;
+}
+
+// ---- opening ----------------------------------------------------------------------------------------------
+
+static char *temporary_options(const RunLock *lock, const char *run) {
+    return format_text("%s/options.txt.%s.tmp", run, lock->run_id);
+}
+
+static int write_options(const RunLock *lock, const char *run, const Option *table, size_t count,
+                         const void *settings, Error *error) {
     FileWriter file;
     char *path = format_text("%s/options.txt", run);
-    int result = file_writer_open(&file, path, error);
+    int result = file_writer_open_tagged(&file, path, lock->run_id, error);
     free(path);
     if (result != 0) return -1;
     options_write(table, count, settings, file.stream);
     return file_writer_commit(&file, error);
-}
-
-// Files that a process was writing when it was killed.
-static void remove_temporary(const char *run) {
-    DIR *folder = opendir(run);
-    for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
-        const size_t length = strlen(entry->d_name);
-        if (length > 4 && strcmp(entry->d_name + length - 4, ".tmp") == 0)
-            unlinkat(dirfd(folder), entry->d_name, 0);
-    }
-    if (folder != NULL) closedir(folder);
 }
 
 // Has nobody else written checkpoints before the lock was ours?
@@ -151,23 +232,25 @@ static int check_last(const char *run, int64_t last, Error *error) {
     int64_t now;
     if (checkpoint_last(run, &now, error) != 0) return -1;
     if (now == last) return 0;
-    if (last >= 0) return fail(error, "another trainer went on with '%s' meanwhile: start again", run);
-    return fail(error, "'%s' has checkpoints of an earlier run: go on with --resume, or give another --run",
+    if (last >= 0) return fail(error, "another trainer has meanwhile resumed '%s': start again", run);
+    return fail(error, "'%s' has checkpoints of an earlier run: resume it with --resume, or give another --run",
                 run);
 }
 
-int run_open(RunLock *lock, const char *run, int64_t last, const Option *table, size_t count,
+int run_open(RunLock *lock, const char *run, int resumed, int64_t last, const Option *table, size_t count,
              const void *settings, Error *error) {
     lock->descriptor = -1;
     lock->path = NULL;
     if (folder_create(run, error) != 0 || take_lock(lock, run, error) != 0) return -1;
-    if (check_last(run, last, error) != 0) {
+    if (check_last(run, last, error) != 0 || settle_id(lock, run, resumed, error) != 0) {
         run_close(lock);
         return -1;
     }
-    remove_temporary(run);
-    checkpoint_remove_leftovers(run);
-    return write_options(run, table, count, settings, error);
+    char *left = temporary_options(lock, run); // that this run was writing when it was killed
+    unlink(left);
+    free(left);
+    checkpoint_remove_leftovers(run, lock->run_id);
+    return write_options(lock, run, table, count, settings, error);
 }
 
 int run_check(const RunLock *lock, Error *error) {

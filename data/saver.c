@@ -22,7 +22,7 @@ typedef struct {
 } Job;
 
 struct Saver {
-    char *run;
+    char *run, run_id[RUN_ID_SIZE];
     RunLock *lock;
     pthread_t thread;
     pthread_mutex_t mutex;
@@ -39,7 +39,9 @@ struct Saver {
 static int write_files(Saver *s, Error *error) {
     Job *job = &s->job;
     int result = s->lock != NULL ? run_check(s->lock, error) : 0;
-    if (result == 0 && job->num_files > 0) result = checkpoint_begin(&s->writer, s->run, job->step, error);
+    if (result == 0 && job->num_files > 0)
+        result =
+            checkpoint_begin(&s->writer, s->run, s->run_id, job->step, error);
     job->ready(job->argument); // also then: what it waits for is not under way afterwards
     for (size_t i = 0; i < job->num_files; i++) {
         SaverFile *file = &job->files[i];
@@ -93,9 +95,10 @@ static void *saver_thread(void *argument) {
 
 // ---- interface --------------------------------------------------------------------------------------------
 
-Saver *saver_open(const char *run, RunLock *lock, Error *error) {
+Saver *saver_open(const char *run, const char *run_id, RunLock *lock, Error *error) {
     Saver *s = (Saver *)xcalloc(1, sizeof(Saver));
     s->run = xstrdup(run);
+    snprintf(s->run_id, sizeof(s->run_id), "%s", run_id);
     s->lock = lock;
     pthread_mutex_init(&s->mutex, NULL);
     thread_condition(&s->changed);
@@ -152,8 +155,8 @@ int saver_result(Saver *s, Error *error) {
 }
 
 const CheckpointFile *saver_files(const Saver *s, size_t *count) {
-    *count = s->writer.num_files;
-    return s->writer.files;
+    *count = s->writer.manifest.num_files;
+    return s->writer.manifest.files;
 }
 
 void saver_close(Saver *s) {

@@ -27,8 +27,8 @@ typedef struct {
     char *text; // the saver frees it; NULL: tensors
 } SaverFile;
 
-// `lock`: of the run, which each save looks at; NULL: another process has it. NULL on error.
-Saver *saver_open(const char *run, RunLock *lock, Error *error);
+// `run_id`: of the run. `lock`: of the run, which each save looks at; NULL: another process has it. NULL on error.
+Saver *saver_open(const char *run, const char *run_id, RunLock *lock, Error *error);
 // What the tensors hold must not change until the job is done, but for what `ready`, called first, waits for.
 void saver_write(Saver *saver, int64_t step, const SaverFile *files, size_t count, void (*ready)(void *),
                  void *argument);

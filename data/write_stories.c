@@ -213,6 +213,7 @@ int main(int argc, char **argv) {
     static Settings settings; // static: it owns the texts of the options until the end
     Error error;
     int num_words;
+    open_standard_descriptors();
     options_defaults(options, NUM_OPTIONS, &settings);
     int status = options_parse(options, NUM_OPTIONS, &settings, argc, argv, NULL, 0, &num_words, &error);
     if (status < 0) die("%s", error.text);
@@ -222,5 +223,6 @@ int main(int argc, char **argv) {
         parse_file(settings.parse);
     else
         write_corpus(&settings);
+    close_output();
     return 0;
 }

@@ -18,7 +18,9 @@ checkpoints() { ls "$1/checkpoints" | tr '\n' ' '; }
 run waiting --save-every 2 --save-synchronously
 run beside --save-every 2
 same <(checkpoints waiting) <(checkpoints beside) the checkpoints there are
-for file in waiting/checkpoints/*/*; do same "$file" "beside/${file#waiting/}" saved beside training; done
+for file in waiting/checkpoints/*/*; do # manifests name their runs
+    same <(grep -av -e '^run ' -e ' manifest$' "$file") <(grep -av -e '^run ' -e ' manifest$' "beside/${file#waiting/}") "$file", saved beside training
+done
 run timed --save-every 0 --save-minutes 0.00001
 [ "$(ls timed/checkpoints | wc -l)" -gt 1 ] && pass || fail "no checkpoints by time: $(checkpoints timed)"
 same {timed,waiting}/checkpoints/step_00000012/optimizer.safetensors saved by time
@@ -37,15 +39,18 @@ rm -rf beside/checkpoints
 back beside # killed before its first checkpoint
 grep -q "has no checkpoint yet" out.txt && pass || fail "nothing says that it begins again"
 cp -r waiting damaged
+left=damaged/checkpoints id=$(sed 's/^run //' damaged/run_id)
+mkdir "$left/writing_${id}_00000014" "$left/writing_thesis"
+touch "$left/writing_${id}_00000014/model.safetensors" "$left/writing_thesis/1.md" damaged/notes.tmp
+cp -r "$left/step_00000010" "$left/removing_${id}_00000008" # killed while it removed it
 truncate -s -1 damaged/checkpoints/step_00000012/optimizer.safetensors
 echo >>damaged/checkpoints/step_00000010/config.json
-mkdir -p damaged/checkpoints/{writing_00000014,removing}
-touch damaged/checkpoints/{writing_00000014,removing}/model.safetensors
 back damaged
 for pattern in "step_00000012 is skipped: .*optimizer.safetensors' is damaged" "step_00000010 is skipped: .*config.json' is damaged"; do
     grep -q "^warning: checkpoint $pattern" out.txt && pass || fail "nothing says: $pattern"
 done
-[ -e damaged/checkpoints/writing_00000014 ] || [ -e damaged/checkpoints/removing ] && fail "left over: $(checkpoints damaged)" || pass
+[ -z "$(find "$left" -name "writing_${id}*" -o -name "removing_*")" ] && pass || fail "left over: $(checkpoints damaged)"
+[ -e "$left/writing_thesis/1.md" ] && [ -e damaged/notes.tmp ] && pass || fail "files of others are gone: $(checkpoints damaged)"
 same {waiting,damaged}/checkpoints/step_00000010/config.json # written again
 
 # Shards that came since: their order is another, and that is said.

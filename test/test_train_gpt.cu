@@ -609,7 +609,7 @@ static void test_resume(Trainer *t, const char *folder) {
     EXPECT(folder_create(run, &error) == 0 && folder_create(other, &error) == 0, "%s", error.text);
     t->options.run = run;
     t->algorithms = format_text("%s/matmul.txt", run);
-    EXPECT(run_open(&t->lock, run, -1, OPTIONS, NUM_OPTIONS, &t->options, &error) == 0 &&
+    EXPECT(run_open(&t->lock, run, 0, -1, OPTIONS, NUM_OPTIONS, &t->options, &error) == 0 &&
                open_saving(t, &error) == 0 && save_and_wait(t, &error) == 0,
            "%s", error.text);
     char *checkpoint = checkpoint_folder(run, t->state.step);

@@ -299,11 +299,14 @@ static char *newest_of(const char *run) {
     return checkpoint_newest(run, INT64_MAX, &step, &error) == 0 ? checkpoint_folder(run, step) : NULL;
 }
 
-static int save(const char *run, int64_t step, int64_t keep) {
+#define ID "0123456789abcdef"
+#define OTHER_ID "fedcba9876543210"
+
+static int save_as(const char *run, const char *run_id, int64_t step, int64_t keep) {
     CheckpointWriter writer;
     if (folder_create(run, &error) != 0) return -1;
     char *config_json = gpt_config_text(&config), *state_json = training_state_text(&state);
-    int result = checkpoint_begin(&writer, run, step, &error);
+    int result = checkpoint_begin(&writer, run, run_id, step, &error);
     if (result == 0) {
         result = checkpoint_tensors(&writer, "model.safetensors", tensors, 2, &error);
         if (result == 0) result = checkpoint_text(&writer, "config.json", config_json, &error);
@@ -316,6 +319,10 @@ static int save(const char *run, int64_t step, int64_t keep) {
     free(config_json);
     free(state_json);
     return result;
+}
+
+static int save(const char *run, int64_t step, int64_t keep) {
+    return save_as(run, ID, step, keep);
 }
 
 static void expect_listing(const char *run, const char *wanted) {
@@ -460,16 +467,20 @@ static void test_keep(void) {
     expect_listing(run, "step_00000030 step_00000040 step_00000050");
     // Left by runs that were killed: while writing step 60, while removing; and names that are no
     // checkpoint's.
-    make_folder(run, "writing_00000060");
+    make_folder(run, "writing_" ID "_00000060");
+    make_folder(run, "removing_" ID "_00000020");
+    make_folder(run, "writing_" OTHER_ID "_00000060");
     make_folder(run, "removing");
+    make_folder(run, "writing_thesis");
     make_folder(run, "step_99");
     make_folder(run, "step_99999999999999999999");
     make_folder(run, "step_");
     make_folder(run, "step_00000099x");
-    checkpoint_remove_leftovers(run);
+    checkpoint_remove_leftovers(run, ID);
     EXPECT(save(run, 70, 3) == 0, "%s", error.text);
-    expect_listing(run, "step_ step_00000040 step_00000050 step_00000070 step_00000099x step_99 "
-                        "step_99999999999999999999");
+    // What this run has not written stays, as does what it cannot prove it wrote: the manifest is missing.
+    expect_listing(run, "removing step_ step_00000020_kept_1 step_00000040 step_00000050 step_00000070 step_00000099x "
+                        "step_99 step_99999999999999999999 writing_" OTHER_ID "_00000060 writing_thesis");
     char *newest = newest_of(run);
     EXPECT(newest && strstr(newest, "/step_00000070") && checkpoint_verify(newest, 1, &error) == 0, "%s",
            error.text);
@@ -481,6 +492,32 @@ static void test_keep(void) {
     free(newest);
     remove_tree(run);
     free(run);
+}
+
+// Only what a run has written is removed by it: no other run's checkpoints, no files that somebody has put into one.
+static void test_foreign_files(void) {
+    char *run = in_folder("foreign");
+    EXPECT(save_as(run, OTHER_ID, 1, 1) == 0 && save_as(run, "", 2, 1) == 0 && save(run, 3, 1) == 0, "%s",
+           error.text);
+    make_folder(run, "step_00000003/notes");
+    char *notes = format_text("%s/checkpoints/step_00000003/notes.md", run);
+    put(notes, "mine", 4);
+    free(notes);
+    EXPECT(save(run, 4, 1) == 0, "%s", error.text);
+    expect_listing(run, "step_00000001 step_00000002 step_00000003_kept_1 step_00000004");
+    char *command = format_text("cd '%s/checkpoints/step_00000003_kept_1' && [ \"$(echo *)\" = 'notes notes.md' ]", run);
+    EXPECT(system(command) == 0, "the files of others, and only they, are kept");
+    free(command);
+    // A name that is taken by somebody else's checkpoint, or by a file.
+    char *file = format_text("%s/checkpoints/step_00000005", run);
+    put(file, "mine", 4);
+    EXPECT(save(run, 5, 9) == 0 && save(run, 1, 9) == 0 && save(run, 1, 9) == 0, "%s", error.text);
+    expect_listing(run, "step_00000001 step_00000001_kept_1 step_00000002 step_00000003_kept_1 step_00000004 step_00000005 "
+                        "step_00000005_kept_1");
+    char *other = format_text("%s/checkpoints/step_00000001_kept_1", run);
+    EXPECT(checkpoint_verify(other, 1, &error) == 0, "%s", error.text);
+    remove_tree(run);
+    free(other), free(file), free(run);
 }
 
 // Changes a byte in the middle of a checkpoint's file.
@@ -516,12 +553,12 @@ static void test_newest(void) {
            "%s", error.text);
     expect_listing(run, "step_00000001 step_00000002 step_00000003");
     EXPECT(save(run, 2, 1) == 0, "%s", error.text);
-    expect_listing(run, "step_00000002 step_00000003");
+    expect_listing(run, "step_00000002 step_00000002_kept_1 step_00000003"); // its manifest did not say whose it was
     EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 2, "step %d: %s", (int)step,
            error.text);
     EXPECT(save(run, 3, 1) == 0 && checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 3, "%s",
            error.text);
-    expect_listing(run, "step_00000003");
+    expect_listing(run, "step_00000002_kept_1 step_00000003");
     remove_tree(run);
     // What cannot be read is not taken for a run without checkpoints.
     char *path = format_text("%s/checkpoints", run);
@@ -542,15 +579,15 @@ static void test_parts(void) {
     float values[10] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
     memcpy(one, values, sizeof(one));
     memcpy(two, values + 6, sizeof(two));
-    EXPECT(checkpoint_begin(&first, run, 1, &error) == -1 && strstr(error.text, run),
+    EXPECT(checkpoint_begin(&first, run, ID, 1, &error) == -1 && strstr(error.text, run),
            "a run's folder that is not there is not made: %s", error.text);
-    EXPECT(folder_create(run, &error) == 0 && checkpoint_begin(&first, run, 1, &error) == 0 &&
-               checkpoint_begin(&second, run, 1, &error) == 0 &&
+    EXPECT(folder_create(run, &error) == 0 && checkpoint_begin(&first, run, ID, 1, &error) == 0 &&
+               checkpoint_begin(&second, run, ID, 1, &error) == 0 &&
                checkpoint_tensors(&first, "model-00001-of-00002.safetensors", tensors, 1, &error) == 0 &&
                checkpoint_tensors(&second, "model-00002-of-00002.safetensors", tensors + 1, 1, &error) == 0,
            "%s", error.text);
-    EXPECT(second.num_files == 1, "%zu files", second.num_files);
-    checkpoint_add(&first, &second.files[0]);
+    EXPECT(second.manifest.num_files == 1, "%zu files", second.manifest.num_files);
+    checkpoint_add(&first, &second.manifest.files[0]);
     checkpoint_leave(&second);
     EXPECT(checkpoint_commit(&first, 1, &error) == 0 && checkpoint_verify(folder_of_step, 1, &error) == 0,
            "%s", error.text);
@@ -589,19 +626,7 @@ static void test_failed_commit(void) {
                error.text);
         expect_listing(run, "step_00000001");
     }
-    // The name is taken by what cannot be replaced.
-    char *path = format_text("%s/checkpoints/step_00000002", run);
-    put(path, "", 0);
-    char *doomed = format_text("%s/checkpoints/removing", run);
-    EXPECT(folder_create(doomed, &error) == 0, "%s", error.text);
-    char *inside = format_text("%s/folder", doomed);
-    EXPECT(folder_create(inside, &error) == 0, "%s", error.text);
-    EXPECT(save(run, 2, 1) == -1 && strstr(error.text, "cannot rename"), "%s", error.text);
-    expect_listing(run, "removing step_00000001 step_00000002");
-    free(inside);
-    free(doomed);
-    free(path);
-    path = format_text("%s/checkpoints/step_00000001", run);
+    char *path = format_text("%s/checkpoints/step_00000001", run);
     EXPECT(checkpoint_verify(path, 1, &error) == 0, "%s", error.text);
     free(path);
     remove_tree(run);
@@ -613,7 +638,7 @@ static void test_failed_commit(void) {
 static const Option no_options[1];
 
 static int open_run(RunLock *lock, const char *run) {
-    return run_open(lock, run, -1, no_options, 0, NULL, &error);
+    return run_open(lock, run, 0, -1, no_options, 0, NULL, &error);
 }
 
 // Tries to open the run in a process of its own. Its exit status: 0 opened and left without giving it back, 1 refused.
@@ -654,11 +679,14 @@ static void test_lock(void) {
     RunLock lock;
     EXPECT(open_elsewhere(run) == 0 && open_elsewhere(run) == 0,
            "a lock that a process has left behind is not taken over");
-    char *left = format_text("%s/options.txt.123.tmp", run);
-    put(left, "half", 4);
     EXPECT(open_run(&lock, run) == 0, "%s", error.text);
-    EXPECT(!file_exists(left), "'%s' is left", left);
-    free(left);
+    run_close(&lock);
+    char *left = format_text("%s/options.txt.%s.tmp", run, lock.run_id), *notes = format_text("%s/notes.tmp", run);
+    put(left, "half", 4);
+    put(notes, "mine", 4);
+    EXPECT(open_run(&lock, run) == 0, "%s", error.text);
+    EXPECT(!file_exists(left) && file_exists(notes), "'%s' is left, or '%s' is not", left, notes);
+    free(left), free(notes);
     EXPECT(open_elsewhere(run) == 1, "two trainers in one run");
     char *owner = run_owner(run), *self = format_text(" %ld ", (long)getpid());
     EXPECT(owner != NULL && strstr(owner, self) != NULL, "the owner is '%s'", owner);
@@ -671,11 +699,11 @@ static void test_lock(void) {
     remove_tree(run);
     EXPECT(rename(moved, run) == 0 && run_check(&lock, &error) == 0, "%s", error.text);
     run_close(&lock);
-    EXPECT(save(run, 4, 1) == 0 && open_run(&lock, run) == -1 && strstr(error.text, "go on with --resume"),
+    EXPECT(save(run, 4, 1) == 0 && open_run(&lock, run) == -1 && strstr(error.text, "resume it with --resume"),
            "%s", error.text);
-    EXPECT(run_open(&lock, run, 3, no_options, 0, NULL, &error) == -1 && strstr(error.text, "meanwhile"),
+    EXPECT(run_open(&lock, run, 1, 3, no_options, 0, NULL, &error) == -1 && strstr(error.text, "meanwhile resumed"),
            "%s", error.text);
-    EXPECT(run_open(&lock, run, 4, no_options, 0, NULL, &error) == 0, "%s", error.text);
+    EXPECT(run_open(&lock, run, 1, 4, no_options, 0, NULL, &error) == 0, "%s", error.text);
     run_close(&lock);
     remove_tree(run);
     EXPECT(open_run(&lock, run) == 0, "%s", error.text);
@@ -687,6 +715,40 @@ static void test_lock(void) {
            "a lock that another host touches: %s", error.text);
     remove_tree(run);
     free(owner), free(self), free(path), free(run), free(moved);
+}
+
+// A folder that has a file which the trainer would overwrite is no run's, unless it has a run's id.
+static void test_folder_of_others(void) {
+    static const char *const names[] = {"options.txt", "metrics.jsonl", "matmul.txt", "lock", "run_id"};
+    char *run = in_folder("others");
+    RunLock lock;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char *path = format_text("%s/%s", run, names[i]), *data;
+        size_t size;
+        EXPECT(folder_create(run, &error) == 0, "%s", error.text);
+        put(path, "mine", 4);
+        EXPECT(open_run(&lock, run) == -1 && strstr(error.text, path), "%s: %s", path, error.text);
+        get(path, &data, &size);
+        EXPECT(size == 4 && memcmp(data, "mine", 4) == 0, "'%s' was changed", path);
+        free(data), free(path);
+        remove_tree(run);
+    }
+    // The beginning of an id is one that a killed trainer was writing; a run of an earlier version has none.
+    char *path = format_text("%s/run_id", run), *options = format_text("%s/options.txt", run);
+    EXPECT(folder_create(run, &error) == 0, "%s", error.text);
+    put(path, "run 01", 6);
+    EXPECT(open_run(&lock, run) == 0 && strlen(lock.run_id) == RUN_ID_SIZE - 1, "%s", error.text);
+    run_close(&lock);
+    unlink(path);
+    EXPECT(open_run(&lock, run) == -1 && strstr(error.text, options), "%s", error.text);
+    EXPECT(run_open(&lock, run, 1, -1, no_options, 0, NULL, &error) == 0, "%s", error.text);
+    run_close(&lock);
+    char first[RUN_ID_SIZE];
+    memcpy(first, lock.run_id, sizeof(first));
+    EXPECT(open_run(&lock, run) == 0 && strcmp(lock.run_id, first) == 0, "the id changes: %s", error.text);
+    run_close(&lock);
+    remove_tree(run);
+    free(path), free(options), free(run);
 }
 
 // ---- metrics.c --------------------------------------------------------------------------------------------
@@ -810,10 +872,12 @@ int main(void) {
     test_manifest();
     test_config();
     test_keep();
+    test_foreign_files();
     test_newest();
     test_parts();
     test_failed_commit();
     test_lock();
+    test_folder_of_others();
     test_metrics();
     remove_tree(folder);
     return test_finish();
