@@ -159,7 +159,7 @@ $(shell mkdir -p $(BUILD); echo '$(COMPILE_CU)' | cmp -s - $(COMPILED_BY) || ech
 endif
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
-COMMON    := data/files.o data/options.o data/progress.o
+COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o
 TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
