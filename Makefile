@@ -162,7 +162,7 @@ endif
 COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o
 TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
-KERNELS   := layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
+KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
 COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o comm/plan.o \
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
@@ -178,7 +178,7 @@ PARTS_data/write_stories := $(COMMON) $(CORPUS)
 PARTS_dev/bench          := $(TRAINER)
 PARTS_dev/bench_kernels  := $(KERNELS) data/files.o
 
-TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul
+TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul test/layers/test_host_memory
 TESTS_ATTENTION := test/attention/test_attention
 TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories \
                    test/data/test_checkpoint test/data/test_options
@@ -201,6 +201,7 @@ endif
 # Those that take longest come first: they run beside each other.
 TESTS           := $(TESTS_COMM) $(TESTS_TRAINER) $(TESTS_ATTENTION) $(TESTS_LAYERS) $(TESTS_DATA)
 PARTS_test/layers/test_layers       := data/files.o
+PARTS_test/layers/test_host_memory  := layers/host_memory.o data/files.o
 PARTS_test/layers/test_matmul       := $(KERNELS)
 PARTS_test/layers/test_kernels      :=
 PARTS_test/layers/test_matmul_device := $(KERNELS) data/files.o
@@ -230,7 +231,7 @@ endif
 # Sanitizers and a preloaded library do not go together.
 TORTURE_NEEDS := $(if $(SANITIZE),,$(if $(filter cpu,$(DEVICE)),$(BUILD)/test/io_faults.so))
 # Scripts; they find the programs in the folder BUILD.
-TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
+TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) test/test_command_line.sh test/test_limits.sh test/test_saving.sh test/data/test_tokenize.sh \
                    test/data/test_download.sh $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh)) \
                    $(if $(TORTURE_NEEDS),test/torture.py)
 

@@ -8,12 +8,14 @@
 #ifndef GPT_CUH
 #define GPT_CUH
 
+#include <omp.h>
 #include "attention/attention.cuh"
 #include "comm/comm.h"
 #include "comm/partition.h"
 #include "comm/sum.cuh"
 #include "data/checkpoint.h"
 #include "data/files.h"
+#include "data/threads.h"
 #include "layers/adamw.cuh"
 #include "layers/embedding.cuh"
 #include "layers/layernorm.cuh"
@@ -149,6 +151,7 @@ typedef struct {
     Sharding sharding;
     int processes; // what is divided is divided among so many
     Comm *comm;    // this process and the others
+    int sharing;   // processes on this host, which share its memory
 } Shape;
 
 // What the memory is for, as --plan shows it.
@@ -445,16 +448,35 @@ static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size,
     return arena.used;
 }
 
+// Bytes of the host's memory that training takes beside the model's, as a bound: the copy of the state that is saved, batches
+// on their way (data/loader.c, open_queues), sums of attention's backward pass, stacks and buffers of threads. On a GPU this
+// is not the memory that limits the batch.
+static size_t memory_beside(const GPT *m, size_t B, int on_gpu) {
+    enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };
+    const size_t saved = 3 * sizeof(float) * m->num_floats;
+    const size_t divided = m->shape.sharding == SHARD_NONE ? 1 : (size_t)m->shape.processes;
+    const size_t sums = 2 * m->shape.T * round_up(m->HS, 64) * sizeof(float) * (size_t)omp_get_max_threads();
+    if (on_gpu) return 0;
+    if (B == 0) return FIXED;
+    return saved / divided + BATCHES * B * (m->shape.T + 1) * sizeof(int32_t) + sums +
+           THREADS * THREAD_STACK + FIXED;
+}
+
+// All that a build for the CPU or a GPU takes with --batch B.
+static size_t memory_taken(const GPT *m, size_t B, int on_gpu, size_t floatX_size) {
+    return gpt_memory(m, B, on_gpu, floatX_size, NULL) + memory_beside(m, B, on_gpu);
+}
+
 // The largest B that fits into `bytes`; 0: none.
 static size_t largest_batch(const GPT *m, size_t bytes, int on_gpu, size_t floatX_size) {
     size_t fits = 0, too_much = 1;
-    while (too_much < (1 << 20) && gpt_memory(m, too_much, on_gpu, floatX_size, NULL) <= bytes) {
+    while (too_much < (1 << 20) && memory_taken(m, too_much, on_gpu, floatX_size) <= bytes) {
         fits = too_much;
         too_much *= 2;
     }
     while (too_much - fits > 1) {
         size_t middle = fits + (too_much - fits) / 2;
-        if (gpt_memory(m, middle, on_gpu, floatX_size, NULL) <= bytes)
+        if (memory_taken(m, middle, on_gpu, floatX_size) <= bytes)
             fits = middle;
         else
             too_much = middle;
@@ -488,19 +510,20 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
 static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *error) {
     const Shape *s = &m->shape;
     const double takes = (double)asked * 1e-9, has = (double)available * 1e-9;
-    if (s->B == 0) return fail(error, "generating text takes %.4g GB, there are %.4g GB", takes, has);
+    if (s->B == 0)
+        return fail(error, "generating text takes %.4g GB, but only %.4g GB are available", takes, has);
     size_t fits = largest_batch(m, available, DEVICE_IS_GPU, sizeof(floatX));
     if (fits > 0)
         return fail(
             error,
-            "--batch %zu --sequence-length %zu takes %.4g GB, there are %.4g GB: the largest that fits is "
-            "--batch %zu (--accumulate makes up for it)",
+            "--batch %zu --sequence-length %zu takes %.4g GB, but only %.4g GB are available: the largest "
+            "batch that fits is --batch %zu (--accumulate makes up for a smaller one)",
             s->B, s->T, takes, has, fits);
-    return fail(
-        error,
-        "--batch %zu --sequence-length %zu takes %.4g GB, there are %.4g GB: not even --batch 1 fits; try "
-        "--recompute block, --logits-memory, a shorter sequence or a smaller model",
-        s->B, s->T, takes, has);
+    return fail(error,
+                "--batch %zu --sequence-length %zu takes %.4g GB, but only %.4g GB are available, and not "
+                "even --batch 1 fits: try "
+                "--recompute block, --logits-memory, a shorter sequence or a smaller model",
+                s->B, s->T, takes, has);
 }
 
 // AdamW's work: the chunks that this process updates, with their decay.
@@ -530,12 +553,13 @@ static void send_chunks(GPT *m, double weight_decay) {
 // Memory for what gpt_describe described, and zeros where a run begins with them.
 static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
     size_t available, total, asked = gpt_memory(m, m->shape.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
+    const size_t taken = asked + memory_beside(m, m->shape.B, DEVICE_IS_GPU);
     m->stream = stream_create();
     matmul_open(&m->matmul, library, precision);
-    device_memory(&available, &total);
+    device_memory(&available, &total, m->shape.sharing);
     Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
-    if (asked <= available) arena.base = (char *)device_alloc(asked);
-    if (arena.base == NULL) return refuse_memory(m, asked, least(available, asked - 1), error);
+    if (taken <= available) arena.base = (char *)device_alloc(asked);
+    if (arena.base == NULL) return refuse_memory(m, taken, least(available, taken - 1), error);
     m->arena = arena;
     gpt_place(m, &m->arena);
     device_zero(m->arena.base, m->arena.of[MEMORY_WEIGHTS] + m->arena.of[MEMORY_MASTER], m->stream);

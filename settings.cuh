@@ -7,6 +7,7 @@
 #include "gpt.cuh"
 #include "layers/schedule.h"
 
+enum { MOST_THREADS = 4096 };
 typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 
 typedef struct {
@@ -49,7 +50,7 @@ static const Option OPTIONS[] = {
     {NULL, FLAG("save-synchronously", save_synchronously, "training waits while a checkpoint is written, rather than go on beside it")},
     {NULL, INTEGER("keep", keep, "2", 1, 1e6, "how many checkpoints to keep")},
     {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "random numbers of initialisation, order, dropout and sampling")},
-    {NULL, INTEGER("threads", threads, "0", 0, 4096, "0: one a core; results do not depend on it")},
+    {NULL, INTEGER("threads", threads, "0", 0, MOST_THREADS, "0: one a core; results do not depend on it")},
 
     {"Data", TEXT("train", train, NULL, "token shards to train on (quote a pattern: 'data/x_train_*.bin')")},
     {NULL, TEXT("validation", validation, NULL, "token shards to validate on")},

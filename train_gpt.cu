@@ -19,6 +19,7 @@
 #include "data/tokenizer.h"
 #include "generating.cuh"
 #include "gpt.cuh"
+#include "layers/host_memory.h"
 #include "layers/outlier.h"
 #include "plan.cuh"
 #include "saving.cuh"
@@ -724,7 +725,7 @@ static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
 }
 
 // A model whose weights alone do not fit is refused before anything is made for each part of it.
-static int check_parameters(const Settings *o, const GPTConfig *c, Error *error) {
+static int check_parameters(const Settings *o, const GPTConfig *c, int sharing, Error *error) {
     enum { MOST_PLANNED = 200 }; // thousand million
     const double L = (double)c->num_layers, C = (double)c->channels;
     const double parameters = 12 * L * C * C + ((double)c->vocab_size + (double)c->max_sequence_length) * C;
@@ -733,12 +734,13 @@ static int check_parameters(const Settings *o, const GPTConfig *c, Error *error)
         return fail(error, "%.3g parameters are more than can be planned for: %d thousand million",
                     parameters, MOST_PLANNED);
     if (o->plan) return 0;
-    device_memory(&available, &total);
+    device_memory(&available, &total, sharing);
     if (parameters * sizeof(floatX) <= (double)available) return 0;
-    return fail(
-        error,
-        "%.3g parameters take %.4g GB, there are %.4g GB: not even --batch 1 fits; try a smaller model",
-        parameters, parameters * sizeof(floatX) * 1e-9, (double)available * 1e-9);
+    return fail(error,
+                "%.3g parameters take %.4g GB, but only %.4g GB are available, and not even --batch 1 fits: "
+                "try a smaller "
+                "model",
+                parameters, parameters * sizeof(floatX) * 1e-9, (double)available * 1e-9);
 }
 
 // Tokenizer and the model's shape. `folder`: where weights come from, or NULL for fresh ones.
@@ -753,7 +755,8 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                     o->sequence_length, config.max_sequence_length);
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
         return fail(error, "on a GPU a model has %d channels at most", LARGEST_LAYERNORM);
-    if (check_size(o, &config, error) != 0 || check_parameters(o, &config, error) != 0) return -1;
+    if (check_size(o, &config, error) != 0 || check_parameters(o, &config, t->launch.local_size, error) != 0)
+        return -1;
     const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
         return fail(error, "--logits-memory %" PRId64 " is less than one token's logits take: %zu",
@@ -770,7 +773,8 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                    (AttentionVariant)o->attention,
                    o->sample ? SHARD_NONE : (Sharding)o->shard,
                    t->launch.size,
-                   t->comm};
+                   t->comm,
+                   t->launch.local_size};
     gpt_describe(&t->model, &config, &shape);
     t->model.seed = (uint64_t)o->seed;
     t->model.attention_atomics = o->attention_atomics;
@@ -1002,8 +1006,13 @@ static void set_threads(const Trainer *t) {
         sharing += all[r].host == mine.host && CPU_COUNT(&common) > 0;
     }
     if (threads == 0 && sharing > 1) threads = CPU_COUNT(&mine.cores) / sharing;
+    if (threads == 0 && omp_get_max_threads() > MOST_THREADS)
+        die("OMP_NUM_THREADS asks for %d threads; at most %d are possible", omp_get_max_threads(),
+            MOST_THREADS);
     if (threads > 0 || sharing > 1) omp_set_num_threads(threads > 0 ? threads : 1);
     free(all);
+#pragma omp parallel
+    {} // from here on their stacks count as memory that is taken
 }
 
 // Of the list of a checkpoint's files, which has their checksums; 0: there is none.
@@ -1097,6 +1106,7 @@ int main(int argc, char **argv) {
     Settings *o = &t->options;
     Error error;
     open_standard_descriptors();
+    host_memory_share_heap();
     int parsed = parse_options(o, argc, argv, &error);
     if (parsed > 0) {
         print_help();

@@ -346,9 +346,9 @@ void attention_flash_backward_cpu(float *dq, float *dk, float *dv, const float *
 #pragma omp parallel
     {
         size_t width = round_up(a->HS, TILE_COLUMNS);
-        BackwardTile *t = (BackwardTile *)device_alloc(sizeof(BackwardTile));
-        float *sums = (float *)device_alloc(2 * a->Tk * width * sizeof(float));
-        CHECK(t != NULL && sums != NULL);
+        BackwardTile *t = (BackwardTile *)allocated(device_alloc(sizeof(BackwardTile)), sizeof(BackwardTile));
+        const size_t bytes = 2 * a->Tk * width * sizeof(float);
+        float *sums = (float *)allocated(device_alloc(bytes), bytes);
         t->width = width;
         t->dk = sums;
         t->dv = sums + a->Tk * width;

@@ -82,11 +82,11 @@ void open_standard_descriptors(void) {
             _exit(EXIT_USER); // there is nowhere to say why
 }
 
-// The stream remembers that a write failed, but not why.
+// The stream remembers that a write failed, but not why: where `reason` is 0, one more line tells.
 static int fail_output(int reason, Error *error) {
     static const char sentence[] = "cannot write to standard output";
     errno = reason;
-    if (reason != 0) return fail_io(error, sentence);
+    if (reason != 0 || write(1, "\n", 1) < 0) return fail_io(error, sentence);
     fail(error, sentence);
     error->status = EXIT_IO;
     return -1;
@@ -94,7 +94,8 @@ static int fail_output(int reason, Error *error) {
 
 int flush_output(Error *error) {
     errno = 0;
-    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : fail_output(errno, error);
+    const int result = fflush(stdout), reason = errno;
+    return result == 0 && !ferror(stdout) ? 0 : fail_output(result == 0 ? 0 : reason, error);
 }
 
 void close_output(void) {

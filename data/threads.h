@@ -6,13 +6,20 @@
 #include <signal.h>
 #include <time.h>
 
-// Starts a thread that gets no signals: they stay with the program's own. 0, or pthread_create's error.
+enum { THREAD_STACK = 2 << 20 }; // bytes
+
+// Starts a thread with a stack of THREAD_STACK bytes that gets no signals: they stay with the program's own. Returns 0, or
+// pthread_create's error.
 static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *argument) {
     sigset_t all, before;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, THREAD_STACK);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int result = pthread_create(thread, NULL, run, argument);
+    int result = pthread_create(thread, &attributes, run, argument);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
     return result;
 }
 

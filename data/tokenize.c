@@ -550,20 +550,23 @@ static int run_command(const Command *command, int argc, char **argv) {
     options_defaults(command->options, command->num_options, &settings);
     int parsed = options_parse(command->options, command->num_options, &settings, argc, argv, settings.words,
                                MAX_WORDS, &settings.num_words, &error);
-    if (parsed < 0) die("%s", error.text);
+    if (parsed < 0) die_of(&error);
     if (parsed > 0) {
         printf("usage: tokenize %s [options] [files]: %s\n\n", command->name, command->help);
         options_help(command->options, command->num_options, stdout);
     } else if (command->run(&settings, &error) != 0) {
-        die("%s", error.text);
+        die_of(&error);
     }
     free(settings.words);
+    close_output();
     return 0;
 }
 
 int main(int argc, char **argv) {
+    open_standard_descriptors();
     if (argc < 2 || strcmp(argv[1], "--help") == 0) {
         print_help();
+        close_output();
         return argc < 2;
     }
     for (size_t i = 0; i < COUNT(commands); i++)

@@ -68,7 +68,9 @@ static inline void device_describe(char *text, size_t size) {
     snprintf(text, size, "%.200s, sm_%d%d, %d multiprocessors", properties.name, properties.major,
              properties.minor, properties.multiProcessorCount);
 }
-static inline void device_memory(size_t *available, size_t *total) {
+// What is left for this process, and all there is. `sharing`: the processes of this host, which on a GPU do not share it.
+static inline void device_memory(size_t *available, size_t *total, int sharing) {
+    (void)sharing;
     CHECK(cudaMemGetInfo(available, total));
     *available = device_memory_left(*available, *total);
 }
@@ -85,8 +87,9 @@ static inline void device_free(void *pointer) {
 }
 static inline void *host_alloc(size_t bytes) {
     void *pointer = NULL;
-    CHECK(cudaMallocHost(&pointer, bytes));
-    return pointer;
+    const cudaError_t error = cudaMallocHost(&pointer, bytes);
+    if (error != cudaErrorMemoryAllocation) CHECK(error);
+    return bytes > 0 ? allocated(pointer, bytes) : pointer;
 }
 static inline void host_free(void *pointer) {
     CHECK(cudaFreeHost(pointer));
@@ -141,8 +144,7 @@ static inline double event_seconds(Event from, Event to) {
 // Device memory as the host can read and write it: a copy, or on the CPU the memory itself. host_return takes it
 // back, with `changed` also its content.
 static inline void *host_borrow(const void *device, size_t bytes) {
-    void *host = malloc(bytes);
-    CHECK(host != NULL);
+    void *host = allocated(malloc(bytes), bytes);
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost));
     return host;
@@ -159,6 +161,7 @@ static inline void host_return(void *host, void *device, size_t bytes, int chang
 #include <omp.h>
 #include <time.h>
 #include <unistd.h>
+#include "host_memory.h"
 #include "simd_cpu.h"
 
 typedef float floatX;
@@ -186,9 +189,9 @@ static inline void device_use(int device) {
 static inline void device_describe(char *text, size_t size) {
     snprintf(text, size, "%d threads, %s", omp_get_max_threads(), SIMD_NAME);
 }
-static inline void device_memory(size_t *available, size_t *total) {
+static inline void device_memory(size_t *available, size_t *total, int sharing) {
     *total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    *available = *total; // what files occupy gives way
+    *available = host_memory_available("", sharing);
 }
 
 static inline void *device_alloc(size_t bytes) {
@@ -198,9 +201,7 @@ static inline void device_free(void *pointer) {
     free(pointer);
 }
 static inline void *host_alloc(size_t bytes) {
-    void *pointer = malloc(bytes > 0 ? bytes : 1);
-    CHECK(pointer != NULL);
-    return pointer;
+    return allocated(malloc(bytes > 0 ? bytes : 1), bytes);
 }
 static inline void host_free(void *pointer) {
     free(pointer);

@@ -430,9 +430,9 @@ int matmul_bf16_available(void) {
 void matmul_cpu_open(MatmulCpu *context, Precision precision) {
     CHECK(precision == PRECISION_FP32 || HAS_BF16);
     context->precision = precision;
-    context->packed_a = (float *)device_alloc((size_t)BLOCK_M * BLOCK_K * sizeof(float));
-    context->packed_b = (float *)device_alloc((size_t)BLOCK_N * BLOCK_K * sizeof(float));
-    CHECK(context->packed_a != NULL && context->packed_b != NULL);
+    const size_t a = (size_t)BLOCK_M * BLOCK_K * sizeof(float), b = (size_t)BLOCK_N * BLOCK_K * sizeof(float);
+    context->packed_a = (float *)allocated(device_alloc(a), a);
+    context->packed_b = (float *)allocated(device_alloc(b), b);
 }
 
 void matmul_cpu_close(MatmulCpu *context) {
