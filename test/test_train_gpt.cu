@@ -174,7 +174,7 @@ static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size
                              Sharding sharding) {
     Error error;
     GPTConfig config = {T + 3, V, L, NH, C, -1};
-    Shape shape = {B, T, keep, logits_bytes, attention, sharding, 1, alone};
+    Shape shape = {B, T, keep, logits_bytes, attention, sharding, 1, alone, 1};
     gpt_describe(m, &config, &shape);
     m->seed = 5;
     // Our own products: whatever the number of rows, an element's sum has one order.
@@ -388,7 +388,7 @@ static void test_sharded_memory(void) {
     size_t of[3][NUM_MEMORIES];
     for (int sharding = 0; sharding < 3; sharding++) {
         GPT m;
-        Shape shape = {1, 1024, KEEP_ALL, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone};
+        Shape shape = {1, 1024, KEEP_ALL, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone, 1};
         gpt_describe(&m, &config, &shape);
         gpt_memory(&m, 1, 1, 2, of[sharding]);
         gpt_free(&m);
@@ -496,7 +496,7 @@ static void test_initialisation(void) {
     GPT m;
     Error error;
     GPTConfig config = {64, 500, 4, 4, 64, -1};
-    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone};
+    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
     m.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
