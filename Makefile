@@ -164,10 +164,11 @@ TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
+CHECKPOINT := data/json.o data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
 COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o comm/plan.o \
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
              $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)
-TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o data/safetensors.o data/manifest.o data/checkpoint.o \
+TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o $(CHECKPOINT) \
              data/metrics.o data/run.o data/saver.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
@@ -212,7 +213,7 @@ PARTS_test/data/test_shards         := $(COMMON) data/shards.o
 PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
 PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
 PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
-PARTS_test/data/test_checkpoint     := $(COMMON) data/safetensors.o data/manifest.o data/checkpoint.o data/metrics.o data/run.o data/saver.o
+PARTS_test/data/test_checkpoint     := $(COMMON) $(CHECKPOINT) data/metrics.o data/run.o data/saver.o
 PARTS_test/data/test_options        := $(COMMON)
 PARTS_test/comm/test_partition      := comm/partition.o data/files.o
 PARTS_test/comm/test_plan           := comm/plan.o
@@ -238,7 +239,7 @@ TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) test/test_command_li
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
 PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
 PARTS_test/data/fuzz_tokenizer  := $(COMMON) $(TOKENIZER)
-PARTS_test/data/fuzz_checkpoint := $(COMMON) data/safetensors.o data/manifest.o data/checkpoint.o
+PARTS_test/data/fuzz_checkpoint := $(COMMON) $(CHECKPOINT)
 PARTS_test/data/fuzz_options    := $(COMMON)
 
 # ---- building -----------------------------------------------------------------------------------------------------

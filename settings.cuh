@@ -11,7 +11,7 @@ enum { MOST_THREADS = 4096 };
 typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 
 typedef struct {
-    const char *run, *train, *validation, *tokenizer, *init_from, *sample;
+    const char *run, *train, *validation, *tokenizer, *init_from, *ignore_key, *sample;
     int model, schedule, attention, attention_atomics, precision, matmul, matmul_search, recompute,
         stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
@@ -44,6 +44,7 @@ static const Option OPTIONS[] = {
     {"Run", TEXT("run", run, "runs/gpt", "folder of the run: options, metrics, checkpoints")},
     {NULL, FLAG("resume", resume, "go on from the run's newest whole checkpoint, with its options where no others are given")},
     {NULL, TEXT("init-from", init_from, NULL, "begin with the weights of a Hugging Face GPT-2 folder")},
+    {NULL, TEXT("ignore-key", ignore_key, NULL, "keys of config.json and tokenizer.json, separated by commas, to ignore although they are not known or have another value than this trainer's")},
     {NULL, INTEGER("steps", steps, "1000", 1, 1e12, "optimizer steps")},
     {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: none by steps")},
     {NULL, REAL("save-minutes", save_minutes, "15", 0, 1e6, "minutes between checkpoints; 0: none by time")},

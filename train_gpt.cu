@@ -673,7 +673,7 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
                         Error *error) {
     int64_t V = tokenizer ? tokenizer_vocab_size(tokenizer) : 0;
     if (folder != NULL) {
-        if (gpt_config_read(folder, config, error) != 0) return -1;
+        if (gpt_config_read(folder, o->ignore_key, config, error) != 0) return -1;
     } else {
         config->num_layers = o->model ? MODEL_SHAPES[o->model].num_layers : o->num_layers;
         config->num_heads = o->model ? MODEL_SHAPES[o->model].num_heads : o->num_heads;

@@ -10,9 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <cjson/cJSON.h>
-
-enum { LARGEST_JSON = 16 << 20 };
+#include "json.h"
+#include "weight_files.h"
 
 // ---- folders ----------------------------------------------------------------------------------------------
 
@@ -354,156 +353,17 @@ int checkpoint_verify(const char *folder, int required, Error *error) {
 
 // ---- tensors ----------------------------------------------------------------------------------------------
 
-// How many files the name's tensors are divided among: of NAME-00001-of-0000N.safetensors; 0: there is none.
-static int count_parts(const char *folder, const char *name) {
-    char *pattern = format_text("%s-%%*5d-of-%%5d.safetensors", name);
-    int parts = 0;
-    DIR *opened = opendir(folder);
-    for (struct dirent *entry; opened != NULL && parts == 0 && (entry = readdir(opened)) != NULL;)
-        if (sscanf(entry->d_name, pattern, &parts) != 1 || parts < 1) parts = 0;
-    if (opened != NULL) closedir(opened);
-    free(pattern);
-    return parts;
-}
-
 int checkpoint_read_tensors(const char *folder, const char *name, const NamedTensor *tensors, size_t count,
                             Error *error) {
-    char *single = format_text("%s/%s.safetensors", folder, name);
-    const int parts = file_exists(single) ? 0 : count_parts(folder, name);
-    char **paths = (char **)xcalloc((size_t)parts + 1, sizeof(char *));
-    for (int i = 0; i < parts; i++)
-        paths[i] = format_text("%s/%s-%05d-of-%05d.safetensors", folder, name, i + 1, parts);
-    if (parts == 0) paths[0] = xstrdup(single);
-    int result = safetensors_read((const char *const *)paths, parts > 0 ? (size_t)parts : 1, tensors, count,
-                                  error);
-    for (int i = 0; i <= parts; i++) free(paths[i]);
-    free(paths), free(single);
-    return result;
-}
-
-// ---- config.json and training_state.json ------------------------------------------------------------------
-
-static cJSON *json_read(const char *path, Error *error) {
-    char *text;
-    size_t size;
-    if (file_read(path, LARGEST_JSON, &text, &size, error) != 0) return NULL;
-    cJSON *json = cJSON_ParseWithLength(text, size);
-    free(text);
-    if (cJSON_IsObject(json)) return json;
-    cJSON_Delete(json);
-    fail(error, "'%s' is not a JSON object", path);
-    return NULL;
-}
-
-// A whole number of the object; `fallback` (when >= 0) stands in for one that is missing.
-static int json_integer(const cJSON *json, const char *path, const char *name, int64_t fallback,
-                        int64_t *value, Error *error) {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
-    *value = fallback;
-    if (item == NULL && fallback >= 0) return 0;
-    if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0 && item->valuedouble < 9e15) ||
-        item->valuedouble != floor(item->valuedouble))
-        return fail(error, "'%s': %s must be a whole number", path, name);
-    *value = (int64_t)item->valuedouble;
-    return 0;
-}
-
-// What this trainer's GPT-2 takes for granted.
-static int check_architecture(const cJSON *json, const char *path, Error *error) {
-    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
-    const char *activation = cJSON_GetStringValue(
-        cJSON_GetObjectItemCaseSensitive(json, "activation_function"));
-    if (type == NULL || strcmp(type, "gpt2") != 0)
-        return fail(error, "'%s': model_type is %.40s, gpt2 was expected", path, type ? type : "missing");
-    if (activation != NULL && strcmp(activation, "gelu_new") != 0 &&
-        strcmp(activation, "gelu_pytorch_tanh") != 0)
-        return fail(error, "'%s': activation_function is %.40s, gelu_new was expected", path, activation);
-    if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(json, "tie_word_embeddings")))
-        return fail(error, "'%s': tie_word_embeddings is false, the output head must be tied", path);
-    const cJSON *epsilon = cJSON_GetObjectItemCaseSensitive(json, "layer_norm_epsilon");
-    if (epsilon != NULL && !(cJSON_IsNumber(epsilon) && fabs(epsilon->valuedouble - 1e-5) < 1e-9))
-        return fail(error, "'%s': layer_norm_epsilon must be 1e-05", path);
-    return 0;
-}
-
-int gpt_config_read(const char *folder, GPTConfig *config, Error *error) {
-    char *path = format_text("%s/config.json", folder);
-    cJSON *json = json_read(path, error);
-    int64_t inner = 0;
-    int result = json == NULL ? -1 : check_architecture(json, path, error);
+    WeightFiles files;
+    int result = weight_files_find(folder, name, &files, error);
     if (result == 0)
-        result = json_integer(json, path, "n_positions", -1, &config->max_sequence_length, error);
-    if (result == 0) result = json_integer(json, path, "vocab_size", -1, &config->vocab_size, error);
-    if (result == 0) result = json_integer(json, path, "n_layer", -1, &config->num_layers, error);
-    if (result == 0) result = json_integer(json, path, "n_head", -1, &config->num_heads, error);
-    if (result == 0) result = json_integer(json, path, "n_embd", -1, &config->channels, error);
-    const cJSON *end = json ? cJSON_GetObjectItemCaseSensitive(json, "eos_token_id") : NULL;
-    int known = cJSON_IsNumber(end) && end->valuedouble >= 0 && end->valuedouble < 1e9;
-    config->end_of_text = known ? (int64_t)end->valuedouble : -1;
-    const cJSON *item = json ? cJSON_GetObjectItemCaseSensitive(json, "n_inner") : NULL;
-    if (result == 0 && item != NULL && !cJSON_IsNull(item)) {
-        result = json_integer(json, path, "n_inner", -1, &inner, error);
-        if (result == 0 && inner != 4 * config->channels)
-            result = fail(error, "'%s': n_inner must be 4 * n_embd", path);
-    }
-    cJSON_Delete(json);
-    free(path);
+        result = safetensors_read((const char *const *)files.paths, files.count, tensors, count, error);
+    weight_files_free(&files);
     return result;
 }
 
-int gpt_config_check(const GPTConfig *c, int64_t largest_head, Error *error) {
-    if (c->num_layers < 1 || c->num_heads < 1 || c->channels < 1 || c->max_sequence_length < 1 ||
-        c->vocab_size < 1 || c->num_layers > 1000 || c->channels > 65536 ||
-        c->max_sequence_length > 1000000 || c->vocab_size > 100000000)
-        return fail(error,
-                    "a model of %" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64
-                    " positions and %" PRId64 " tokens is out of bounds",
-                    c->num_layers, c->num_heads, c->channels, c->max_sequence_length, c->vocab_size);
-    if (c->channels % c->num_heads != 0)
-        return fail(error, "--num-heads %" PRId64 " does not divide --channels %" PRId64, c->num_heads,
-                    c->channels);
-    int64_t head = c->channels / c->num_heads;
-    if (head % 8 != 0 || head > largest_head)
-        return fail(error,
-                    "the head size --channels / --num-heads is %" PRId64
-                    "; it must be a multiple of 8, %" PRId64 " at most",
-                    head, largest_head);
-    return 0;
-}
-
-static char *json_text(cJSON *json) {
-    char *printed = cJSON_Print(json), *text = format_text("%s\n", printed ? printed : "");
-    if (printed == NULL) die("out of memory while writing JSON");
-    cJSON_free(printed);
-    cJSON_Delete(json);
-    return text;
-}
-
-char *gpt_config_text(const GPTConfig *config) {
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddItemToObject(json, "architectures",
-                          cJSON_CreateStringArray((const char *[]){"GPT2LMHeadModel"}, 1));
-    cJSON_AddStringToObject(json, "model_type", "gpt2");
-    cJSON_AddStringToObject(json, "activation_function", "gelu_new");
-    cJSON_AddNumberToObject(json, "layer_norm_epsilon", 1e-5);
-    cJSON_AddNumberToObject(json, "n_positions", (double)config->max_sequence_length);
-    cJSON_AddNumberToObject(json, "n_ctx", (double)config->max_sequence_length);
-    cJSON_AddNumberToObject(json, "vocab_size", (double)config->vocab_size);
-    cJSON_AddNumberToObject(json, "n_layer", (double)config->num_layers);
-    cJSON_AddNumberToObject(json, "n_head", (double)config->num_heads);
-    cJSON_AddNumberToObject(json, "n_embd", (double)config->channels);
-    cJSON_AddNumberToObject(json, "initializer_range", 0.02);
-    for (int i = 0; i < 2; i++) {
-        const char *name = i == 0 ? "bos_token_id" : "eos_token_id";
-        if (config->end_of_text >= 0)
-            cJSON_AddNumberToObject(json, name, (double)config->end_of_text);
-        else
-            cJSON_AddNullToObject(json, name);
-    }
-    cJSON_AddBoolToObject(json, "tie_word_embeddings", 1);
-    cJSON_AddStringToObject(json, "torch_dtype", "float32");
-    return json_text(json);
-}
+// ---- training_state.json -----------------------------------------------------------------------------------
 
 static int read_recent(const cJSON *json, const char *path, TrainingState *state, Error *error) {
     const cJSON *losses = cJSON_GetObjectItemCaseSensitive(json, "recent_losses"), *loss;

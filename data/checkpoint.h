@@ -17,20 +17,13 @@
 
 #include <stdint.h>
 #include "files.h"
+#include "gpt_config.h"
 #include "manifest.h"
 #include "safetensors.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-// The shape of a GPT-2, as config.json has it.
-typedef struct {
-    int64_t max_sequence_length; // n_positions
-    int64_t vocab_size;
-    int64_t num_layers, num_heads, channels;
-    int64_t end_of_text; // bos_token_id and eos_token_id; -1: none
-} GPTConfig;
 
 enum { RECENT_LOSSES = 128 };
 
@@ -81,11 +74,7 @@ int checkpoint_last(const char *run, int64_t *step, Error *error); // whole or n
 // 0.
 int checkpoint_verify(const char *folder, int required, Error *error);
 
-// Bounds, and that the heads divide the channels into sizes that are multiples of 8, `largest_head` at most.
-int gpt_config_check(const GPTConfig *config, int64_t largest_head, Error *error);
-int gpt_config_read(const char *folder, GPTConfig *config, Error *error);
-char *gpt_config_text(const GPTConfig *config); // caller frees
-// Tensors out of NAME.safetensors in the folder, or out of NAME-00001-of-0000N.safetensors and its like.
+// Reads the tensors out of the folder's files for `name`, "model" or "optimizer" (data/weight_files.h).
 int checkpoint_read_tensors(const char *folder, const char *name, const NamedTensor *tensors, size_t count,
                             Error *error);
 int training_state_read(const char *folder, TrainingState *state, Error *error);

@@ -169,7 +169,7 @@ refuse "leaves nothing" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
 refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"
 same <(curve whole) <(curve again)
-refuse "the largest that fits is --batch [0-9]+" "$train" --run huge $small "${data[@]}" --batch 1000000
+refuse "the largest batch that fits is --batch [0-9]+" "$train" --run huge $small "${data[@]}" --batch 1000000
 refuse "not even --batch 1 fits" "$train" --run huge $small "${data[@]}" --channels 16384 --num-heads 128 --num-layers 500
 refuse "would take .* GB" "$train" --run huge $small "${data[@]}" --batch 1000000 --channels 65536 --num-heads 512 --num-layers 1000
 

@@ -32,7 +32,7 @@ static void read_tensors(const char *path) {
 static void read_config(const char *path) {
     Error error = {"", 0};
     GPTConfig config, again;
-    if (gpt_config_read(fuzz_folder(), &config, &error) != 0) {
+    if (gpt_config_read(fuzz_folder(), NULL, &config, &error) != 0) {
         must(strstr(error.text, path) != NULL);
         return;
     }
@@ -40,7 +40,8 @@ static void read_config(const char *path) {
          config.num_heads >= 0 && config.channels >= 0 && config.end_of_text >= -1);
     char *text = gpt_config_text(&config);
     put_file(path, text, strlen(text));
-    must(gpt_config_read(fuzz_folder(), &again, &error) == 0 && memcmp(&again, &config, sizeof config) == 0);
+    must(gpt_config_read(fuzz_folder(), NULL, &again, &error) == 0 &&
+         memcmp(&again, &config, sizeof config) == 0);
     free(text);
 }
 

@@ -2,6 +2,7 @@
 // is written is read back, every kind of damage is found and named, and what fails leaves what was there
 // before.
 #include "data/checkpoint.h"
+#include "data/weight_files.h"
 #include "data/metrics.h"
 #include "data/run.h"
 #include "test/test.h"
@@ -388,7 +389,7 @@ static void expect_config(const char *path, const char *text, const char *words)
     GPTConfig read;
     put(path, text, strlen(text));
     error.text[0] = '\0';
-    int result = gpt_config_read(folder, &read, &error);
+    int result = gpt_config_read(folder, NULL, &read, &error);
     if (words == NULL)
         EXPECT(result == 0 && memcmp(&read, &config, sizeof(read)) == 0, "%s: %s", text, error.text);
     else
@@ -411,26 +412,51 @@ static void test_config(void) {
     expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"n_inner\":256}", NULL);
     expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"n_inner\":255}", "n_inner");
     expect_config(path, "{" SHAPE "}", "model_type is missing");
-    expect_config(path, "{\"model_type\":\"llama\"," SHAPE "}", "gpt2 was expected");
+    expect_config(path, "{\"model_type\":\"llama\"," SHAPE "}", "computes with \"gpt2\"");
     expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"activation_function\":\"relu\"}", "gelu_new");
-    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"tie_word_embeddings\":false}", "tied");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"tie_word_embeddings\":false}",
+                  "tie_word_embeddings");
     expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"layer_norm_epsilon\":1e-6}",
                   "layer_norm_epsilon");
-    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":32}", "vocab_size must be a whole number");
+    expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":32}", "vocab_size is missing");
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":-1}", "n_positions must be");
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":1.5}", "n_positions must be");
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":1e99}", "n_positions must be");
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":\"32\"}", "n_positions must be");
+    // Keys that change the model are refused by name, as are keys that are not known, unless they are to be ignored.
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"scale_attn_weights\":false}",
+                  "scale_attn_weights is false");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"scale_attn_weights\":true}", NULL);
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"scale_attn_by_inverse_layer_idx\":true}",
+                  "scale_attn_by_inverse_layer_idx is true");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"pruned_heads\":{\"1\":[0]}}", "pruned_heads");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"quantization_config\":{\"bits\":4}}",
+                  "quantization_config");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"rope_theta\":1e4}",
+                  "does not know, rope_theta");
+    expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"n_layer\":3}", "n_layer twice");
+    expect_config(path, "{\"hidden_size\":64,\"model_type\":\"llama\"}", "model_type is \"llama\"");
+    expect_config(path,
+                  "{\"model_type\":\"gpt2\"," SHAPE
+                  ",\"attn_pdrop\":0.1,\"n_ctx\":16,\"reorder_and_upcast_attn\":true,"
+                  "\"task_specific_params\":{\"text-generation\":{\"do_sample\":true}}}",
+                  NULL);
     GPTConfig none = config, read_config;
+    text = "{\"model_type\":\"gpt2\"," SHAPE ",\"rope_theta\":1e4,\"scale_attn_weights\":false}";
+    put(path, text, strlen(text));
+    EXPECT(gpt_config_read(folder, "rope_theta, scale_attn_weights", &read_config, &error) == 0, "%s",
+           error.text);
+    EXPECT(gpt_config_read(folder, "rope_theta", &read_config, &error) == -1, "one of two keys is ignored");
     none.end_of_text = -1;
     text = gpt_config_text(&none);
     put(path, text, strlen(text));
-    EXPECT(gpt_config_read(folder, &read_config, &error) == 0 &&
+    EXPECT(gpt_config_read(folder, NULL, &read_config, &error) == 0 &&
                memcmp(&read_config, &none, sizeof(none)) == 0,
            "no end of text: %s", error.text);
     free(text);
     unlink(path);
-    EXPECT(gpt_config_read(folder, &read_config, &error) == -1 && strstr(error.text, path), "%s", error.text);
+    EXPECT(gpt_config_read(folder, NULL, &read_config, &error) == -1 && strstr(error.text, path), "%s",
+           error.text);
     free(path);
     path = in_folder("training_state.json");
     text = training_state_text(&state);
@@ -591,6 +617,9 @@ static void test_parts(void) {
     checkpoint_leave(&second);
     EXPECT(checkpoint_commit(&first, 1, &error) == 0 && checkpoint_verify(folder_of_step, 1, &error) == 0,
            "%s", error.text);
+    // A part that is not of this checkpoint: an earlier save, by another number of processes, of a folder that was copied.
+    char *stale = format_text("%s/model-00001-of-00003.safetensors", folder_of_step);
+    put(stale, "stale", 5);
     memset(one, 0, sizeof(one));
     memset(two, 0, sizeof(two));
     EXPECT(checkpoint_read_tensors(folder_of_step, "model", tensors, 2, &error) == 0 &&
@@ -611,7 +640,68 @@ static void test_parts(void) {
                strstr(error.text, path),
            "%s", error.text);
     remove_tree(run);
-    free(path), free(folder_of_step), free(run);
+    free(stale), free(path), free(folder_of_step), free(run);
+}
+
+static void put_in(const char *name, const char *text) {
+    char *path = format_text("%s/%s", folder, name);
+    put(path, text, strlen(text));
+    free(path);
+}
+
+// The files that hold the tensors "model" in the folder, separated by spaces; or the reason why there are none.
+static void expect_files(const char *wanted, const char *words) {
+    WeightFiles files;
+    error.text[0] = '\0';
+    const int result = weight_files_find(folder, "model", &files, &error);
+    char *found = xstrdup("");
+    for (size_t i = 0; i < files.count; i++) {
+        char *longer = format_text("%s%s%s", found, i > 0 ? " " : "", strrchr(files.paths[i], '/') + 1);
+        free(found);
+        found = longer;
+    }
+    if (words == NULL)
+        EXPECT(result == 0 && strcmp(found, wanted) == 0, "wanted %s, found %s: %s", wanted, found,
+               error.text);
+    else
+        EXPECT(result == -1 && strstr(error.text, words), "wanted '%s', got '%s'", words, error.text);
+    free(found);
+    weight_files_free(&files);
+}
+
+// The index is the truth about a folder; without it there is one file, and files of other names are nothing.
+static void test_weight_files(void) {
+    char *command = format_text("rm -rf '%s'/*", folder);
+    expect_files(NULL, "neither model.safetensors nor model.safetensors.index.json");
+    put_in("pytorch_model.bin", "x");
+    expect_files(NULL, "pytorch_model.bin, and only safetensors can be read");
+    put_in("model-00001-of-00002.safetensors", "x");
+    put_in("model-00002-of-00002.safetensors", "x");
+    put_in("model.safetensors", "x");
+    expect_files("model.safetensors", NULL);
+    put_in("model.safetensors.index.json",
+           "{\"weight_map\":{\"a\":\"model.safetensors\",\"b\":\"model.safetensors\"}}");
+    expect_files("model.safetensors", NULL);
+    put_in("model.safetensors.index.json",
+           "{\"weight_map\":{\"a\":\"first.safetensors\",\"b\":\"second.safetensors\"}}");
+    expect_files(NULL, "first.safetensors' is missing");
+    put_in("first.safetensors", "x");
+    expect_files(NULL, "second.safetensors' is missing");
+    put_in("second.safetensors", "x");
+    expect_files(NULL, "contradict each other");
+    char *single = in_folder("model.safetensors");
+    unlink(single);
+    expect_files("first.safetensors second.safetensors", NULL);
+    put_in("model.safetensors.index.json", "{\"weight_map\":{\"a\":\"../first.safetensors\"}}");
+    expect_files(NULL, "the name of a file beside it");
+    put_in("model.safetensors.index.json", "{\"weight_map\":{\"a\":1}}");
+    expect_files(NULL, "the name of a file beside it");
+    put_in("model.safetensors.index.json", "{\"weight_map\":{}}");
+    expect_files(NULL, "no weight_map");
+    put_in("model.safetensors.index.json", "[");
+    expect_files(NULL, "not a JSON object");
+    EXPECT(system(command) == 0, "rm");
+    free(command), free(single);
 }
 
 // A checkpoint that cannot be written, wherever it breaks off, leaves the ones before as they are.
@@ -875,6 +965,7 @@ int main(void) {
     test_foreign_files();
     test_newest();
     test_parts();
+    test_weight_files();
     test_failed_commit();
     test_lock();
     test_folder_of_others();

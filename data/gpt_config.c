@@ -1,0 +1,202 @@
+// See gpt_config.h.
+#define _GNU_SOURCE
+#include "gpt_config.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include "json.h"
+#include "json_keys.h"
+
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
+
+// ---- the keys of config.json ------------------------------------------------------------------------------
+
+// Read below, or, for the tokens, by whoever generates text.
+static const char *const used[] = {"n_positions", "vocab_size",   "n_layer",      "n_head",
+                                   "n_embd",      "eos_token_id", "bos_token_id", "n_inner"};
+
+// Keys that change the model's result, with the values, as JSON, that this trainer computes with. transformers takes the
+// first for a key that is missing.
+static const struct {
+    const char *name, *values[3];
+} required[] = {
+    {"model_type", {"\"gpt2\""}},
+    {"activation_function", {"\"gelu_new\"", "\"gelu_pytorch_tanh\""}},
+    {"layer_norm_epsilon", {"1e-05"}},
+    {"scale_attn_weights", {"true"}},
+    {"scale_attn_by_inverse_layer_idx", {"false"}},
+    {"tie_word_embeddings", {"true"}},
+    {"add_cross_attention", {"false"}},
+    {"is_encoder_decoder", {"false"}},
+    {"pruned_heads", {"{}", "null"}},
+    {"quantization_config", {"null"}},
+    {"auto_map", {"null"}}, // a program of its own
+};
+
+// Keys without influence on logits: about training, about the order of computation, about how text is generated (options of
+// this trainer), about other heads than the language model's, and notes.
+static const char *const irrelevant[] = {
+    // training
+    "attn_pdrop", "embd_pdrop", "resid_pdrop", "initializer_range", "gradient_checkpointing", "use_bfloat16",
+    "tf_legacy_loss",
+    // computation
+    "reorder_and_upcast_attn", "use_cache", "torch_dtype", "dtype", "torchscript", "chunk_size_feed_forward",
+    "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "_flash_attn_2_enabled",
+    "n_ctx", "output_attentions", "output_hidden_states", "return_dict", "is_decoder",
+    "cross_attention_hidden_size", "tie_encoder_decoder",
+    // generating text
+    "pad_token_id", "sep_token_id", "decoder_start_token_id", "prefix", "task_specific_params", "temperature",
+    "top_k", "top_p", "typical_p", "do_sample", "num_beams", "num_beam_groups", "num_return_sequences",
+    "diversity_penalty", "length_penalty", "repetition_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "max_length", "min_length", "max_new_tokens", "early_stopping",
+    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+    "exponential_decay_length_penalty", "remove_invalid_values", "output_scores", "return_dict_in_generate",
+    // other heads
+    "summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
+    "classifier_dropout",
+    // notes
+    "architectures", "transformers_version", "_name_or_path", "name_or_path", "tokenizer_class",
+    "_commit_hash"};
+
+static int is_in(const char *const *names, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(names[i], name) == 0) return 1;
+    return 0;
+}
+
+// Where the key is in `required`, or -1.
+static int find_required(const char *name) {
+    for (size_t i = 0; i < COUNT(required); i++)
+        if (strcmp(required[i].name, name) == 0) return (int)i;
+    return -1;
+}
+
+static int has_value(const cJSON *item, const char *wanted) {
+    cJSON *value = cJSON_Parse(wanted);
+    const int same = cJSON_Compare(item, value, 1);
+    cJSON_Delete(value);
+    return same;
+}
+
+static int check_required(const char *path, const cJSON *item, size_t index, Error *error) {
+    const char *const *values = required[index].values;
+    for (size_t i = 0; i < COUNT(required[index].values) && values[i] != NULL; i++)
+        if (has_value(item, values[i])) return 0;
+    char *found = cJSON_PrintUnformatted(item);
+    fail(error,
+         "'%s': %s is %.60s, but this trainer computes with %s; to load the model all the same, give "
+         "--ignore-key %s",
+         path, item->string, found, values[0], item->string);
+    cJSON_free(found);
+    return -1;
+}
+
+// Another kind of model has other keys: that it is another is what the user should know first.
+static int check_model_type(const char *path, const cJSON *json, const char *ignored, Error *error) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, "model_type");
+    if (key_is_ignored(ignored, "model_type")) return 0;
+    if (item == NULL) return fail(error, "'%s': model_type is missing, but \"gpt2\" was expected", path);
+    return check_required(path, item, (size_t)find_required("model_type"), error);
+}
+
+static int check_keys(const char *path, const cJSON *json, const char *ignored, Error *error) {
+    const cJSON *item;
+    if (check_model_type(path, json, ignored, error) != 0) return -1;
+    cJSON_ArrayForEach(item, json) {
+        const char *name = item->string;
+        const int index = find_required(name);
+        if (key_is_ignored(ignored, name)) continue;
+        if (index >= 0) {
+            if (check_required(path, item, (size_t)index, error) != 0) return -1;
+        } else if (!is_in(used, COUNT(used), name) && !is_in(irrelevant, COUNT(irrelevant), name)) {
+            return fail(error,
+                        "'%s' has a key that this trainer does not know, %.60s, which may change the model; "
+                        "if it does "
+                        "not, give --ignore-key %.60s",
+                        path, name, name);
+        }
+    }
+    return 0;
+}
+
+// ---- reading ----------------------------------------------------------------------------------------------
+
+// The width of the MLP, which may be missing or null for the usual one.
+static int check_inner(const char *path, const cJSON *json, int64_t channels, Error *error) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, "n_inner");
+    int64_t inner;
+    if (item == NULL || cJSON_IsNull(item)) return 0;
+    if (json_integer(json, path, "n_inner", -1, &inner, error) != 0) return -1;
+    if (inner == 4 * channels) return 0;
+    return fail(error, "'%s': n_inner is %" PRId64 ", and this trainer has 4 n_embd = %" PRId64 " only", path,
+                inner, 4 * channels);
+}
+
+int gpt_config_read(const char *folder, const char *ignored, GPTConfig *config, Error *error) {
+    char *path = format_text("%s/config.json", folder);
+    cJSON *json = json_read(path, error);
+    int result = json == NULL ? -1 : check_keys(path, json, ignored, error);
+    if (result == 0)
+        result = json_integer(json, path, "n_positions", -1, &config->max_sequence_length, error);
+    if (result == 0) result = json_integer(json, path, "vocab_size", -1, &config->vocab_size, error);
+    if (result == 0) result = json_integer(json, path, "n_layer", -1, &config->num_layers, error);
+    if (result == 0) result = json_integer(json, path, "n_head", -1, &config->num_heads, error);
+    if (result == 0) result = json_integer(json, path, "n_embd", -1, &config->channels, error);
+    if (result == 0) result = check_inner(path, json, config->channels, error);
+    const cJSON *end = json ? cJSON_GetObjectItemCaseSensitive(json, "eos_token_id") : NULL;
+    int known = cJSON_IsNumber(end) && end->valuedouble >= 0 && end->valuedouble < 1e9;
+    config->end_of_text = known ? (int64_t)end->valuedouble : -1;
+    cJSON_Delete(json);
+    free(path);
+    return result;
+}
+
+int gpt_config_check(const GPTConfig *c, int64_t largest_head, Error *error) {
+    if (c->num_layers < 1 || c->num_heads < 1 || c->channels < 1 || c->max_sequence_length < 1 ||
+        c->vocab_size < 1 || c->num_layers > 1000 || c->channels > 65536 ||
+        c->max_sequence_length > 1000000 || c->vocab_size > 100000000)
+        return fail(error,
+                    "a model of %" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64
+                    " positions and %" PRId64 " tokens is out of bounds",
+                    c->num_layers, c->num_heads, c->channels, c->max_sequence_length, c->vocab_size);
+    if (c->channels % c->num_heads != 0)
+        return fail(error, "--num-heads %" PRId64 " does not divide --channels %" PRId64, c->num_heads,
+                    c->channels);
+    int64_t head = c->channels / c->num_heads;
+    if (head % 8 != 0 || head > largest_head)
+        return fail(error,
+                    "the head size, --channels / --num-heads, is %" PRId64
+                    ", but it must be a multiple of 8 and at most %" PRId64,
+                    head, largest_head);
+    return 0;
+}
+
+// ---- writing ----------------------------------------------------------------------------------------------
+
+char *gpt_config_text(const GPTConfig *config) {
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddItemToObject(json, "architectures",
+                          cJSON_CreateStringArray((const char *[]){"GPT2LMHeadModel"}, 1));
+    cJSON_AddStringToObject(json, "model_type", "gpt2");
+    cJSON_AddStringToObject(json, "activation_function", "gelu_new");
+    cJSON_AddNumberToObject(json, "layer_norm_epsilon", 1e-5);
+    cJSON_AddNumberToObject(json, "n_positions", (double)config->max_sequence_length);
+    cJSON_AddNumberToObject(json, "n_ctx", (double)config->max_sequence_length);
+    cJSON_AddNumberToObject(json, "vocab_size", (double)config->vocab_size);
+    cJSON_AddNumberToObject(json, "n_layer", (double)config->num_layers);
+    cJSON_AddNumberToObject(json, "n_head", (double)config->num_heads);
+    cJSON_AddNumberToObject(json, "n_embd", (double)config->channels);
+    cJSON_AddNumberToObject(json, "initializer_range", 0.02);
+    for (int i = 0; i < 2; i++) {
+        const char *name = i == 0 ? "bos_token_id" : "eos_token_id";
+        if (config->end_of_text >= 0)
+            cJSON_AddNumberToObject(json, name, (double)config->end_of_text);
+        else
+            cJSON_AddNullToObject(json, name);
+    }
+    cJSON_AddBoolToObject(json, "tie_word_embeddings", 1);
+    cJSON_AddStringToObject(json, "torch_dtype", "float32");
+    return json_text(json);
+}
