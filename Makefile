@@ -70,6 +70,9 @@ endif
 variant := $(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))$(if $(filter-out gcc,$(CC)),-$(notdir $(CC)))
 BUILD := build/$(DEVICE)$(if $(filter cpu,$(DEVICE)),,-$(PRECISION))$(if $(filter emulated-standin,$(DEVICE)-$(NCCL)),-nccl)$(variant)
 PACKAGES := libpcre2-8 libcjson
+# Corpora may be compressed where these libraries are (data/spool.c): HAVE_ZLIB, HAVE_ZSTD.
+OPTIONAL := $(foreach p,zlib libzstd,$(if $(shell pkg-config --exists $(p) 2>/dev/null && echo yes),$(p)))
+OPTIONAL_FLAGS := $(addprefix -DHAVE_,$(patsubst zlib,ZLIB,$(patsubst libzstd,ZSTD,$(OPTIONAL))))
 # Processes talk over NCCL in a CUDA build, else over MPI: Open MPI or MPICH, of those that are there the first. For its
 # tests the emulated build can have NCCL's code with a stand-in for the library.
 USES_MPI      := $(filter-out cuda 0,$(if $(filter cuda,$(DEVICE)),cuda,$(MPI)))
@@ -80,9 +83,9 @@ MPI_LIBS       = $(and $(USES_MPI),$(MPI_PACKAGE),-Wl$(comma)--as-needed $(shell
 # Asked for when they are needed, not before: `make deps test` may have just installed them.
 # No -ffast-math: NaN checks must work, and the order of sums is part of the result.
 CFLAGS   = -std=gnu11 $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3) -g $(MARCH) $(OPENMP) -fno-math-errno \
-           -fno-trapping-math -Wall -Wextra -Werror -I. $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+           -fno-trapping-math -Wall -Wextra -Werror -I. $(OPTIONAL_FLAGS) $(shell pkg-config --cflags $(PACKAGES) $(OPTIONAL) 2>/dev/null)
 LDFLAGS := $(OPENMP)
-LDLIBS   = $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) $(MPI_LIBS) -lm -lpthread
+LDLIBS   = $(shell pkg-config --libs $(PACKAGES) $(OPTIONAL) 2>/dev/null) $(MPI_LIBS) -lm -lpthread
 ifneq ($(SANITIZE),)
 ifeq ($(DEVICE),emulated)
 OPENMP  := -Wno-unknown-pragmas
@@ -159,7 +162,7 @@ $(shell mkdir -p $(BUILD); echo '$(COMPILE_CU)' | cmp -s - $(COMPILED_BY) || ech
 endif
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
-COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o
+COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o data/overwrite.o
 TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \

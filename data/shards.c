@@ -1,6 +1,7 @@
 // Token shards: see shards.h for the format.
 #include "shards.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
@@ -21,6 +22,8 @@ enum {
     VERSION_16 = 1,
     MAGIC_32 = 20240801,
     VERSION_32 = 7,
+    MARKER = 0x4B524D47,        // "GMRK"
+    CRC_BYTES = 1 << 20,        // read at a time
     CONVERT_TOKENS = 8192,      // converted at a time
     DOCUMENT_BUFFER = 64 * 1024 // tokens
 };
@@ -201,12 +204,108 @@ int shard_read_patiently(const Shard *shard, uint64_t first, size_t count, int32
 
 // ---- writing ----------------------------------------------------------------------------------------------
 
-static char *shard_path(const ShardWriter *writer, uint32_t index) {
-    return format_text("%s_%06u.bin", writer->prefix, index);
+static char *shard_path(const char *prefix, uint64_t index) {
+    return format_text("%s_%06llu.bin", prefix, (unsigned long long)index);
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? path : slash + 1;
+}
+
+// The words of the header that are not zero.
+static void fill_header(int32_t *header, const char *prefix, uint64_t index, int token_bytes,
+                        uint64_t num_tokens, uint32_t crc) {
+    const char *name = base_name(prefix);
+    header[0] = token_bytes == 2 ? MAGIC_16 : MAGIC_32;
+    header[1] = token_bytes == 2 ? VERSION_16 : VERSION_32;
+    header[2] = (int32_t)num_tokens;
+    header[3] = MARKER;
+    header[4] = (int32_t)crc32c(0, name, strlen(name));
+    header[5] = (int32_t)index;
+    header[6] = (int32_t)crc;
+    header[7] = (int32_t)crc32c(0, header, 7 * sizeof(int32_t));
+}
+
+static int tokens_crc(const Shard *shard, uint32_t *crc, Error *error) {
+    const uint64_t size = shard->num_tokens * (uint64_t)shard->token_bytes;
+    char *buffer = (char *)xmalloc(CRC_BYTES);
+    int result = 0;
+    *crc = 0;
+    for (uint64_t done = 0; done < size && result == 0; done += CRC_BYTES) {
+        size_t part = size - done < CRC_BYTES ? (size_t)(size - done) : CRC_BYTES;
+        result = file_pread(shard->descriptor, shard->path, buffer, part, HEADER_BYTES + done, error);
+        if (result == 0) *crc = crc32c(*crc, buffer, part);
+    }
+    free(buffer);
+    return result;
+}
+
+// Does the marker prove that this file was written under this name, and that it is as it was then?
+static int is_ours(const char *prefix, uint64_t index) {
+    char *path = shard_path(prefix, index);
+    int32_t header[HEADER_INTS], expected[HEADER_INTS] = {0};
+    struct stat status;
+    Shard shard;
+    Error ignored;
+    uint32_t crc = 0;
+    int ours = lstat(path, &status) == 0 && S_ISREG(status.st_mode) &&
+               shard_open(&shard, path, &ignored) == 0;
+    free(path);
+    if (!ours) return 0;
+    ours = file_pread(shard.descriptor, shard.path, header, HEADER_BYTES, 0, &ignored) == 0 &&
+           header[3] == MARKER && tokens_crc(&shard, &crc, &ignored) == 0;
+    if (ours) fill_header(expected, prefix, index, shard.token_bytes, shard.num_tokens, crc);
+    close(shard.descriptor);
+    free(shard.path);
+    return ours && memcmp(header, expected, HEADER_BYTES) == 0;
+}
+
+// The number in the name of a shard of the set `base`, spelled as shard_path does; -1 for any other name.
+static int64_t index_of_name(const char *name, const char *base) {
+    const size_t length = strlen(base);
+    if (strncmp(name, base, length) != 0 || name[length] != '_') return -1;
+    int64_t index = strtoll(name + length + 1, NULL, 10);
+    char *spelled = index < 0 ? NULL : shard_path(base, (uint64_t)index);
+    int same = spelled != NULL && strcmp(spelled, name) == 0;
+    free(spelled);
+    return same ? index : -1;
+}
+
+// Calls `use` for the number of every file that bears a name of the set, until it fails. A folder that is not
+// there has none.
+typedef int (*UseIndex)(ShardWriter *writer, uint64_t index, Error *error);
+static int for_each_shard(ShardWriter *writer, UseIndex use, Error *error) {
+    const char *base = base_name(writer->prefix);
+    char *path = format_text("%.*s%s", (int)(base - writer->prefix), writer->prefix,
+                             base == writer->prefix ? "." : "");
+    DIR *folder = opendir(path);
+    int result = folder != NULL || errno == ENOENT || errno == ENOTDIR
+                     ? 0
+                     : fail_io(error, "cannot open the folder '%s'", path);
+    for (struct dirent *entry; result == 0 && folder != NULL && (entry = readdir(folder)) != NULL;) {
+        int64_t index = index_of_name(entry->d_name, base);
+        if (index >= 0) result = use(writer, (uint64_t)index, error);
+    }
+    if (folder != NULL) closedir(folder);
+    free(path);
+    return result;
+}
+
+static int refuse_foreign(ShardWriter *writer, uint64_t index, Error *error) {
+    if (is_ours(writer->prefix, index)) return 0;
+    char *path = shard_path(writer->prefix, index);
+    fail(error,
+         "'%s' exists, and its header does not prove that this program wrote it under this name: move it "
+         "away, "
+         "choose another --out, or give --overwrite",
+         path);
+    free(path);
+    return -1;
 }
 
 int shard_writer_open(ShardWriter *writer, const char *prefix, uint64_t tokens_per_shard, int token_bytes,
-                      Error *error) {
+                      int overwrite, Error *error) {
     memset(writer, 0, sizeof *writer);
     if (tokens_per_shard < 1 || tokens_per_shard > SHARD_MAX_TOKENS)
         return fail(error, "a shard of %llu tokens is not possible, expected 1 to %u",
@@ -216,16 +315,19 @@ int shard_writer_open(ShardWriter *writer, const char *prefix, uint64_t tokens_p
     writer->prefix = xstrdup(prefix);
     writer->tokens_per_shard = tokens_per_shard;
     writer->token_bytes = token_bytes;
-    return 0;
+    if (overwrite || for_each_shard(writer, refuse_foreign, error) == 0) return 0;
+    shard_writer_abandon(writer);
+    return -1;
 }
 
 static int start_shard(ShardWriter *writer, Error *error) {
-    char *path = shard_path(writer, writer->shard_index);
+    char *path = shard_path(writer->prefix, writer->shard_index);
     int result = file_writer_open(&writer->file, path, error);
     free(path);
     if (result != 0) return -1;
     writer->is_open = 1;
     writer->shard_tokens = 0;
+    writer->crc = 0;
     // The header is written last, when the count is known.
     static const int32_t zeros[HEADER_INTS];
     if (fwrite(zeros, HEADER_BYTES, 1, writer->file.stream) != 1)
@@ -235,9 +337,8 @@ static int start_shard(ShardWriter *writer, Error *error) {
 
 static int finish_shard(ShardWriter *writer, Error *error) {
     int32_t header[HEADER_INTS] = {0};
-    header[0] = writer->token_bytes == 2 ? MAGIC_16 : MAGIC_32;
-    header[1] = writer->token_bytes == 2 ? VERSION_16 : VERSION_32;
-    header[2] = (int32_t)writer->shard_tokens;
+    fill_header(header, writer->prefix, writer->shard_index, writer->token_bytes, writer->shard_tokens,
+                writer->crc);
     if (fseeko(writer->file.stream, 0, SEEK_SET) != 0 ||
         fwrite(header, HEADER_BYTES, 1, writer->file.stream) != 1)
         return fail_io(error, "cannot write %s", writer->file.path);
@@ -260,6 +361,7 @@ static int write_tokens(ShardWriter *writer, const int32_t *tokens, size_t count
         const void *bytes = writer->token_bytes == 2 ? (const void *)narrow : (const void *)(tokens + done);
         if (fwrite(bytes, (size_t)writer->token_bytes, part, writer->file.stream) != part)
             return fail_io(error, "cannot write %s", writer->file.path);
+        writer->crc = crc32c(writer->crc, bytes, part * (size_t)writer->token_bytes);
         done += part;
     }
     writer->shard_tokens += count;
@@ -279,21 +381,22 @@ int shard_writer_document(ShardWriter *writer, const int32_t *tokens, size_t cou
     return 0;
 }
 
-static int remove_older_shards(const ShardWriter *writer, Error *error) {
-    for (uint32_t index = writer->shard_index;; index++) {
-        char *path = shard_path(writer, index);
-        int missing = unlink(path) != 0;
-        int result = 0;
-        if (missing && errno != ENOENT)
-            result = fail_io(error, "cannot remove %s, left from an earlier run", path);
-        free(path);
-        if (missing) return result;
-    }
+static int remove_if_ours(ShardWriter *writer, uint64_t index, Error *error) {
+    if (index < writer->shard_index) return 0;
+    char *path = shard_path(writer->prefix, index);
+    int result = 0;
+    if (!is_ours(writer->prefix, index))
+        warn("'%s' is not of this set and is left where it is: a pattern such as '%s_*.bin' would include it",
+             path, writer->prefix);
+    else if (unlink(path) != 0 && errno != ENOENT)
+        result = fail_io(error, "cannot remove '%s', a shard of an earlier set", path);
+    free(path);
+    return result;
 }
 
 int shard_writer_close(ShardWriter *writer, Error *error) {
     int result = writer->is_open ? finish_shard(writer, error) : 0;
-    if (result == 0) result = remove_older_shards(writer, error);
+    if (result == 0) result = for_each_shard(writer, remove_if_ours, error);
     shard_writer_abandon(writer);
     return result;
 }

@@ -1,7 +1,15 @@
 // Token shards: files of token ids, read at random, written in order, walked document by document.
 //
-// Format (llm.c's): a header of 256 little-endian int32, of which the first three are used - magic, version,
+// Format (llm.c's): a header of 256 little-endian int32, of which llm.c uses the first three - magic, version,
 // number of tokens - then the tokens. 20240520, 1 stands for uint16 tokens; 20240801, 7 for uint32 tokens.
+// The next five words, which llm.c ignores and other writers leave zero, are our marker:
+//
+//     [3] 0x4B524D47 ("GMRK")     [4] CRC-32C of the file's name up to its number ("train" of train_000002.bin)
+//     [5] the number in the name  [6] CRC-32C of the tokens' bytes     [7] CRC-32C of the words [0] to [6]
+//
+// It proves that a file was written by ShardWriter under the very name it has and was not changed since. Only
+// such files are ever replaced or removed; a copy under another name does not count.
+//
 // The file is exactly as long as the header says. A shard holds up to 2^31 - 1 tokens; all offsets are
 // 64-bit. Every document begins with the end-of-text token (llm.c's convention), so that token is what
 // separates them; a document that does not fit is cut and goes on in the next shard.
@@ -55,22 +63,26 @@ int shard_read_patiently(const Shard *shard, uint64_t first, size_t count, int32
                          int (*pause)(void *argument, int seconds), void *argument, Error *error);
 
 // Writes <prefix>_000000.bin, <prefix>_000001.bin, ...; each appears under its name only when it is complete
-// and on the disk. Shards of an earlier, longer run under the same prefix are removed at the end, as a glob
-// would mix them in.
+// and on the disk. Shards of an earlier, longer set under the same prefix are removed at the end, as a glob
+// would mix them in, provided that their markers prove they are ours.
 typedef struct {
     FileWriter file;
     char *prefix;
-    int is_open; // is a shard being written?
+    int is_open;  // is a shard being written?
+    uint32_t crc; // of the tokens of the shard being written
     int token_bytes;
     uint32_t shard_index; // of the shard being written, or of the next one
     uint64_t tokens_per_shard;
     uint64_t shard_tokens; // in the shard being written
     uint64_t num_tokens;   // in all shards so far
 } ShardWriter;
+// Fails when a file <prefix>_NNNNNN.bin of any number exists whose marker does not prove that it is ours, unless
+// `overwrite`: then such a file is replaced if the new set has a shard of its name, else left (with a warning).
 int shard_writer_open(ShardWriter *writer, const char *prefix, uint64_t tokens_per_shard, int token_bytes,
-                      Error *error);
+                      int overwrite, Error *error);
 // `tokens` begin with the end-of-text token. A long document may come in several calls.
 int shard_writer_document(ShardWriter *writer, const int32_t *tokens, size_t count, Error *error);
+// Completes the last shard, then removes our shards of higher numbers.
 int shard_writer_close(ShardWriter *writer, Error *error);
 // Instead of close, after an error: removes the unfinished shard; complete ones stay.
 void shard_writer_abandon(ShardWriter *writer);

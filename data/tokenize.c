@@ -7,6 +7,7 @@
 #define _GNU_SOURCE // memmem
 #include "files.h"
 #include "options.h"
+#include "overwrite.h"
 #include "progress.h"
 #include "shards.h"
 #include "tokenizer.h"
@@ -90,7 +91,7 @@ typedef struct {
     const char *tokenizer, *input, *out, *separator;
     int64_t vocab, shard_tokens, validation_every;
     double validation_fraction;
-    int whole_files;
+    int whole_files, overwrite;
     const char **words; // further input files
     int num_words;
 } Settings;
@@ -107,6 +108,9 @@ typedef struct {
             "What stands between documents."                                                                 \
     }
 
+#define OVERWRITE_OPTION(help)                                                                               \
+    { NULL, "overwrite", OPTION_FLAG, FIELD(overwrite), "0", 0, 0, NULL, help }
+
 static const Option train_options[] = {
     {"Text", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
      "Text files or patterns; more may follow as words."},
@@ -114,6 +118,7 @@ static const Option train_options[] = {
     {"Tokenizer", "vocab", OPTION_INTEGER, FIELD(vocab), "8192", 256, 1e8, NULL,
      "Tokens: 256 bytes, merges, <|endoftext|>; exactly 256 is bytes alone."},
     {NULL, "out", OPTION_TEXT, FIELD(out), "tokenizer.json", 0, 0, NULL, "File to write."},
+    OVERWRITE_OPTION("Replace the file if it exists, even if this program did not write it."),
 };
 
 static const Option encode_options[] = {
@@ -127,6 +132,7 @@ static const Option encode_options[] = {
      "Writes <out>_000000.bin, ..., or <out>_train_000000.bin, ... and <out>_val_000000.bin, ..."},
     {NULL, "shard-tokens", OPTION_INTEGER, FIELD(shard_tokens), "100M", 1, SHARD_MAX_TOKENS, NULL,
      "Tokens in a shard."},
+    OVERWRITE_OPTION("Replace shards of these names that this program did not write."),
     {"Validation", "validation-every", OPTION_INTEGER, FIELD(validation_every), "0", 0, 1e15, NULL,
      "Every so many documents, one for validation; 0 for none."},
     {NULL, "validation-fraction", OPTION_REAL, FIELD(validation_fraction), "0", 0, 0.999, NULL,
@@ -138,6 +144,7 @@ static const Option decode_options[] = {
     {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
      "Shards or patterns; more may follow as words."},
     {"Text", "out", OPTION_TEXT, FIELD(out), "-", 0, 0, NULL, "File to write, - for standard output."},
+    OVERWRITE_OPTION("Replace the file if it exists."),
     SEPARATOR_OPTION,
 };
 
@@ -179,6 +186,7 @@ static Tokenizer *open_tokenizer(const Settings *settings, Error *error) {
 static int train_on(const Input *input, const Settings *settings, Error *error) {
     // An output that cannot be written should be known before the work, not after it.
     FileWriter writer;
+    if (overwrite_check(settings->out, settings->overwrite, tokenizer_is_ours, error) != 0) return -1;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;
     file_writer_abandon(&writer);
     Text *texts = (Text *)xmalloc(input->count * sizeof(Text));
@@ -340,7 +348,7 @@ static int encode_to_shards(Encoding *e, const Input *input, Error *error) {
     for (; opened < num_writers && result == 0; opened++) {
         char *prefix = format_text("%s%s", e->settings->out, num_writers == 2 ? suffixes[opened] : "");
         result = shard_writer_open(&e->writers[opened], prefix, (uint64_t)e->settings->shard_tokens,
-                                   token_bytes, error);
+                                   token_bytes, e->settings->overwrite, error);
         free(prefix);
     }
     progress_start(&e->progress, "encoding", "B", input->size);
@@ -436,6 +444,7 @@ static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *se
         return fflush(stdout) == 0 ? 0 : fail_io(error, "cannot write %s", decoding.path);
     }
     FileWriter writer;
+    if (overwrite_check(settings->out, settings->overwrite, NULL, error) != 0) return -1;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;
     decoding.stream = writer.stream;
     if (read_shards(set, t, decode_tokens, &decoding, error) == 0) return file_writer_commit(&writer, error);

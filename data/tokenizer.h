@@ -40,6 +40,9 @@ Tokenizer *tokenizer_load(const char *path, Error *error);
 // Writes a tokenizer.json that Hugging Face's tokenizers and transformers read.
 void tokenizer_write(const Tokenizer *tokenizer, FILE *stream); // the same to a stream
 int tokenizer_save(const Tokenizer *tokenizer, const char *path, Error *error);
+// Returns 1 if the file is, byte for byte, what tokenizer_save writes for the tokenizer in it, which proves that this
+// program wrote it.
+int tokenizer_is_ours(const char *path);
 
 // ---- training (tokenizer_train.c) -------------------------------------------------------------------------
 

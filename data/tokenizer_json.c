@@ -387,3 +387,23 @@ int tokenizer_save(const Tokenizer *t, const char *path, Error *error) {
     tokenizer_write(t, writer.stream);
     return file_writer_commit(&writer, error);
 }
+
+int tokenizer_is_ours(const char *path) {
+    char *data, *text = NULL;
+    size_t size, text_size = 0;
+    Error ignored;
+    Tokenizer *t = tokenizer_load(path, &ignored);
+    FILE *stream = t == NULL ? NULL : open_memstream(&text, &text_size);
+    if (stream != NULL) {
+        tokenizer_write(t, stream);
+        fclose(stream);
+    }
+    tokenizer_free(t);
+    int same = text != NULL && file_read(path, LARGEST_FILE, &data, &size, &ignored) == 0;
+    if (same) {
+        same = size == text_size && memcmp(data, text, size) == 0;
+        free(data);
+    }
+    free(text);
+    return same;
+}

@@ -14,6 +14,7 @@
 #include "byte_ngram.h"
 #include "files.h"
 #include "options.h"
+#include "overwrite.h"
 #include "progress.h"
 #include "stories.h"
 
@@ -22,7 +23,7 @@ enum { TRAIN_STREAM, VALIDATION_STREAM }; // of random numbers
 typedef struct {
     int64_t train_bytes, validation_stories, seed, ngram;
     const char *out, *parse;
-    int write;
+    int write, overwrite;
 } Settings;
 
 #define FIELD(name) offsetof(Settings, name)
@@ -35,6 +36,8 @@ static const Option options[] = {
     {NULL, "seed", OPTION_INTEGER, FIELD(seed), "1", 0, 9e15, NULL, "the same seed writes the same stories"},
     {NULL, "write", OPTION_FLAG, FIELD(write), "1", 0, 1, NULL,
      "write the stories; --no-write measures the files that are there"},
+    {NULL, "overwrite", OPTION_FLAG, FIELD(overwrite), "0", 0, 0, NULL,
+     "replace train.txt, validation.txt and floor.json even if this program did not write them"},
     {"Measurements", "ngram", OPTION_INTEGER, FIELD(ngram), "0", 0, BYTE_NGRAM_MAX_ORDER, NULL,
      "order of the byte n-gram model to compare with, 0 for none"},
     {NULL, "parse", OPTION_TEXT, FIELD(parse), "", 0, 0, NULL,
@@ -95,7 +98,7 @@ static uint64_t write_stories(const char *path, uint64_t seed, uint64_t stream, 
 }
 
 typedef struct {
-    uint64_t stories, bytes;
+    uintmax_t stories, bytes;
     double bits;
 } Floor;
 
@@ -135,17 +138,58 @@ static double measure_ngram(const Stories *train, const Stories *validation, int
     return bits / (double)bytes;
 }
 
+static void print_floor(FILE *stream, const Floor *floor, int order, double ngram) {
+    fprintf(stream, "{\"bits_per_byte\": %.6f, \"stories\": %ju, \"bytes\": %ju, \"bits\": %.3f",
+            floor->bits / (double)floor->bytes, (uintmax_t)floor->stories, (uintmax_t)floor->bytes,
+            floor->bits);
+    if (order > 0) fprintf(stream, ", \"ngram_order\": %d, \"ngram_bits_per_byte\": %.6f", order, ngram);
+    fprintf(stream, "}\n");
+}
+
 static void write_floor(const char *path, const Floor *floor, int order, double ngram) {
     Error error;
     FileWriter writer;
     check(file_writer_open(&writer, path, &error), &error);
-    fprintf(writer.stream, "{\"bits_per_byte\": %.6f, \"stories\": %ju, \"bytes\": %ju, \"bits\": %.3f",
-            floor->bits / (double)floor->bytes, (uintmax_t)floor->stories, (uintmax_t)floor->bytes,
-            floor->bits);
-    if (order > 0)
-        fprintf(writer.stream, ", \"ngram_order\": %d, \"ngram_bits_per_byte\": %.6f", order, ngram);
-    fprintf(writer.stream, "}\n");
+    print_floor(writer.stream, floor, order, ngram);
     check(file_writer_commit(&writer, &error), &error);
+}
+
+// Proof that this program wrote a file of stories: the grammar allows every one of them.
+static int is_story_file(const char *path) {
+    Error ignored;
+    Stories stories;
+    const char *text;
+    size_t at = 0, length;
+    if (file_read(path, SIZE_MAX / 2, &stories.data, &stories.size, &ignored) != 0) return 0;
+    int ours = stories.size > 0;
+    while (ours && next_story(&stories, &at, &text, &length))
+        ours = story_parse(text, length).num_parses == 1;
+    free(stories.data);
+    return ours;
+}
+
+// Proof that this program wrote a floor.json: the numbers in it, printed again, give the same text.
+static int is_floor_file(const char *path) {
+    Error ignored;
+    char *data, *again = NULL;
+    size_t size, again_size = 0;
+    Floor floor = {0};
+    int order = 0;
+    double ngram = 0;
+    if (file_read(path, 4096, &data, &size, &ignored) != 0) return 0;
+    sscanf(data,
+           "{\"bits_per_byte\": %*f, \"stories\": %ju, \"bytes\": %ju, \"bits\": %lf, \"ngram_order\": %d, "
+           "\"ngram_bits_per_byte\": %lf}",
+           &floor.stories, &floor.bytes, &floor.bits, &order, &ngram);
+    FILE *stream = floor.bytes > 0 ? open_memstream(&again, &again_size) : NULL;
+    if (stream != NULL) {
+        print_floor(stream, &floor, order, ngram);
+        fclose(stream);
+    }
+    int ours = again != NULL && again_size == size && memcmp(again, data, size) == 0;
+    free(again);
+    free(data);
+    return ours;
 }
 
 static void write_corpus(const Settings *settings) {
@@ -154,7 +198,10 @@ static void write_corpus(const Settings *settings) {
     char *validation_path = format_text("%s/validation.txt", settings->out);
     char *floor_path = format_text("%s/floor.json", settings->out);
     uint64_t seed = (uint64_t)settings->seed;
+    check(overwrite_check(floor_path, settings->overwrite, is_floor_file, &error), &error);
     if (settings->write) {
+        check(overwrite_check(train_path, settings->overwrite, is_story_file, &error), &error);
+        check(overwrite_check(validation_path, settings->overwrite, is_story_file, &error), &error);
         check(folder_create(settings->out, &error), &error);
         uint64_t stories = write_stories(train_path, seed, TRAIN_STREAM, UINT64_MAX,
                                          (uint64_t)settings->train_bytes);

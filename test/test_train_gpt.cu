@@ -563,7 +563,7 @@ static void small_trainer(Trainer *t, const char *folder) {
     t->model.dropout_threshold = NO_DROPOUT;
     open_queues(t);
     LoaderConfig config = {B, T, V, 1, 0, 1, 0, 0, 1};
-    EXPECT(shard_writer_open(&writer, prefix, 1000, 2, &error) == 0 &&
+    EXPECT(shard_writer_open(&writer, prefix, 1000, 2, 0, &error) == 0 &&
                shard_writer_document(&writer, text, 40 * T, &error) == 0 &&
                shard_writer_close(&writer, &error) == 0 && shards_open(&t->train, pattern, &error) == 0 &&
                (t->loader = loader_open(&t->train, &config, &error)) != NULL &&

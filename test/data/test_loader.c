@@ -83,7 +83,7 @@ static void write_counting_shards(const char *name, const int *sizes, size_t cou
         for (int i = 0; i < sizes[s]; i++) tokens[i] = next++;
         ShardWriter writer;
         Error error = {"", 0};
-        EXPECT(shard_writer_open(&writer, prefix, SHARD_MAX_TOKENS, token_bytes, &error) == 0, "%s",
+        EXPECT(shard_writer_open(&writer, prefix, SHARD_MAX_TOKENS, token_bytes, 0, &error) == 0, "%s",
                error.text);
         EXPECT(shard_writer_document(&writer, tokens, (size_t)sizes[s], &error) == 0, "%s", error.text);
         EXPECT(shard_writer_close(&writer, &error) == 0, "%s", error.text);

@@ -80,7 +80,7 @@ static void test_round_trip(int token_bytes) {
     tokens[1] = limit - 1;
     Error error = {"", 0};
     ShardWriter writer;
-    EXPECT(shard_writer_open(&writer, prefix, PER_SHARD, token_bytes, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_open(&writer, prefix, PER_SHARD, token_bytes, 0, &error) == 0, "%s", error.text);
     for (size_t done = 0; done < COUNT;) {
         size_t part = COUNT - done < 7001 ? COUNT - done : 7001;
         EXPECT(shard_writer_document(&writer, tokens + done, part, &error) == 0, "%s", error.text);
@@ -114,12 +114,12 @@ static void test_writer(void) {
     Error error = {"", 0};
     ShardWriter writer;
     int32_t tokens[3] = {1, 2, 65536};
-    EXPECT(shard_writer_open(&writer, prefix, 0, 2, &error) == -1, "0 tokens a shard");
-    EXPECT(shard_writer_open(&writer, prefix, 1ull << 31, 2, &error) == -1, "2^31 tokens a shard");
-    EXPECT(shard_writer_open(&writer, prefix, 10, 3, &error) == -1, "3 bytes a token");
+    EXPECT(shard_writer_open(&writer, prefix, 0, 2, 0, &error) == -1, "0 tokens a shard");
+    EXPECT(shard_writer_open(&writer, prefix, 1ull << 31, 2, 0, &error) == -1, "2^31 tokens a shard");
+    EXPECT(shard_writer_open(&writer, prefix, 10, 3, 0, &error) == -1, "3 bytes a token");
 
     // Seven shards stand there from the round trip; two must be left after this run.
-    EXPECT(shard_writer_open(&writer, prefix, 1, 2, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_open(&writer, prefix, 1, 2, 0, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_document(&writer, tokens, 2, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_close(&writer, &error) == 0, "%s", error.text);
     ShardSet set;
@@ -128,7 +128,7 @@ static void test_writer(void) {
     shards_close(&set);
 
     // A token that does not fit; what stood there stays, and no temporary file is left.
-    EXPECT(shard_writer_open(&writer, prefix, 10, 2, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_open(&writer, prefix, 10, 2, 0, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_document(&writer, tokens, 3, &error) == -1, "65536 in 16 bits");
     EXPECT(strstr(error.text, "token 65536 does not fit") != NULL, "'%s'", error.text);
     shard_writer_abandon(&writer);
@@ -138,7 +138,7 @@ static void test_writer(void) {
     shards_close(&set);
 
     char *nowhere = in_folder("no/such/folder/shard");
-    EXPECT(shard_writer_open(&writer, nowhere, 10, 2, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_open(&writer, nowhere, 10, 2, 0, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_document(&writer, tokens, 2, &error) == -1, "wrote into a missing folder");
     EXPECT(strstr(error.text, nowhere) != NULL, "'%s'", error.text);
     shard_writer_abandon(&writer);
@@ -146,6 +146,84 @@ static void test_writer(void) {
     free(everything);
     free(prefix);
     free(pattern);
+}
+
+static void write_set(const char *name, int num_shards, int overwrite) {
+    char *prefix = in_folder(name);
+    Error error = {"", 0};
+    ShardWriter writer;
+    EXPECT(shard_writer_open(&writer, prefix, 1, 2, overwrite, &error) == 0, "%s", error.text);
+    for (int32_t token = 0; token < num_shards; token++)
+        EXPECT(shard_writer_document(&writer, &token, 1, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_close(&writer, &error) == 0, "%s", error.text);
+    free(prefix);
+}
+
+static void copy_file(const char *from, const char *to) {
+    char *source = in_folder(from), *target = in_folder(to), *data;
+    size_t size;
+    Error error;
+    EXPECT(file_read(source, 1 << 20, &data, &size, &error) == 0, "%s", error.text);
+    EXPECT(file_write(target, data, size, &error) == 0, "%s", error.text);
+    free(data);
+    free(source);
+    free(target);
+}
+
+// A set "kept" must not be written, because of the file `name`, which stays as it is.
+static void expect_foreign(const char *name, const char *why) {
+    char *prefix = in_folder("kept"), *path = in_folder(name), *before, *after;
+    size_t size, size_after;
+    Error error = {"(no message)", 0};
+    ShardWriter writer;
+    EXPECT(file_read(path, 1 << 20, &before, &size, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_open(&writer, prefix, 1, 2, 0, &error) == -1, "%s: replaced", why);
+    EXPECT(strstr(error.text, path) != NULL && strstr(error.text, "--overwrite") != NULL, "%s: '%s'", why,
+           error.text);
+    EXPECT(file_read(path, 1 << 20, &after, &size_after, &error) == 0, "%s", error.text);
+    EXPECT(size == size_after && memcmp(before, after, size) == 0, "%s: changed", why);
+    EXPECT(unlink(path) == 0, "unlink");
+    free(before);
+    free(after);
+    free(prefix);
+    free(path);
+}
+
+// Shards that others wrote, whatever their names, are neither replaced nor removed.
+static void test_foreign_shards(void) {
+    write_set("kept", 3, 0);
+    write_set("kept", 2, 0); // our own are
+    char *third = in_folder("kept_000002.bin");
+    EXPECT(!file_exists(third), "a shard of the earlier set is left");
+    copy_file("kept_000000.bin", "kept_000007.bin");
+    expect_foreign("kept_000007.bin", "a copy of ours under another number");
+    write_set("other", 3, 0);
+    copy_file("other_000002.bin", "kept_000002.bin");
+    expect_foreign("kept_000002.bin", "a copy of ours under another prefix");
+    free(write_raw("kept_000001.bin", 20240520, 1, 3, 6));
+    expect_foreign("kept_000001.bin", "a shard without a marker");
+    free(write_raw("kept_000001.bin", 7, 1, 3, 6));
+    expect_foreign("kept_000001.bin", "no shard");
+    write_set("kept", 2, 0);
+    char *second = in_folder("kept_000001.bin");
+    int descriptor = open(second, O_WRONLY);
+    EXPECT(pwrite(descriptor, "x", 1, 1024) == 1 && close(descriptor) == 0, "pwrite");
+    expect_foreign("kept_000001.bin", "one of ours that was changed");
+    EXPECT(symlink("other_000001.bin", second) == 0, "symlink");
+    expect_foreign("kept_000001.bin", "a link");
+    // With --overwrite, names of the new set are replaced, others are left.
+    free(write_raw("kept_000001.bin", 20240520, 1, 3, 6));
+    free(write_raw("kept_000002.bin", 20240520, 1, 3, 6));
+    write_set("kept", 2, 1);
+    EXPECT(file_exists(third), "a foreign shard was removed");
+    EXPECT(unlink(third) == 0, "unlink");
+    write_set("kept", 1, 0); // kept_000001.bin is ours now
+    EXPECT(!file_exists(second), "a shard of ours is left");
+    char *command = format_text("cd '%s' && rm -f kept_* other_*", folder);
+    EXPECT(system(command) == 0, "rm");
+    free(command);
+    free(second);
+    free(third);
 }
 
 // 2^31 - 1 tokens, 4 GiB, all holes but the last three.
@@ -177,7 +255,7 @@ static void write_documents(const char *prefix, uint64_t per_shard) {
     ShardWriter writer;
     Error error = {"", 0};
     int32_t *tokens = (int32_t *)xmalloc(80000 * sizeof(int32_t));
-    EXPECT(shard_writer_open(&writer, prefix, per_shard, 2, &error) == 0, "%s", error.text);
+    EXPECT(shard_writer_open(&writer, prefix, per_shard, 2, 0, &error) == 0, "%s", error.text);
     tokens[0] = 7; // the end of a document that began elsewhere
     EXPECT(shard_writer_document(&writer, tokens, 1, &error) == 0, "%s", error.text);
     for (int d = 0; document_lengths[d] >= 0; d++) {
@@ -227,6 +305,7 @@ int main(void) {
     test_round_trip(4);
     test_round_trip(2);
     test_writer();
+    test_foreign_shards();
     test_largest_shard();
     test_documents(100000000, 100000);
     test_documents(997, 100000);

@@ -12,7 +12,7 @@ round() {
     shift
     rm -f x_*.bin
     accept "tokens" encode --tokenizer tokenizer.json --input "$text" --out x "$@"
-    "$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --out back.txt >out.txt 2>&1 || fail "decode: $(cat out.txt)"
+    "$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --overwrite --out back.txt >out.txt 2>&1 || fail "decode: $(cat out.txt)"
     same "$text" back.txt "$@"
 }
 
@@ -49,7 +49,7 @@ holds [ "$shards" -gt 10 ]
 holds [ -z "$(find . -name 'x_*.bin' -size +3049c)" ]
 accept "encoded" encode --tokenizer tokenizer.json --input text/train.txt --out x --shard-tokens 5k # fewer: the rest goes
 holds [ "$(find . -name 'x_*.bin' | wc -l)" -lt "$shards" ]
-"$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --out back.txt
+"$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --overwrite --out back.txt
 same text/train.txt back.txt "fewer shards than before"
 
 printf '<|endoftext|><|endoftext|>a<|endoftext|>' >empty_documents.txt
@@ -65,7 +65,7 @@ for text in empty_documents.txt no_end.txt short.txt binary.txt; do
     round $text --whole-files
 done
 accept "3 documents" encode --tokenizer tokenizer.json --input separated.txt --out x --separator '#'
-"$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin --out back.txt --separator '#'
+"$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin --overwrite --out back.txt --separator '#'
 same separated.txt back.txt "another separator, and <|endoftext|> as text"
 "$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin --separator $'\n--\n' >back.txt
 same back.txt <(sed 's/#/\n--\n/g' separated.txt) "another separator on the way back"
@@ -81,8 +81,49 @@ accept "^all: [0-9]+ tokens, 2 documents" inspect --tokenizer tokenizer.json x_0
 # A tokenizer of bytes alone has no end of text: a token a byte.
 accept "tokens" encode --tokenizer bytes.json --input binary.txt --out x
 holds [ "$(stat -c %s x_000000.bin)" = $((1024 + 2 * $(stat -c %s binary.txt))) ]
-"$tokenize" decode --tokenizer bytes.json --input x_000000.bin --out back.txt
+"$tokenize" decode --tokenizer bytes.json --input x_000000.bin --overwrite --out back.txt
 same binary.txt back.txt "bytes alone"
+
+# ---- what exists is not replaced ------------------------------------------------------------------------------------------
+
+
+"$tokenize" encode --tokenizer tokenizer.json --input first.txt --out copied >/dev/null
+for i in 1 2 3; do cp copied_000000.bin fw_train_00000$i.bin; done
+refuse "fw_train_00000[123].bin' exists" encode --tokenizer tokenizer.json --input one.txt --out fw_train
+holds [ "$(ls fw_train* | wc -l)" = 3 ] # nothing is written, either
+for i in 1 2 3; do same copied_000000.bin fw_train_00000$i.bin "a shard that others wrote"; done
+refuse "fw_train_00000[123].bin' exists" encode --tokenizer tokenizer.json --input two.txt one.txt --out fw --validation-every 2
+accept "^warning: 'fw_train_00000[123].bin' is not of this set and is left" encode --tokenizer tokenizer.json --input one.txt --out fw_train --overwrite
+holds [ "$(ls fw_train* | wc -l)" = 4 ]
+echo '{}' >kept.json
+cp one.txt kept.txt
+cp tokenizer.json edited.json
+echo >>edited.json
+refuse "'kept.json' exists: .*--overwrite" train --input one.txt --vocab 300 --out kept.json
+refuse "'edited.json' exists: .*--overwrite" train --input one.txt --vocab 300 --out edited.json
+refuse "'kept.txt' exists: .*--overwrite" decode --tokenizer tokenizer.json x_000000.bin --out kept.txt
+refuse "'/dev/null': it is not a regular file" decode --tokenizer tokenizer.json x_000000.bin --out /dev/null --overwrite
+same kept.txt one.txt "a file that is there"
+holds [ "$(cat kept.json)" = '{}' ]
+accept "^again.json: 300 tokens" train --input one.txt --vocab 300 --out again.json # ours
+accept "^kept.json: 300 tokens" train --input one.txt --vocab 300 --out kept.json --overwrite
+holds cmp -s again.json kept.json
+# write_stories replaces only its own files, too.
+program=("$build/data/write_stories" --out corpus --validation-stories 20)
+for name in train.txt validation.txt floor.json; do
+    rm -rf corpus
+    mkdir corpus
+    cp one.txt corpus/$name
+    echo more >>corpus/$name
+    cp corpus/$name kept.txt
+    refuse "'corpus/$name' exists: .*--overwrite" --train-bytes 20k
+    same kept.txt corpus/$name "a file that others wrote"
+    holds [ "$(ls corpus)" = "$name" ]
+done
+accept "20 validation stories" --train-bytes 20k --overwrite
+accept "20 validation stories" --train-bytes 30k --ngram 2 # its own
+accept "20 validation stories" --no-write
+program=("$tokenize")
 
 # ---- splits -----------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +138,7 @@ accept "^training: [0-9]+ tokens, 97 documents" encode --tokenizer tokenizer.jso
 holds [ "$(documents s_train_000000.bin) $(documents s_val_000000.bin)" = "97 3" ]
 accept "^validation: [0-9]+ tokens, 1 document" encode --tokenizer tokenizer.json --input text/train.txt --whole-files --out s \
     --validation-fraction 0.1 # a single document gives its end
-for part in train val; do "$tokenize" decode --tokenizer tokenizer.json s_${part}_000000.bin --out $part.txt; done
+for part in train val; do "$tokenize" decode --tokenizer tokenizer.json s_${part}_000000.bin --overwrite --out $part.txt; done
 same text/train.txt <(cat train.txt val.txt) "the two parts of a single document"
 holds [ $(($(stat -c %s val.txt) * 100 / $(stat -c %s text/train.txt))) -ge 9 ]
 refuse "exclude each other" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 5 --validation-fraction 0.1
@@ -119,7 +160,7 @@ END
 accept "tokens" encode --tokenizer many --input text/validation.txt --out wide
 accept "^wide_000000.bin: [0-9]+ tokens, uint32$" inspect --tokenizer many wide_000000.bin
 holds grep -qE 'ids [0-9]+ to 70257 of 70258' out.txt
-"$tokenize" decode --tokenizer many wide_000000.bin --out back.txt
+"$tokenize" decode --tokenizer many wide_000000.bin --overwrite --out back.txt
 same text/validation.txt back.txt "uint32"
 
 # ---- mistakes ---------------------------------------------------------------------------------------------------------------
