@@ -278,7 +278,7 @@ static void put_off(Saving *s) {
     s->retry_at = seconds_now() + s->pause;
     if (s->model->rank == 0 && s->pause > 0) {
         metrics_end_line(s->metrics);
-        warn("step %" PRId64 " is not saved: %s; tried again in %.0f s", s->step, s->error.text, s->pause);
+        warn("step %" PRId64 " is not saved: %s; trying again in %.0f s", s->step, s->error.text, s->pause);
     }
     s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
 }

@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include "data/options.h"
+#include "data/version.h"
 #include "gpt.cuh"
 #include "layers/schedule.h"
 
@@ -41,83 +42,83 @@ typedef struct {
     name, OPTION_CHOICE, offsetof(Settings, member), standard, 0, 0, choices, help
 // clang-format off
 static const Option OPTIONS[] = {
-    {"Run", TEXT("run", run, "runs/gpt", "folder of the run: options, metrics, checkpoints")},
-    {NULL, FLAG("resume", resume, "go on from the run's newest whole checkpoint, with its options where no others are given")},
-    {NULL, TEXT("init-from", init_from, NULL, "begin with the weights of a Hugging Face GPT-2 folder")},
-    {NULL, TEXT("ignore-key", ignore_key, NULL, "keys of config.json and tokenizer.json, separated by commas, to ignore although they are not known or have another value than this trainer's")},
-    {NULL, INTEGER("steps", steps, "1000", 1, 1e12, "optimizer steps")},
-    {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: none by steps")},
-    {NULL, REAL("save-minutes", save_minutes, "15", 0, 1e6, "minutes between checkpoints; 0: none by time")},
-    {NULL, FLAG("save-synchronously", save_synchronously, "training waits while a checkpoint is written, rather than go on beside it")},
+    {"Run", TEXT("run", run, "runs/gpt", "folder of the run: its options, metrics and checkpoints")},
+    {NULL, FLAG("resume", resume, "resume the run from its newest intact checkpoint, with the options it was started with unless others are given")},
+    {NULL, TEXT("init-from", init_from, NULL, "start from the weights in a Hugging Face GPT-2 folder")},
+    {NULL, TEXT("ignore-key", ignore_key, NULL, "keys of config.json and tokenizer.json, separated by commas, to ignore although this trainer does not know or support them")},
+    {NULL, INTEGER("steps", steps, "1000", 1, 1e12, "number of optimizer steps")},
+    {NULL, INTEGER("save-every", save_every, "500", 0, 1e12, "steps between checkpoints; 0: no checkpoints by steps")},
+    {NULL, REAL("save-minutes", save_minutes, "15", 0, 1e6, "minutes between checkpoints; 0: no checkpoints by time")},
+    {NULL, FLAG("save-synchronously", save_synchronously, "pause training while a checkpoint is written")},
     {NULL, INTEGER("keep", keep, "2", 1, 1e6, "how many checkpoints to keep")},
-    {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "random numbers of initialisation, order, dropout and sampling")},
-    {NULL, INTEGER("threads", threads, "0", 0, MOST_THREADS, "0: one a core; results do not depend on it")},
+    {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "seed of all random numbers: initialization, data order, dropout, sampling")},
+    {NULL, INTEGER("threads", threads, "0", 0, MOST_THREADS, "CPU threads; 0: one per core; results do not depend on it")},
 
-    {"Data", TEXT("train", train, NULL, "token shards to train on (quote a pattern: 'data/x_train_*.bin')")},
+    {"Data", TEXT("train", train, NULL, "token shards to train on; quote patterns: 'data/x_train_*.bin'")},
     {NULL, TEXT("validation", validation, NULL, "token shards to validate on")},
-    {NULL, TEXT("tokenizer", tokenizer, NULL, "tokenizer.json, or a folder with one; for text samples, bits per byte, V")},
+    {NULL, TEXT("tokenizer", tokenizer, NULL, "tokenizer.json, or a folder that contains one; needed for samples as text, for bits per byte and for the vocabulary size")},
     {NULL, INTEGER("validate-every", validate_every, "250", 0, 1e12, "steps between validations; 0: only at the end")},
     {NULL, INTEGER("validation-batches", validation_batches, "20", 1, 1e9, "batches of each process in a validation")},
-    {NULL, FLAG("validate-documents", validate_documents, "validate on whole documents from their start")},
-    {NULL, REAL("validation-floor", validation_floor, "0", 0, 100, "bits per byte to show beside the validation's; 0: none")},
+    {NULL, FLAG("validate-documents", validate_documents, "validate on whole documents, each from its start")},
+    {NULL, REAL("validation-floor", validation_floor, "0", 0, 100, "lowest possible bits per byte, shown beside the validation's; 0: not known")},
 
-    {"Model", CHOICE("model", model, "free", "free|gpt2-124M|gpt2-350M|gpt2-774M|gpt2-1558M", "a shape by name, or free")},
-    {NULL, INTEGER("num-layers", num_layers, "4", 1, 1000, "L")},
-    {NULL, INTEGER("num-heads", num_heads, "4", 1, 1000, "NH, divides the channels")},
-    {NULL, INTEGER("channels", channels, "128", 8, 65536, "C")},
-    {NULL, INTEGER("max-sequence-length", max_sequence_length, "0", 0, 1e6, "positions of the model; 0: the sequence length")},
-    {NULL, INTEGER("vocab-size", vocab_size, "0", 0, 1e8, "V; 0: the tokenizer's")},
-    {NULL, REAL("init-embedding", init_embedding, "0.02", 0, 10, "deviation of the initial token embedding; narrow models learn faster from more")},
-    {NULL, REAL("init-matrices", init_matrices, "0.02", 0, 10, "of the blocks' matrices; those into the residual stream / sqrt(2 L)")},
-    {NULL, REAL("dropout", dropout, "0", 0, 0.99, "on embedding, attention and both residual branches; steps of 1/256")},
+    {"Model", CHOICE("model", model, "free", "free|gpt2-124M|gpt2-350M|gpt2-774M|gpt2-1558M", "shape by name; free: as the next options say")},
+    {NULL, INTEGER("num-layers", num_layers, "4", 1, 1000, "number of layers, L")},
+    {NULL, INTEGER("num-heads", num_heads, "4", 1, 1000, "number of attention heads, NH; must divide the channels")},
+    {NULL, INTEGER("channels", channels, "128", 8, 65536, "width of the model, C")},
+    {NULL, INTEGER("max-sequence-length", max_sequence_length, "0", 0, 1e6, "number of positions the model has; 0: the sequence length")},
+    {NULL, INTEGER("vocab-size", vocab_size, "0", 0, 1e8, "number of tokens, V; 0: the tokenizer's")},
+    {NULL, REAL("init-embedding", init_embedding, "0.02", 0, 10, "standard deviation of the initial token embedding; narrow models learn faster with more")},
+    {NULL, REAL("init-matrices", init_matrices, "0.02", 0, 10, "standard deviation of the blocks' initial matrices; those that write to the residual stream are divided by sqrt(2 L)")},
+    {NULL, REAL("dropout", dropout, "0", 0, 0.99, "dropout on the embedding, attention and both residual branches, in steps of 1/256")},
 
-    {"Training", INTEGER("batch", batch, "12", 1, 1e6, "B, sequences in a micro-step of one process")},
-    {NULL, INTEGER("sequence-length", sequence_length, "256", 1, 1e6, "T")},
-    {NULL, INTEGER("accumulate", accumulate, "1", 1, 1e6, "micro-steps in a step")},
-    {NULL, INTEGER("global-batch", global_batch, "0", 0, 1e9, "sequences in a step, of all processes; sets --accumulate. 0: batch x accumulate x processes")},
-    {NULL, REAL("learning-rate", learning_rate, "6e-4", 0, 10, "the highest, after warm-up")},
-    {NULL, REAL("final-learning-rate", final_learning_rate, "0.1", 0, 1, "the last, as a fraction of the highest")},
-    {NULL, CHOICE("schedule", schedule, "cosine", "cosine|linear|constant|wsd", "after warm-up; wsd: constant, then a linear cool-down")},
-    {NULL, INTEGER("warmup", warmup, "100", 0, 1e9, "steps of linear warm-up; if not given, at most a tenth of the steps")},
-    {NULL, INTEGER("cooldown", cooldown, "0", 0, 1e9, "steps of wsd's cool-down; 0: a fifth of the steps")},
-    {NULL, REAL("weight-decay", weight_decay, "0.1", 0, 10, "on matrices and embeddings only")},
-    {NULL, REAL("beta1", beta1, "0.9", 0, 0.999999, "of AdamW")},
-    {NULL, REAL("beta2", beta2, "0.95", 0, 0.999999, "of AdamW")},
-    {NULL, REAL("epsilon", epsilon, "1e-8", 1e-20, 1, "of AdamW")},
-    {NULL, REAL("clip", clip, "1", 0, 1e9, "largest global gradient norm; 0: no clipping")},
-    {NULL, INTEGER("max-skips", max_skips, "5", 1, 1e9, "steps with a non-finite loss or gradient skipped in a row before training stops")},
-    {NULL, INTEGER("rollback-after", rollback_after, "0", 0, 1e9, "after so many steps in a row with a loss that is not finite or an outlier, go back to the last checkpoint and pass over that data; 0: never")},
-    {NULL, REAL("outlier", outlier, "8", 0.1, 1e6, "deviations above the median of the last 128 losses that make one an outlier")},
+    {"Training", INTEGER("batch", batch, "12", 1, 1e6, "sequences in a micro-step of one process, B")},
+    {NULL, INTEGER("sequence-length", sequence_length, "256", 1, 1e6, "tokens in a sequence, T")},
+    {NULL, INTEGER("accumulate", accumulate, "1", 1, 1e6, "micro-steps in a step (gradient accumulation)")},
+    {NULL, INTEGER("global-batch", global_batch, "0", 0, 1e9, "sequences in a step of all processes together, which sets --accumulate; 0: batch x accumulate x processes")},
+    {NULL, REAL("learning-rate", learning_rate, "6e-4", 0, 10, "highest learning rate, reached after warm-up")},
+    {NULL, REAL("final-learning-rate", final_learning_rate, "0.1", 0, 1, "last learning rate, as a fraction of the highest")},
+    {NULL, CHOICE("schedule", schedule, "cosine", "cosine|linear|constant|wsd", "learning rate after warm-up; wsd: constant, then a linear cool-down")},
+    {NULL, INTEGER("warmup", warmup, "100", 0, 1e9, "steps of linear warm-up; unless given, at most a tenth of the steps")},
+    {NULL, INTEGER("cooldown", cooldown, "0", 0, 1e9, "steps of the cool-down of wsd; 0: a fifth of the steps")},
+    {NULL, REAL("weight-decay", weight_decay, "0.1", 0, 10, "weight decay, on matrices and embeddings only")},
+    {NULL, REAL("beta1", beta1, "0.9", 0, 0.999999, "AdamW's beta 1")},
+    {NULL, REAL("beta2", beta2, "0.95", 0, 0.999999, "AdamW's beta 2")},
+    {NULL, REAL("epsilon", epsilon, "1e-8", 1e-20, 1, "AdamW's epsilon")},
+    {NULL, REAL("clip", clip, "1", 0, 1e9, "largest norm of the whole gradient; 0: no clipping")},
+    {NULL, INTEGER("max-skips", max_skips, "5", 1, 1e9, "training stops after this many skipped steps in a row; a step with a non-finite loss or gradient is skipped")},
+    {NULL, INTEGER("rollback-after", rollback_after, "0", 0, 1e9, "after this many steps in a row whose loss is an outlier or not finite, return to the last checkpoint and skip the data that led there; 0: never")},
+    {NULL, REAL("outlier", outlier, "8", 0.1, 1e6, "a loss is an outlier if it is this many robust deviations above the median of the last 128")},
 
-    {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash|cudnn", "changes speed and memory, not results, but for cudnn's dropout, which has masks of its own")},
-    {NULL, FLAG("attention-atomics", attention_atomics, "flash on a GPU adds up gradients of queries in any order: faster, but not the same bits each time")},
-    {NULL, CHOICE("precision", precision, "auto", "auto|fp32|bf16", "of matmul inputs on the CPU; on a GPU the build's; sums and master weights stay fp32")},
-    {NULL, CHOICE("matmul", matmul, "auto", "auto|cublas|own", "whose matrix products; auto: cuBLAS where the build has it")},
-    {NULL, FLAG("matmul-search", matmul_search, "time cuBLAS's proposals for every product before choosing, rather than take its first")},
-    {NULL, CHOICE("recompute", recompute, "none", "none|gelu|layernorm|block", "activations that backward computes again, each including the ones before; results stay the same")},
-    {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "the most bytes for logits, which are then computed in pieces; 0: no limit")},
-    {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, right on average (bf16 builds)")},
-    {NULL, FLAG("plan", plan, "no training: print the memory this model, batch and sequence length take, on the CPU and on GPUs, and a model of many GPUs")},
-    {NULL, CHOICE("plan-gpu", plan_gpu, "h100", "a100-40|a100-80|h100|h200|b200|l40s|rtx4090|rtx5090", "of the plan for many")},
-    {NULL, INTEGER("plan-node", plan_node, "8", 1, 1024, "GPUs in a node")},
-    {NULL, REAL("plan-link", plan_link, "0", 0, 1e6, "GB/s between GPUs of a node, one direction; 0: what is usual for them")},
-    {NULL, REAL("plan-network", plan_network, "0", 0, 1e6, "GB/s of network for each GPU; 0: what is usual")},
-    {NULL, REAL("plan-utilisation", plan_utilisation, "0", 0, 1, "share of its peak that a GPU gives; 0: what others publish")},
+    {"Speed and memory", CHOICE("attention", attention, "auto", "auto|naive|flash|cudnn", "attention kernel; auto: flash; the choice changes speed and memory, not results (except cudnn, whose dropout masks differ)")},
+    {NULL, FLAG("attention-atomics", attention_atomics, "let flash attention on a GPU add up the gradients of queries in any order: faster, but not bitwise reproducible")},
+    {NULL, CHOICE("precision", precision, "auto", "auto|fp32|bf16", "precision of matmul inputs on the CPU (on a GPU, the build's); sums and master weights stay in fp32")},
+    {NULL, CHOICE("matmul", matmul, "auto", "auto|cublas|own", "matrix product kernels on a GPU; auto: cuBLAS where the build has it")},
+    {NULL, FLAG("matmul-search", matmul_search, "time all algorithms that cuBLAS proposes for each product, instead of taking the first")},
+    {NULL, CHOICE("recompute", recompute, "none", "none|gelu|layernorm|block", "activations that the backward pass computes again instead of storing them, each level including the ones before; results stay the same")},
+    {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "most bytes for logits, which are then computed in pieces; 0: no limit")},
+    {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, so that they are right on average (bf16 builds)")},
+    {NULL, FLAG("plan", plan, "do not train, but print the memory that this model, batch and sequence length take, on the CPU and on GPUs, and predict the speed of many GPUs")},
+    {NULL, CHOICE("plan-gpu", plan_gpu, "h100", "a100-40|a100-80|h100|h200|b200|l40s|rtx4090|rtx5090", "GPU that --plan predicts for")},
+    {NULL, INTEGER("plan-node", plan_node, "8", 1, 1024, "GPUs in a node, for --plan")},
+    {NULL, REAL("plan-link", plan_link, "0", 0, 1e6, "GB/s between GPUs of a node in one direction, for --plan; 0: usual for that GPU")},
+    {NULL, REAL("plan-network", plan_network, "0", 0, 1e6, "GB/s of network per GPU, for --plan; 0: usual for that GPU")},
+    {NULL, REAL("plan-utilisation", plan_utilisation, "0", 0, 1, "fraction of its peak that a GPU reaches, for --plan; 0: as published by others")},
 
-    {"Many processes", INTEGER("processes", processes, "0", 0, 4096, "start so many here, on a GPU one each; 0: as torchrun, mpirun or srun started them, or one")},
-    {NULL, CHOICE("shard", shard, "none", "none|optimizer|gradients", "what processes divide among them: optimizer state and master weights (ZeRO-1), gradients too (ZeRO-2)")},
-    {NULL, FLAG("deterministic-reduce", deterministic_reduce, "add up gradients in the order of processes: the same bits each time (over MPI always)")},
-    {NULL, REAL("deadline", deadline, "120", 0, 1e6, "seconds until processes that do not come, answer or finish a step count as lost; steps: or 10 usual ones; 0: never")},
+    {"Many processes", INTEGER("processes", processes, "0", 0, 4096, "start this many processes here, on a GPU each; 0: those that torchrun, mpirun or srun started, or one")},
+    {NULL, CHOICE("shard", shard, "none", "none|optimizer|gradients", "what is divided among processes: optimizer state and master weights (ZeRO-1), gradients too (ZeRO-2)")},
+    {NULL, FLAG("deterministic-reduce", deterministic_reduce, "add up gradients in the order of processes, for the same bits every time (always so over MPI)")},
+    {NULL, REAL("deadline", deadline, "120", 0, 1e6, "seconds after which a process that does not join, answer or finish a step counts as lost (for a step, at least 10 times its usual duration); 0: never")},
 
-    {"Samples", TEXT("sample", sample, NULL, "no training: continue this text with the run's newest checkpoint (or --init-from)")},
-    {NULL, INTEGER("sample-every", sample_every, "0", 0, 1e12, "steps between samples while training; 0: only at the end")},
-    {NULL, INTEGER("sample-tokens", sample_tokens, "200", 1, 1e6, "the most to generate")},
-    {NULL, REAL("temperature", temperature, "0.8", 0, 100, "0: always the most probable token")},
-    {NULL, INTEGER("top-k", top_k, "0", 0, 1e9, "only the k most probable tokens; 0: all")},
-    {NULL, REAL("top-p", top_p, "1", 1e-6, 1, "only the most probable tokens that together have this probability")},
+    {"Samples", TEXT("sample", sample, NULL, "do not train, but continue this text with the run's newest checkpoint (or --init-from)")},
+    {NULL, INTEGER("sample-every", sample_every, "0", 0, 1e12, "steps between samples during training; 0: only at the end")},
+    {NULL, INTEGER("sample-tokens", sample_tokens, "200", 1, 1e6, "most tokens to generate")},
+    {NULL, REAL("temperature", temperature, "0.8", 0, 100, "sampling temperature; 0: always the most probable token")},
+    {NULL, INTEGER("top-k", top_k, "0", 0, 1e9, "sample from the k most probable tokens only; 0: from all")},
+    {NULL, REAL("top-p", top_p, "1", 1e-6, 1, "sample from the most probable tokens that together have this probability")},
 
-    {"Study", FLAG("overfit", overfit, "train on the first batch again and again")},
-    {NULL, FLAG("profile", profile, "at the end, a table of where the time of a step went")},
+    {"Diagnosis", FLAG("overfit", overfit, "train on the first batch again and again")},
+    {NULL, FLAG("profile", profile, "print at the end where the time of a step was spent")},
 };
 // clang-format on
 enum { NUM_OPTIONS = sizeof(OPTIONS) / sizeof(OPTIONS[0]) };
@@ -142,36 +143,39 @@ static int contradicts(const char *option, int64_t value, int64_t wanted) {
 // Options that contradict each other or what the machine can do.
 static int check_options(const Settings *o, Error *error) {
     if (dropout_threshold(o->dropout) == 0)
-        return fail(error, "--dropout %g rounds to dropping nothing or everything; it has steps of 1/256",
+        return fail(error,
+                    "--dropout %g is rounded to a multiple of 1/256, and that drops nothing or everything",
                     o->dropout);
     if (!matmul_precision_available(precision_of(o)))
         return fail(error,
-                    "this build, here, does not compute in %s: on a GPU build with make PRECISION=%s, on a "
-                    "processor bf16 needs AVX512-BF16",
+                    "this build does not compute in %s on this machine: for a GPU, build with make "
+                    "PRECISION=%s; on a "
+                    "CPU, bf16 needs AVX512-BF16",
                     PRECISIONS[precision_of(o)], PRECISIONS[precision_of(o)]);
     if (!matmul_library_available((MatmulLibrary)o->matmul))
         return fail(error, "this build has no cuBLAS: use --matmul own");
     if (o->stochastic_rounding && sizeof(floatX) == sizeof(float))
-        return fail(error, "--stochastic-rounding is for weights in bf16; this build has them in fp32");
+        return fail(
+            error, "--stochastic-rounding is for builds with weights in bf16, and this one has them in fp32");
     if (options_given(OPTIONS, NUM_OPTIONS, "init-from") && o->resume)
-        return fail(error, "--init-from and --resume contradict each other");
+        return fail(error, "--init-from starts a new run and --resume continues one: give only one of them");
     if (o->model && !o->resume &&
         (contradicts("num-layers", o->num_layers, MODEL_SHAPES[o->model].num_layers) ||
          contradicts("num-heads", o->num_heads, MODEL_SHAPES[o->model].num_heads) ||
          contradicts("channels", o->channels, MODEL_SHAPES[o->model].channels)))
-        return fail(
-            error,
-            "--model sets the shape; give --num-layers, --num-heads and --channels only with --model free");
+        return fail(error, "--model sets the shape; --num-layers, --num-heads and --channels can be given "
+                           "with --model free only");
     if (o->validate_documents && o->tokenizer == NULL)
-        return fail(error, "--validate-documents needs --tokenizer, to know the end of a document");
+        return fail(error, "--validate-documents needs --tokenizer, which says where a document ends");
     if (o->sample == NULL && o->train == NULL && !o->plan)
-        return fail(error, "nothing to train on: give --train SHARDS; see --help");
+        return fail(error, "there is nothing to train on: give --train 'PATTERN' of token shards (-h lists "
+                           "the most important options)");
     if (o->sample == NULL && o->schedule == SCHEDULE_WSD && o->warmup + o->cooldown > o->steps)
         return fail(error, "--warmup %" PRId64 " and --cooldown %" PRId64 " do not fit into --steps %" PRId64,
                     o->warmup, o->cooldown, o->steps);
     if (o->sample == NULL && !o->resume && o->steps <= o->warmup &&
         options_given(OPTIONS, NUM_OPTIONS, "warmup"))
-        return fail(error, "--warmup %" PRId64 " leaves nothing of --steps %" PRId64, o->warmup, o->steps);
+        return fail(error, "--warmup %" PRId64 " must be less than --steps %" PRId64, o->warmup, o->steps);
     return 0;
 }
 
@@ -200,7 +204,7 @@ static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
     if (result == 0) result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
     const char *changed = result == 0 ? changed_model_option(&saved, o) : NULL;
     return changed
-               ? fail(error, "--%s belongs to the model of the run and cannot change on --resume", changed)
+               ? fail(error, "--%s is a part of the run's model and cannot be changed by --resume", changed)
                : result;
 }
 
@@ -213,21 +217,66 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     return result;
 }
 
+// The options that most people need, on one screen.
+static void print_usage(void) {
+    printf("usage: train_gpt --train 'x_train_*.bin' --validation 'x_val_*.bin' [options]\n"
+           "       train_gpt --run FOLDER --resume\n"
+           "       train_gpt --run FOLDER --sample \"Once upon a time\"\n"
+           "  --run FOLDER            where options, metrics and checkpoints are kept\n"
+           "  --train 'PATTERN'       token shards to train on (data/tokenize makes them)\n"
+           "  --validation 'PATTERN'  token shards to validate on\n"
+           "  --tokenizer FILE        tokenizer.json of the shards, for samples as text\n"
+           "  --model gpt2-124M       a shape by name; or, for a shape of your own:\n"
+           "  --num-layers N, --num-heads N, --channels N\n"
+           "  --init-from FOLDER      start from the weights of a Hugging Face GPT-2\n"
+           "  --sequence-length N     tokens in a sequence\n"
+           "  --batch N               sequences in a micro-step of one process\n"
+           "  --accumulate N          micro-steps in a step\n"
+           "  --steps N               optimizer steps\n"
+           "  --learning-rate X       the highest learning rate, after warm-up\n"
+           "  --dropout X             dropout on embedding, attention and residual branches\n"
+           "  --validate-every N      steps between validations\n"
+           "  --save-every N          steps between checkpoints\n"
+           "  --processes N           start N processes here, on a GPU each\n"
+           "  --plan                  print the memory that this would take, and stop\n"
+           "  --help                  all options, with defaults and bounds\n");
+}
+
 static void print_help(void) {
-    printf(
-        "Trains a GPT-2 on token shards, or continues a text with a trained one.\n\n"
-        "    ./train_gpt --train 'data_train_*.bin' --validation 'data_val_*.bin' --tokenizer "
-        "tokenizer.json\n"
-        "    ./train_gpt --run runs/x --resume\n"
-        "    ./train_gpt --run runs/x --sample \"Once upon a time\"\n"
-        "    ./train_gpt --processes 8 --train ...   (or started by torchrun --no-python, mpirun, srun)\n");
+    printf("Trains a GPT-2 on token shards, or continues a text with a trained model.\n\n"
+           "    train_gpt --train 'data_train_*.bin' --validation 'data_val_*.bin' \\\n"
+           "              --tokenizer tokenizer.json\n"
+           "    train_gpt --run runs/x --resume\n"
+           "    train_gpt --run runs/x --sample \"Once upon a time\"\n"
+           "    train_gpt --processes 8 --train ...  (or torchrun --no-python, mpirun, srun)\n\n"
+           "Options may also be read from a file, @FILE, with one or more on a line.\n");
     options_help(OPTIONS, NUM_OPTIONS, stdout);
-    printf("\nExit status: 0 done; %d an error that is yours to mend; %d the disk did not read or write; %d "
-           "another "
-           "process was lost;\n%d too many steps were skipped; %d interrupted by SIGINT, SIGTERM, SIGHUP or "
-           "SIGUSR1, and "
-           "saved (a second signal ends at once)\n",
+    printf("\nExit status\n"
+           "  0  success\n"
+           "  %d  user error (see the message)\n"
+           "  %d  a disk could not be read or written\n"
+           "  %d  another process was lost\n"
+           "  %d  too many steps were skipped\n"
+           "  %d  interrupted by SIGINT, SIGTERM, SIGHUP or SIGUSR1, with a checkpoint saved;\n"
+           "     a second signal ends the program at once\n",
            EXIT_USER, EXIT_IO, EXIT_LOST_PEER, EXIT_SKIPPED, EXIT_INTERRUPTED);
+}
+
+static void print_version(void) {
+    static const char *const device = !DEVICE_IS_GPU   ? "the CPU"
+                                      : DEVICE_IS_BF16 ? "GPUs, in bf16"
+                                                       : "GPUs, in fp32";
+    printf("train_gpt %s, built for %s\n", VERSION, device);
+}
+
+// Answers -h, --help or --version, as options_parse says.
+static void answer(int question) {
+    if (question == OPTIONS_HELP)
+        print_help();
+    else if (question == OPTIONS_USAGE)
+        print_usage();
+    else
+        print_version();
 }
 
 // ---- among processes --------------------------------------------------------------------------------------
@@ -248,7 +297,7 @@ static int split_batch(Settings *o, int64_t size, Error *error) {
                     o->global_batch, size);
     if (batch_given && each % o->batch != 0)
         return fail(error,
-                    "--global-batch %" PRId64 " is no multiple of --batch %" PRId64 " times %" PRId64
+                    "--global-batch %" PRId64 " is not a multiple of --batch %" PRId64 " times %" PRId64
                     " processes",
                     o->global_batch, o->batch, size);
     if (o->batch > each) o->batch = each;

@@ -75,6 +75,8 @@ typedef struct {
 // Everything a run holds on to.
 typedef struct {
     Settings options;
+    const char *program; // argv[0]
+    int64_t num_started; // --processes
     GPT model;
     Tokenizer *tokenizer; // or NULL
     ShardSet train, validation;
@@ -450,7 +452,7 @@ static Loader *open_loader(Trainer *t, Error *error) {
     const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader), before = t->state.sequences;
     if (before > 0 && before != sequences && is_main(t))
         warn("'%s' has %" PRId64 " sequences of %" PRId64 " tokens, %" PRId64
-             " when the checkpoint was written: from here on they come in another order",
+             " when the checkpoint was written: from here on they come in a different order",
              o->train, sequences, o->sequence_length, before);
     t->state.sequences = sequences;
     return loader;
@@ -523,8 +525,8 @@ static int pass_over(Trainer *t, int64_t from, int64_t position, Error *error) {
     t->state.outliers_in_row = t->save_due = 0;
     if (!is_main(t)) return 0;
     metrics_end_line(&t->metrics);
-    printf("%" PRId64 " steps in a row were outliers: from step %" PRId64 " back to step %" PRId64
-           ", %" PRId64 " sequences are passed over\n",
+    printf("%" PRId64 " steps in a row had losses that are outliers: returning from step %" PRId64
+           " to step %" PRId64 " and skipping %" PRId64 " sequences\n",
            t->options.rollback_after, from, step, passed);
     return metrics_rollback(&t->metrics, step, from, passed, error);
 }
@@ -540,7 +542,7 @@ static void start_save(Trainer *t, int last) {
         if (is_main(t)) metrics_end_line(&t->metrics);
         if (is_main(t))
             warn("the checkpoint of step %" PRId64
-                 " is still being written after %.0f s; the next follows it",
+                 " is still being written after %.0f s; the next one will follow it",
                  t->saving.step, seconds_now() - t->saving.begun);
         return;
     }
@@ -559,15 +561,15 @@ static int roll_back(Trainer *t, Error *error) {
     if (t->saving.saved_step == t->rolled_back_to && t->rollbacks == MOST_ROLLBACKS) {
         t->cannot_save = 1; // nothing new is worth saving
         fail(error,
-             "went back to step %" PRId64
-             " %d times and never came further; resume with a lower --learning-rate",
+             "training returned to step %" PRId64
+             " %d times without getting past it; resume with a lower --learning-rate",
              t->rolled_back_to, MOST_ROLLBACKS);
         error->status = EXIT_SKIPPED;
         return -1;
     }
     char *folder = choose_checkpoint(t, t->saving.saved_step);
     agree_or_die(t,
-                 folder != NULL ? 0 : fail(error, "there is no checkpoint in '%s' any more", t->options.run),
+                 folder != NULL ? 0 : fail(error, "there is no longer a checkpoint in '%s'", t->options.run),
                  error);
     agree_or_die(t, load_checkpoint(t, folder, error), error);
     agree_on_weights(t);
@@ -597,11 +599,22 @@ static int after_step(Trainer *t, Error *error) {
     return 0;
 }
 
+// The command that resumes the run.
+static void print_resume_hint(const Trainer *t) {
+    char *program = quote_for_shell(t->program), *run = quote_for_shell(t->options.run), *processes = NULL;
+    if (t->num_started > 0) processes = format_text(" --processes %" PRId64, t->num_started);
+    printf("interrupted after step %" PRId64 "; to resume: %s --run %s --resume%s\n", t->state.step, program,
+           run, processes ? processes : "");
+    free(program), free(run), free(processes);
+}
+
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
     if (started_at >= o->steps && is_main(t))
-        printf("this run has done its %" PRId64 " steps; --steps N goes on to more\n", o->steps);
+        printf("this run has done %" PRId64 " steps, and --steps is %" PRId64
+               ": a larger --steps continues it\n",
+               started_at, o->steps);
     if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     look_for_validation(t); // before which a run may have been interrupted
     if (started_at > 0 && validation_is_due(t) && t->validated != started_at && validate(t, error) != 0)
@@ -623,9 +636,7 @@ static int train(Trainer *t, Error *error) {
     else if (save_and_wait(t, error) != 0)
         return -1;
     if (is_unfinished(t)) {
-        if (is_main(t))
-            printf("interrupted after step %" PRId64 "; go on with: ./train_gpt --run %s --resume\n",
-                   t->state.step, o->run);
+        if (is_main(t)) print_resume_hint(t);
         return 0;
     }
     if (!is_stopping(t)) show_samples(t);
@@ -635,6 +646,29 @@ static int train(Trainer *t, Error *error) {
 }
 
 // ---- setting up -------------------------------------------------------------------------------------------
+
+// Shards with fewer tokens than a sequence and the token after it give none: how many they are, and their tokens.
+static size_t count_short_shards(const ShardSet *set, int64_t T) {
+    size_t count = 0;
+    for (size_t i = 0; i < set->count; i++) count += set->shards[i].num_tokens <= (uint64_t)T;
+    return count;
+}
+static uint64_t tokens_in_short_shards(const ShardSet *set, int64_t T) {
+    uint64_t tokens = 0;
+    for (size_t i = 0; i < set->count; i++)
+        if (set->shards[i].num_tokens <= (uint64_t)T) tokens += set->shards[i].num_tokens;
+    return tokens;
+}
+
+static void warn_of_short_shards(const ShardSet *set, int64_t T) {
+    const size_t count = count_short_shards(set, T);
+    size_t first = 0;
+    if (count == 0) return;
+    while (set->shards[first].num_tokens > (uint64_t)T) first++;
+    warn("%zu of %zu shards have no more tokens than a sequence (--sequence-length %" PRId64
+         ") and are not used; the first is '%s'",
+         count, set->count, T, set->shards[first].path);
+}
 
 static void print_banner(const Trainer *t) {
     const GPT *m = &t->model;
@@ -646,15 +680,17 @@ static void print_banner(const Trainer *t) {
     printf("model       %zu layers, %zu heads, %zu channels, %" PRId64
            " positions, vocabulary %zu: %.2f M parameters\n",
            m->L, m->NH, m->C, m->config.max_sequence_length, m->V, (double)m->num_parameters * 1e-6);
-    printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB a "
+    printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB per "
            "token)\n",
            (double)m->arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
            (double)of[MEMORY_GRADIENTS] * 1e-6, (double)of[MEMORY_MOMENTS] * 1e-6,
            (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-6,
            (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-3 /
                (double)(m->acts.B * m->acts.T));
-    printf("data        %.3f M tokens in %zu shards, %" PRId64 " tokens a step, this run sees %.2f epochs\n",
-           (double)t->train.num_tokens * 1e-6, t->train.count, per_step,
+    const size_t short_shards = count_short_shards(&t->train, o->sequence_length);
+    printf("data        %.3f M tokens in %zu shard%s, %" PRId64 " tokens per step, %.2f epochs in this run\n",
+           (double)(t->train.num_tokens - tokens_in_short_shards(&t->train, o->sequence_length)) * 1e-6,
+           t->train.count - short_shards, t->train.count - short_shards == 1 ? "" : "s", per_step,
            (double)o->steps * (double)o->global_batch / (double)loader_sequences_per_epoch(t->loader));
     if (t->launch.size > 1)
         printf("processes   %d over %s, each step %d x %" PRId64 " micro-steps of %" PRId64
@@ -664,7 +700,7 @@ static void print_banner(const Trainer *t) {
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
            PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->attention]);
     if (m->dropout_threshold < 256)
-        printf("dropout     %.4f (asked for %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
+        printf("dropout     %.4f (requested: %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
     fflush(stdout);
 }
 
@@ -685,7 +721,7 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
     }
     config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
     if (config->vocab_size < 1)
-        return fail(error, "the size of the vocabulary is not known: give --tokenizer or --vocab-size");
+        return fail(error, "the size of the vocabulary is unknown: give --tokenizer or --vocab-size");
     if (V > 0 && V != config->vocab_size)
         return fail(error, "the tokenizer has %" PRId64 " tokens, the model %" PRId64, V, config->vocab_size);
     return gpt_config_check(config, ATTENTION_LARGEST_HEAD, error);
@@ -726,13 +762,13 @@ static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
 
 // A model whose weights alone do not fit is refused before anything is made for each part of it.
 static int check_parameters(const Settings *o, const GPTConfig *c, int sharing, Error *error) {
-    enum { MOST_PLANNED = 200 }; // thousand million
+    enum { MOST_PLANNED = 200 }; // billion
     const double L = (double)c->num_layers, C = (double)c->channels;
     const double parameters = 12 * L * C * C + ((double)c->vocab_size + (double)c->max_sequence_length) * C;
     size_t available, total;
     if (o->plan && parameters > MOST_PLANNED * 1e9)
-        return fail(error, "%.3g parameters are more than can be planned for: %d thousand million",
-                    parameters, MOST_PLANNED);
+        return fail(error, "%.3g parameters are more than can be planned for: %d billion", parameters,
+                    MOST_PLANNED);
     if (o->plan) return 0;
     device_memory(&available, &total, sharing);
     if (parameters * sizeof(floatX) <= (double)available) return 0;
@@ -750,6 +786,9 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     if (folder != NULL && folder == o->init_from && checkpoint_verify(folder, 0, error) != 0) return -1;
     if (set_up_tokenizer(t, folder, error) != 0) return -1;
     if (model_config(o, folder, t->tokenizer, &config, error) != 0) return -1;
+    if (!options_given(OPTIONS, NUM_OPTIONS, "sequence-length") &&
+        o->sequence_length > config.max_sequence_length)
+        o->sequence_length = config.max_sequence_length;
     if (o->sample == NULL && o->sequence_length > config.max_sequence_length)
         return fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions",
                     o->sequence_length, config.max_sequence_length);
@@ -828,6 +867,8 @@ static int open_data(Trainer *t, Error *error) {
     if (shards_open(&t->train, o->train, error) != 0) return -1;
     if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
     if (check_validation(t, error) != 0) return -1;
+    if (is_main(t)) warn_of_short_shards(&t->train, o->sequence_length);
+    if (is_main(t) && !o->validate_documents) warn_of_short_shards(&t->validation, o->sequence_length);
     return (t->loader = open_loader(t, error)) != NULL ? 0 : -1;
 }
 
@@ -945,7 +986,7 @@ static void die_saving(Trainer *t, const Error *error) {
     if (is_main(t)) metrics_end_line(&t->metrics);
     if (t->state.step > 0 && !leads_back(t) && !t->cannot_save) {
         const int saved = save_now(&t->saving, &t->state, &second) == 0;
-        if (saved && is_main(t)) printf("a checkpoint of step %" PRId64 " is saved\n", t->state.step);
+        if (saved && is_main(t)) printf("saved a checkpoint of step %" PRId64 "\n", t->state.step);
         if (!saved && is_main(t)) warn("%s", second.text);
     }
     if (is_main(t) && metrics_flush(&t->metrics, &second) != 0) warn("%s", second.text);
@@ -1095,7 +1136,7 @@ static const char *begin_with(Trainer *t) {
         t->checkpoint = choose_checkpoint(t, INT64_MAX);
         if (t->checkpoint != NULL) return t->checkpoint;
         o->resume = 0;
-        if (is_main(t)) printf("'%s' has no checkpoint yet: it begins again\n", o->run);
+        if (is_main(t)) printf("'%s' has no checkpoint yet: starting again from step 0\n", o->run);
     }
     return o->init_from;
 }
@@ -1105,16 +1146,18 @@ int main(int argc, char **argv) {
     Trainer *t = &trainer;
     Settings *o = &t->options;
     Error error;
+    t->program = argv[0];
     open_standard_descriptors();
     host_memory_share_heap();
     int parsed = parse_options(o, argc, argv, &error);
     if (parsed > 0) {
-        print_help();
+        answer(parsed);
         close_output();
         return 0;
     }
     if (launch_read(&t->launch, &error) != 0) die_of(&error);
     if (parsed < 0 || check_options(o, &error) != 0) die_once(t, &error);
+    t->num_started = o->processes;
     join_processes(t, argc, argv);
     t->saving.saved_step = t->rolled_back_to = t->validated = t->last_seen = -1;
     t->lock.descriptor = t->metrics.descriptor = -1;

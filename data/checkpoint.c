@@ -88,7 +88,7 @@ int checkpoint_last(const char *run, int64_t *step, Error *error) {
 static int verify_patiently(const char *folder, Error *error) {
     for (int pause = 1; checkpoint_verify(folder, 1, error) != 0; pause *= 2) {
         if (error->status != EXIT_IO || pause > 4) return -1;
-        warn("%s; tried again in %d s", error->text, pause);
+        warn("%s; trying again in %d s", error->text, pause);
         sleep((unsigned)pause);
     }
     return 0;
@@ -109,7 +109,7 @@ int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *erro
     }
     free(steps);
     if (found || result != 0) return result;
-    fail(error, "there is no %scheckpoint in '%s/checkpoints'", count > 0 ? "whole " : "", run);
+    fail(error, "there is no %scheckpoint in '%s/checkpoints'", count > 0 ? "intact " : "", run);
     if (disk_fails) error->status = EXIT_IO;
     return -1;
 }

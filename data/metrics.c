@@ -89,7 +89,7 @@ static void add_line(Metrics *metrics, char *line) {
     free(line);
     if (metrics_flush(metrics, &error) == 0 || metrics->warned) return;
     metrics_end_line(metrics);
-    warn("%s; its lines are kept and written later", error.text);
+    warn("%s; its lines are kept in memory and will be written later", error.text);
     metrics->warned = 1;
 }
 
@@ -129,23 +129,40 @@ static int terminal_columns(void) {
     return ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
+// Prints as many of the fields as fit into one row of the terminal, the first ones first.
+static void print_row(char fields[][48], int num_fields) {
+    int left = terminal_columns() - 1;
+    printf("\r\033[K");
+    for (int i = 0; i < num_fields; i++) {
+        const int length = (int)strlen(fields[i]) + (i > 0 ? 3 : 0);
+        if (length > left) break;
+        printf("%s%s", i > 0 ? " | " : "", fields[i]);
+        left -= length;
+    }
+}
+
 static void show_step(Metrics *metrics, const StepMetrics *s, double now) {
+    enum { FIELDS = 8 };
     int64_t done = s->step - metrics->first_step, left = metrics->num_steps - s->step;
     double rate = (double)s->tokens / s->seconds, gflops = rate * metrics->flop_per_token / 1e9;
-    char line[256];
-    snprintf(line, sizeof(line),
-             "step %" PRId64 "/%" PRId64
-             " %.0f%% | %s left | loss %.4f%s | %.0f tokens/s | %.1f ms | lr %.2e | norm %.3f | "
-             "%.0f GFLOP/s %.0f%%",
-             s->step, metrics->num_steps, 100.0 * (double)s->step / (double)metrics->num_steps,
-             format_duration((now - metrics->started) / (double)done * (double)left), s->loss,
-             s->skipped ? " SKIPPED" : "", rate, 1e3 * s->seconds, s->learning_rate, s->gradient_norm, gflops,
-             100 * gflops / metrics->peak);
-    if (metrics->on_terminal)
-        printf("\r\033[K%.*s", terminal_columns() - 1,
-               line); // what does not fit is cut, the last fields first
-    else
-        printf("%s\n", line);
+    char fields[FIELDS][48];
+    const size_t size = sizeof(fields[0]);
+    snprintf(fields[0], size, "step %" PRId64 "/%" PRId64 " %.0f%%", s->step, metrics->num_steps,
+             100.0 * (double)s->step / (double)metrics->num_steps);
+    snprintf(fields[1], size, "%s left",
+             format_duration((now - metrics->started) / (double)done * (double)left));
+    snprintf(fields[2], size, "loss %.4f%s", s->loss, s->skipped ? " SKIPPED" : "");
+    snprintf(fields[3], size, "%.0f tokens/s", rate);
+    snprintf(fields[4], size, "%.1f ms", 1e3 * s->seconds);
+    snprintf(fields[5], size, "lr %.2e", s->learning_rate);
+    snprintf(fields[6], size, "norm %.3f", s->gradient_norm);
+    snprintf(fields[7], size, "%.0f GFLOP/s %.0f%%", gflops, 100 * gflops / metrics->peak);
+    if (metrics->on_terminal) {
+        print_row(fields, FIELDS);
+    } else {
+        for (int i = 0; i < FIELDS; i++) printf("%s%s", i > 0 ? " | " : "", fields[i]);
+        printf("\n");
+    }
     metrics->line_open = metrics->on_terminal;
     fflush(stdout);
 }
@@ -175,7 +192,7 @@ void metrics_validation(Metrics *metrics, const ValidationMetrics *v) {
     if (v->bits_per_byte >= 0 && v->floor > 0)
         printf(" (floor %.4f, %+.1f %%)", v->floor, 100 * (v->bits_per_byte / v->floor - 1));
     printf(", %" PRId64 " tokens", v->tokens);
-    if (v->cut > 0) printf(", %" PRId64 " documents cut at the sequence length", v->cut);
+    if (v->cut > 0) printf(", %" PRId64 " documents cut off at the sequence length", v->cut);
     printf(", %.1f s\n", v->seconds);
     char loss[32], bits[32];
     add_line(metrics,

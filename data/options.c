@@ -5,6 +5,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include "option_names.h"
 
 // Which options were given, by position in the one table a program parses.
 enum { MAX_OPTIONS = 256, MAX_FILE_DEPTH = 8 };
@@ -25,7 +28,8 @@ typedef struct {
     void *settings;
     const char **words;
     int max_words, num_words;
-    int help;
+    int question;     // of those in options.h; 0: none
+    const char *last; // the text option that was parsed last
 } Parser;
 
 static const Option *find(const Option *table, size_t count, const char *name, size_t length) {
@@ -34,41 +38,88 @@ static const Option *find(const Option *table, size_t count, const char *name, s
     return NULL;
 }
 
-// Levenshtein distance of two short words; names longer than the buffer are simply far away.
+// How many letters must be replaced, inserted, left out, or swapped with the next one to make one word of the other (the
+// "optimal string alignment" distance). Names longer than the buffer are simply far away.
 static int edit_distance(const char *a, const char *b) {
     enum { LONGEST = 64 };
     size_t n = strlen(a), m = strlen(b);
     if (n >= LONGEST || m >= LONGEST) return LONGEST;
-    int row[LONGEST];
-    for (size_t j = 0; j <= m; j++) row[j] = (int)j;
+    int rows[3][LONGEST]; // of the letters i - 2, i - 1 and i of a, in turn
+    for (size_t j = 0; j <= m; j++) rows[0][j] = (int)j;
     for (size_t i = 1; i <= n; i++) {
-        int diagonal = row[0];
+        int *row = rows[i % 3];
+        const int *above = rows[(i - 1) % 3], *two_above = rows[(i + 1) % 3];
         row[0] = (int)i;
         for (size_t j = 1; j <= m; j++) {
-            int substitute = diagonal + (a[i - 1] != b[j - 1]);
-            int least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            diagonal = row[j];
-            row[j] = substitute < least ? substitute : least;
+            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < least) least = above[j] + 1;
+            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            const int swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (swapped && two_above[j - 2] + 1 < least) least = two_above[j - 2] + 1;
+            row[j] = least;
         }
     }
-    return row[m];
+    return rows[n % 3][m];
+}
+
+// How far an unknown name is from an option's: 0 for the beginning of its name; 1 where one of the two is a part, of whole
+// words, of the other ("max-steps" of "steps"); else by letters.
+static int distance_of(const char *name, const char *option) {
+    const size_t length = strlen(name), other = strlen(option);
+    if (length > 0 && strncmp(name, option, length) == 0) return 0;
+    const char *shorter = length < other ? name : option, *longer = length < other ? option : name;
+    const size_t part = strlen(shorter);
+    for (const char *at = longer; part > 2 && (at = strstr(at, shorter)) != NULL; at++)
+        if ((at == longer || at[-1] == '-') && (at[part] == '\0' || at[part] == '-')) return 1;
+    return 1 + edit_distance(name, option);
+}
+
+// The option that another trainer's name stands for, or NULL.
+static const ForeignOption *find_foreign(const Parser *parser, const char *name) {
+    for (size_t i = 0; i < sizeof(FOREIGN_OPTIONS) / sizeof(FOREIGN_OPTIONS[0]); i++) {
+        const ForeignOption *foreign = &FOREIGN_OPTIONS[i];
+        if (strcmp(foreign->theirs, name) != 0) continue;
+        if (foreign->ours == NULL) return foreign;
+        if (find(parser->table, parser->count, foreign->ours, strlen(foreign->ours)) != NULL) return foreign;
+    }
+    return NULL;
+}
+
+// `dashes` and `name`, as they were given.
+static int fail_foreign(const ForeignOption *foreign, const char *dashes, const char *name, Error *error) {
+    if (foreign->ours == NULL) return fail(error, "there is no option %s%s: %s", dashes, name, foreign->note);
+    return fail(error, "there is no option %s%s; here it is --%s%s%s", dashes, name, foreign->ours,
+                foreign->note ? ", " : "", foreign->note ? foreign->note : "");
 }
 
 static int fail_unknown(const Parser *parser, const char *name, Error *error) {
     const char *nearest = NULL;
     int distance = 1000;
+    char *dashed = xstrdup(name); // other trainers have underscores
+    for (char *c = dashed; *c != '\0'; c++)
+        if (*c == '_') *c = '-';
     for (size_t i = 0; i < parser->count; i++) {
-        int d = edit_distance(name, parser->table[i].name);
-        if (name[0] != '\0' && strncmp(name, parser->table[i].name, strlen(name)) == 0)
-            d = 0; // an abbreviation is close
+        int d = strcmp(dashed, parser->table[i].name) == 0 ? -1 : distance_of(dashed, parser->table[i].name);
         if (d < distance) {
             distance = d;
             nearest = parser->table[i].name;
         }
     }
-    if (nearest != NULL && distance <= 1 + (int)strlen(name) / 2)
+    const ForeignOption *foreign = distance < 0 ? NULL : find_foreign(parser, dashed);
+    const int close = distance <= 1 || distance <= 1 + (int)strlen(dashed) / 3;
+    free(dashed);
+    if (foreign != NULL) return fail_foreign(foreign, "--", name, error);
+    if (nearest != NULL && close)
         return fail(error, "there is no option --%s; did you mean --%s?", name, nearest);
-    return fail(error, "there is no option --%s; see --help", name);
+    return fail(error, "there is no option --%s; --help lists all options", name);
+}
+
+// A word that begins with one dash.
+static int fail_letter(const Parser *parser, const char *word, Error *error) {
+    const ForeignOption *foreign = strlen(word) == 2 ? find_foreign(parser, word + 1) : NULL;
+    if (foreign != NULL && foreign->ours != NULL) return fail_foreign(foreign, "-", word + 1, error);
+    return fail(error, "there is no option %s: options begin with two dashes, like --%s; -h lists them", word,
+                parser->table[0].name);
 }
 
 static int parse_number(const Option *option, const char *value, double *number, Error *error) {
@@ -151,7 +202,7 @@ void options_defaults(const Option *table, size_t count, void *settings) {
 
 int options_set(const Option *table, size_t count, void *settings, const char *name, const char *value,
                 Error *error) {
-    Parser parser = {table, count, settings, NULL, 0, 0, 0};
+    Parser parser = {table, count, settings, NULL, 0, 0, 0, NULL};
     const Option *option = find(table, count, name, strlen(name));
     if (option == NULL) return fail_unknown(&parser, name, error);
     if (set_value(option, settings, value, error) != 0) return -1;
@@ -173,8 +224,8 @@ static int parse_option(Parser *parser, const char *word, const char *next, int 
     const char *name = word + 2, *equals = strchr(name, '=');
     size_t length = equals ? (size_t)(equals - name) : strlen(name);
     *used_next = 0;
-    if (length == 4 && memcmp(name, "help", 4) == 0) {
-        parser->help = 1;
+    if (strcmp(name, "help") == 0 || strcmp(name, "version") == 0) {
+        parser->question = name[0] == 'h' ? OPTIONS_HELP : OPTIONS_VERSION;
         return 0;
     }
     const Option *option = find(parser->table, parser->count, name, length);
@@ -194,6 +245,11 @@ static int parse_option(Parser *parser, const char *word, const char *next, int 
     }
     const char *value = equals ? equals + 1 : option->type == OPTION_FLAG ? "1" : next;
     if (value == NULL) return fail(error, "--%s needs a value", option->name);
+    if (value == next && strncmp(value, "--", 2) == 0 && isalpha((unsigned char)value[2]))
+        return fail(error,
+                    "--%s needs a value, but %s follows; a value that begins with dashes is given as --%s=%s",
+                    option->name, value, option->name, value);
+    if (option->type == OPTION_TEXT) parser->last = option->name;
     *used_next = equals == NULL && option->type != OPTION_FLAG;
     return options_set(parser->table, parser->count, parser->settings, option->name, value, error);
 }
@@ -247,18 +303,33 @@ static int parse_file(Parser *parser, const char *path, int depth, Error *error)
     return result;
 }
 
+// A word that is neither an option nor the value of one: what a shell makes of a pattern that is not quoted, most often.
+static int fail_word(const Parser *parser, const char *word, Error *error) {
+    if (word[0] == '-' && word[1] != '\0') return fail_letter(parser, word, error);
+    if (parser->last != NULL)
+        return fail(
+            error,
+            "'%s' is not an option; if --%s was given a pattern like data/*.bin, put quotes around it: --%s "
+            "'data/*.bin'",
+            word, parser->last, parser->last);
+    return fail(error, "'%s' is not an option: options begin with two dashes, like --%s; -h lists them", word,
+                parser->table[0].name);
+}
+
 static int parse_words(Parser *parser, int count, char **words, int depth, Error *error) {
-    for (int i = 0; i < count && !parser->help; i++) {
+    for (int i = 0; i < count && !parser->question; i++) {
         int used_next = 0;
-        if (words[i][0] == '@') {
+        if (strcmp(words[i], "-h") == 0) {
+            parser->question = OPTIONS_USAGE;
+        } else if (words[i][0] == '@') {
             if (parse_file(parser, words[i] + 1, depth + 1, error) != 0) return -1;
         } else if (words[i][0] == '-' && words[i][1] == '-') {
             const char *next = i + 1 < count ? words[i + 1] : NULL;
             if (parse_option(parser, words[i], next, &used_next, error) != 0) return -1;
-        } else if (parser->num_words < parser->max_words) {
+        } else if (parser->num_words < parser->max_words && (words[i][0] != '-' || words[i][1] == '\0')) {
             parser->words[parser->num_words++] = depth > 0 ? keep_text(words[i]) : words[i];
         } else {
-            return fail(error, "'%s' is not an option (options start with --); see --help", words[i]);
+            return fail_word(parser, words[i], error);
         }
         i += used_next;
     }
@@ -267,29 +338,96 @@ static int parse_words(Parser *parser, int count, char **words, int depth, Error
 
 int options_parse(const Option *table, size_t count, void *settings, int argc, char **argv,
                   const char **words, int max_words, int *num_words, Error *error) {
-    Parser parser = {table, count, settings, words, max_words, 0, 0};
+    Parser parser = {table, count, settings, words, max_words, 0, 0, NULL};
     int result = parse_words(&parser, argc - 1, argv + 1, 0, error);
     if (num_words != NULL) *num_words = parser.num_words;
-    if (result != 0) return -1;
-    return parser.help ? 1 : 0;
+    return result != 0 ? -1 : parser.question;
+}
+
+// ---- help -------------------------------------------------------------------------------------------------
+
+// Columns of the terminal that the stream is, within limits that can be read; else what COLUMNS says, else 80.
+static int columns_of(FILE *stream) {
+    enum { NARROW = 40, USUAL = 80, WIDE = 120 };
+    struct winsize size;
+    const char *variable = getenv("COLUMNS");
+    int columns = variable != NULL ? atoi(variable) : 0;
+    if (fileno(stream) >= 0 && ioctl(fileno(stream), TIOCGWINSZ, &size) == 0) columns = size.ws_col;
+    if (columns <= 0) columns = USUAL;
+    return columns < NARROW ? NARROW : columns > WIDE ? WIDE : columns;
+}
+
+// Prints the words of the text from column `at` on, in lines that begin at column `indent` and end before `columns`.
+static void print_wrapped(FILE *stream, const char *text, int at, int indent, int columns) {
+    int begun = 0; // is there a word in the line?
+    while (*text != '\0') {
+        const int length = (int)strcspn(text, " ");
+        if (begun && at + 1 + length > columns - 1) {
+            fprintf(stream, "\n%*s", indent, "");
+            at = indent;
+            begun = 0;
+        }
+        at += fprintf(stream, "%s%.*s", begun ? " " : "", length, text);
+        begun = 1;
+        text += length;
+        text += strspn(text, " ");
+    }
+    fprintf(stream, "\n");
+}
+
+// The default and the bounds; the caller frees it.
+static char *describe_values(const Option *option) {
+    if (option->type == OPTION_FLAG)
+        return format_text(" (default: %s)", option->standard[0] == '1' ? "on" : "off");
+    if (option->type == OPTION_INTEGER || option->type == OPTION_REAL)
+        return format_text(" (default: %s; %.6g to %.6g)", option->standard, option->minimum,
+                           option->maximum);
+    const int has_default = option->standard != NULL && option->standard[0] != '\0';
+    return has_default ? format_text(" (default: %s)", option->standard) : xstrdup("");
+}
+
+// The help with the choices in it; the caller frees it.
+static char *list_choices(const Option *option, const char *values) {
+    char *text = format_text("%s; one of", option->help);
+    for (const char *choice = option->choices; *choice != '\0';) {
+        const int length = (int)strcspn(choice, "|");
+        char *longer = format_text("%s %.*s%s", text, length, choice, choice[length] == '|' ? "," : values);
+        free(text);
+        text = longer;
+        choice += length + (choice[length] == '|');
+    }
+    return text;
+}
+
+static void print_option(FILE *stream, const Option *option, int columns) {
+    enum { INDENT = 32 };
+    static const char *const kinds[] = {" N", " X", " TEXT", " ", ""};
+    char left[160], *values = describe_values(option);
+    snprintf(left, sizeof(left), "  --%s%s%s%s", option->type == OPTION_FLAG ? "[no-]" : "", option->name,
+             kinds[option->type], option->type == OPTION_CHOICE ? option->choices : "");
+    char *text = format_text("%s%s", option->help, values);
+    const int indent = columns < 2 * INDENT ? 8 : INDENT;
+    if (option->type == OPTION_CHOICE &&
+        (int)strlen(left) >= columns) { // choices with blanks between them can be wrapped
+        snprintf(left, sizeof(left), "  --%s NAME", option->name);
+        free(text);
+        text = list_choices(option, values);
+    }
+    const int length = (int)strlen(left);
+    if (length + 2 > indent)
+        fprintf(stream, "%s\n%*s", left, indent, "");
+    else
+        fprintf(stream, "%-*s", indent, left);
+    print_wrapped(stream, text, indent, indent, columns);
+    free(text);
+    free(values);
 }
 
 void options_help(const Option *table, size_t count, FILE *stream) {
-    static const char *kinds[] = {"N", "X", "TEXT", "", ""};
+    const int columns = columns_of(stream);
     for (size_t i = 0; i < count; i++) {
-        const Option *option = &table[i];
-        if (option->group != NULL) fprintf(stream, "\n%s\n", option->group);
-        char left[128];
-        snprintf(left, sizeof(left), "--%s%s %s", option->type == OPTION_FLAG ? "[no-]" : "", option->name,
-                 option->type == OPTION_CHOICE ? option->choices : kinds[option->type]);
-        fprintf(stream, "  %-30s %s", left, option->help);
-        if (option->type == OPTION_FLAG)
-            fprintf(stream, " (default: %s)\n", option->standard[0] == '1' ? "on" : "off");
-        else if (option->type == OPTION_INTEGER || option->type == OPTION_REAL)
-            fprintf(stream, " (default: %s; %.6g to %.6g)\n", option->standard, option->minimum,
-                    option->maximum);
-        else
-            fprintf(stream, option->standard ? " (default: %s)\n" : "\n", option->standard);
+        if (table[i].group != NULL) fprintf(stream, "\n%s\n", table[i].group);
+        print_option(stream, &table[i], columns);
     }
 }
 
@@ -302,6 +440,22 @@ const char *option_choice_name(const Option *table, size_t count, const void *se
     while (index-- > 0) choice += strcspn(choice, "|") + 1;
     snprintf(text, sizeof(text), "%.*s", (int)strcspn(choice, "|"), choice);
     return text;
+}
+
+char *quote_for_shell(const char *word) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+    if (word[0] != '\0' && word[strspn(word, plain)] == '\0') return xstrdup(word);
+    char *quoted = (char *)xmalloc(4 * strlen(word) + 3), *out = quoted;
+    *out++ = '\'';
+    for (; *word != '\0'; word++) {
+        if (*word == '\'') { // 'it'\''s'
+            memcpy(out, "'\\'", 3);
+            out += 3;
+        }
+        *out++ = *word;
+    }
+    memcpy(out, "'", 2);
+    return quoted;
 }
 
 // As split_words reads it back.

@@ -62,7 +62,7 @@ static int is_still_touched(const RunLock *lock, const char *owner) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     if (now.tv_sec - before.tv_sec > 100 * LOCK_TOUCH_SECONDS) return 0;
-    fprintf(stderr, "waiting to see whether %s still uses the run\n", owner);
+    fprintf(stderr, "waiting to see whether %s is still using the run\n", owner);
     while (seconds_now() < until) {
         usleep(200000);
         const struct timespec after = time_touched(lock->descriptor);
@@ -91,7 +91,7 @@ static int start_touching(RunLock *lock, Error *error) {
     pthread_mutex_init(&lock->mutex, NULL);
     thread_condition(&lock->changed);
     if (thread_start(&lock->thread, touch, lock) == 0) return 0;
-    return fail(error, "cannot start the thread that keeps '%s'", lock->path);
+    return fail(error, "cannot start the thread that touches '%s'", lock->path);
 }
 
 // Is the content of a lock file one that a trainer has written: nothing, or describe_self's line?
@@ -125,9 +125,9 @@ static int take_lock(RunLock *lock, const char *run, Error *error) {
     else if (line[0] != '\0' && !is_of_this_host(line) && is_still_touched(lock, owner))
         result = fail(error, "another trainer is using '%s': %s, as '%s' shows", run, owner, lock->path);
     else if (line[0] != '\0')
-        fprintf(stderr, "the lock of '%s' is stale: %s has ended without giving it back\n", run, owner);
+        fprintf(stderr, "the lock of '%s' is stale: %s ended without releasing it\n", run, owner);
     if (result == 0 && !locked)
-        warn("'%s' cannot be locked (%s): start no second trainer on it", run, strerror(reason));
+        warn("'%s' cannot be locked (%s): do not start a second trainer on it", run, strerror(reason));
     free(owner);
     describe_self(line, sizeof(line));
     if (result == 0 &&
@@ -259,7 +259,7 @@ int run_check(const RunLock *lock, Error *error) {
         return fail_io(error, "the run's folder has vanished: '%s'", lock->path);
     if (fstat(lock->descriptor, &mine) != 0) return fail_io(error, "cannot look at '%s'", lock->path);
     if (mine.st_dev == there.st_dev && mine.st_ino == there.st_ino) return 0;
-    return fail(error, "'%s' is not the lock of this run: another folder has come in its place", lock->path);
+    return fail(error, "'%s' is not the lock of this run: another folder has taken its place", lock->path);
 }
 
 void run_close(RunLock *lock) {
@@ -270,7 +270,7 @@ void run_close(RunLock *lock) {
         pthread_mutex_unlock(&lock->mutex);
         pthread_join(lock->thread, NULL);
         if (ftruncate(lock->descriptor, 0) != 0)
-            warn("'%s' could not be emptied: it will be called stale", lock->path);
+            warn("'%s' could not be emptied: the next trainer will call it stale", lock->path);
         close(lock->descriptor);
     }
     free(lock->path);

@@ -7,6 +7,7 @@
 //                              fail: they return an error, IO_FAULTS_ERRNO=EIO, ENOSPC, EROFS or ESTALE
 //                              short: reads and writes move half of what was asked for
 //                              kill: the process kills itself before the call
+//                              term: the process gets a SIGTERM before the call
 //                              hang: the call takes IO_FAULTS_SECONDS longer
 //     IO_FAULTS_AT=N           the first call that is hit, from 1
 //     IO_FAULTS_COUNT=K        so many calls in a row from there; 1; all
@@ -150,6 +151,7 @@ static Fate fate_of(const char *call, What what, const char *path) {
     if (!only_counts && (!is_hit || (fails && !can_fail(what)))) return GO_ON;
     record(number, call, what, path);
     if (strcmp(faults.mode, "kill") == 0) kill(getpid(), SIGKILL);
+    if (strcmp(faults.mode, "term") == 0) kill(getpid(), SIGTERM);
     if (strcmp(faults.mode, "hang") == 0) hang();
     if (fails) errno = faults.error;
     return fails ? FAIL : strcmp(faults.mode, "short") == 0 ? SHORT : GO_ON;

@@ -23,15 +23,18 @@ make_data() {
     "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
 }
 
-# wait_for_steps RUN [STEPS]: until a run has done three steps, or so many; fails after half a minute.
-wait_for_steps() {
-    local i
-    for i in $(seq 300); do
-        [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge "${2:-3}" ] && return
+# until_holds LIMIT COMMAND...: waits until the command succeeds; fails after so many seconds, which only a hang reaches.
+until_holds() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $end ] || return 1
         sleep 0.1
     done
-    return 1
 }
+# wait_for_steps RUN [STEPS]: until a run has done three steps, or so many.
+has_steps() { [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge "$2" ]; }
+wait_for_steps() { until_holds 600 has_steps "$1" "${2:-3}"; }
 
 # expect STATUS PATTERN WORD...: runs the command; its exit status, and a line of its output (in out.txt) that matches.
 expect() {

@@ -17,7 +17,28 @@ small="--num-layers 2 --num-heads 2 --channels 32 --batch 4 --sequence-length 32
 "$tokenize" encode --tokenizer tokenizer.json --input stories/validation.txt --out val >/dev/null 2>&1 || fail "encode"
 data=(--train "train_*.bin" --validation "val_*.bin" --tokenizer tokenizer.json)
 
-expect 0 "usage|Trains a GPT-2" "$train" --help
+# Help: all options, in lines that fit the terminal; the most important ones on one screen of 24 rows; the version.
+expect 0 "^Trains a GPT-2" "$train" --help
+for columns in 80 100; do
+    COLUMNS=$columns "$train" --help >help.txt
+    [ "$(awk '{ print length }' help.txt | sort -n | tail -n 1)" -lt $columns ] && pass || fail "lines of --help longer than $columns"
+done
+COLUMNS=80 "$train" -h >usage.txt || fail "-h"
+[ "$(wc -l <usage.txt)" -le 24 ] && [ "$(awk '{ print length }' usage.txt | sort -n | tail -n 1)" -lt 80 ] && pass || fail "-h is more than a screen"
+for option in $(grep -oE -- '--[a-z][a-z-]+' usage.txt | sort -u); do
+    grep -qE -- "^  --(\[no-\])?${option#--}( |$)" help.txt || [ "$option" = --help ] && pass || fail "-h has $option, --help has not"
+done
+expect 0 "^train_gpt [0-9]" "$train" --version
+# Names of other trainers are answered with ours, and a shell's expansion of a pattern with a word about quotes.
+for pair in batch-size:batch lr:learning-rate max-steps:steps max-iters:steps block-size:sequence-length n-layer:num-layers \
+    n_layer:num-layers n_embd:channels per_device_train_batch_size:batch eval-interval:validate-every output_dir:run \
+    gradient_accumulation_steps:accumulate grad_clip:clip; do
+    refuse "there is no option --${pair%:*}; here it is --${pair#*:}([,;]|$)" "$train" --"${pair%:*}" 4
+done
+refuse "there is no option --device: the build decides" "$train" --device cuda
+refuse "there is no option -b; here it is --batch" "$train" -b 4
+refuse "if --train was given a pattern like data/\*.bin, put quotes around it" "$train" --train train_*.bin
+refuse "train needs a value, but --validation follows" "$train" --train --validation "val_*.bin"
 expect 0 "step 8/8" "$train" --run whole $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5
 for file in options.txt metrics.jsonl; do [ -s "whole/$file" ] && pass || fail "whole/$file is missing"; done
 for file in config.json model.safetensors tokenizer.json optimizer.safetensors training_state.json manifest; do
@@ -37,10 +58,10 @@ same whole/checkpoints/step_00000008/model.safetensors cut/checkpoints/step_0000
 same whole/checkpoints/step_00000008/optimizer.safetensors cut/checkpoints/step_00000008/optimizer.safetensors
 same whole/checkpoints/step_00000008/training_state.json cut/checkpoints/step_00000008/training_state.json
 same <(curve whole) <(curve cut)
-expect 0 "has done its 8 steps" "$train" --run cut --resume
+expect 0 "has done 8 steps" "$train" --run cut --resume
 same <(curve whole) <(curve cut)
-refuse "num-layers belongs to the model" "$train" --run cut --resume --num-layers 3
-expect 0 "has done its 8 steps" "$train" --run cut --resume --num-layers 2
+refuse "num-layers is a part of the run's model" "$train" --run cut --resume --num-layers 3
+expect 0 "has done 8 steps" "$train" --run cut --resume --num-layers 2
 "$tokenize" train --input stories/validation.txt --vocab 300 --out other.json >/dev/null 2>&1
 refuse "other.json' is not the tokenizer of the run" "$train" --run cut --resume --tokenizer other.json
 expect 0 "step 10/10" "$train" --run cut --resume --steps 10
@@ -126,7 +147,7 @@ for signal in INT:5 TERM:5 USR1:5; do
     wait $pid
     status=$?
     [ "$status" = "${signal#*:}" ] && pass || fail "exit status $status after SIG${signal%:*}"
-    grep -q "go on with: ./train_gpt --run $run --resume" log.txt && pass || fail "no word how to resume after SIG${signal%:*}"
+    grep -q "to resume: $train --run $run --resume" log.txt && pass || fail "no word how to resume after SIG${signal%:*}"
     [ -s "$run"/checkpoints/step_*/manifest ] && pass || fail "no checkpoint after SIG${signal%:*}"
 done
 
@@ -158,14 +179,14 @@ refuse "cannot open 'nofile'" "$train" @nofile
 refuse "give --train" "$train"
 refuse "does not divide" "$train" $small "${data[@]}" --num-heads 3
 refuse "multiple of 8" "$train" $small "${data[@]}" --num-heads 8
-refuse "steps of 1/256" "$train" $small "${data[@]}" --dropout 0.001
+refuse "a multiple of 1/256" "$train" $small "${data[@]}" --dropout 0.001
 refuse "more than the model's 16 positions" "$train" $small "${data[@]}" --max-sequence-length 16
-refuse "contradict" "$train" $small "${data[@]}" --resume --init-from whole --run whole
-refuse "only with --model free" "$train" $small "${data[@]}" --model gpt2-124M
-refuse "vocabulary is not known" "$train" $small --train "train_*.bin"
+refuse "give only one of them" "$train" $small "${data[@]}" --resume --init-from whole --run whole
+refuse "with --model free only" "$train" $small "${data[@]}" --model gpt2-124M
+refuse "vocabulary is unknown" "$train" $small --train "train_*.bin"
 refuse "needs --tokenizer" "$train" $small --train "train_*.bin" --vocab-size 300 --validate-documents
 refuse "the tokenizer has 300 tokens, the model 400" "$train" $small "${data[@]}" --vocab-size 400
-refuse "leaves nothing" "$train" $small "${data[@]}" --steps 2 --warmup 2
+refuse "must be less than --steps" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
 refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"
 same <(curve whole) <(curve again)
@@ -235,7 +256,7 @@ damaged() { # PATTERN FILE COMMAND...: the command damages a copy of the file
     rm -rf broken && cp -r whole broken
     (cd broken/checkpoints/step_00000008 && eval "$3")
     expect 1 "^warning: checkpoint step_00000008 is skipped: .*$1" "$train" --run broken --resume --steps 20
-    expect 1 "^error: there is no whole checkpoint" "$train" --run broken --sample "A"
+    expect 1 "^error: there is no intact checkpoint" "$train" --run broken --sample "A"
 }
 flip() { python3 -c "
 import sys

@@ -575,7 +575,7 @@ static void test_newest(void) {
            error.text);
     damage(run, 1, "config.json");
     EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == -1 &&
-               strstr(error.text, "no whole checkpoint"),
+               strstr(error.text, "no intact checkpoint"),
            "%s", error.text);
     expect_listing(run, "step_00000001 step_00000002 step_00000003");
     EXPECT(save(run, 2, 1) == 0, "%s", error.text);

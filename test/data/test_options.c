@@ -76,7 +76,7 @@ static void test_types(void) {
     ACCEPT(settings.rate == 10, "--learning-rate=1e1");
     ACCEPT(strcmp(settings.name, "") == 0, "--name=");
     ACCEPT(strcmp(settings.name, "a=b c") == 0, "--name=a=b c");
-    ACCEPT(strcmp(settings.name, "--steps") == 0, "--name", "--steps");
+    ACCEPT(strcmp(settings.name, "--steps") == 0, "--name=--steps");
     ACCEPT(settings.schedule == 0, "--schedule=cosine");
     ACCEPT(settings.schedule == 2, "--schedule", "lin");
     ACCEPT(settings.verbose == 1 && settings.save == 0, "--verbose", "--no-save");
@@ -106,15 +106,31 @@ static void test_refusals(void) {
     REFUSE("--steps needs a value", "--verbose", "--steps");
     REFUSE("there is no --no-steps", "--no-steps");
     REFUSE("there is no option --no-save; did you mean --save?", "--no-save=1");
+    REFUSE("--name needs a value, but --steps follows; a value that begins with dashes is given as "
+           "--name=--steps",
+           "--name", "--steps");
+    REFUSE("--steps needs a value, but --no-save follows", "--steps", "--no-save");
     REFUSE("'c' is not an option", "a", "b", "c");
+    REFUSE("if --name was given a pattern like data/*.bin, put quotes around it", "--name", "a", "b", "c",
+           "d");
+    REFUSE("there is no option -x; here it is --steps", "-x", "5");
+    REFUSE("there is no option -w: options begin with two dashes, like --steps", "-w");
     REFUSE("'' is not an option", "a", "b", "");
     REFUSE("did you mean --learning-rate?", "--learning-rat", "1");
     REFUSE("did you mean --learning-rate?", "--lr-learning-rate=1");
     REFUSE("did you mean --learning-rate?", "--learn");
     REFUSE("did you mean --schedule?", "--shcedule");
-    REFUSE("there is no option --xyzzyxyzzy; see --help", "--xyzzyxyzzy");
-    REFUSE("there is no option --; see --help", "--");
-    REFUSE("there is no option --; see --help", "--=5");
+    REFUSE("did you mean --learning-rate?", "--learning_rate=1");
+    REFUSE("did you mean --steps?", "--train-steps");
+    REFUSE("there is no option --xyzzyxyzzy; --help lists all options", "--xyzzyxyzzy");
+    REFUSE("there is no option --; --help lists all options", "--");
+    REFUSE("there is no option --; --help lists all options", "--=5");
+    // Names of other trainers, where there is an option of that meaning.
+    REFUSE("there is no option --lr; here it is --learning-rate", "--lr", "1");
+    REFUSE("there is no option --max-steps; here it is --steps", "--max-steps=5");
+    REFUSE("there is no option --max_iters; here it is --steps", "--max_iters=5");
+    REFUSE("there is no option --device: the build decides", "--device", "cuda");
+    REFUSE("there is no option --batch-size; --help lists", "--batch-size", "4");
     char longest[200] = "--";
     memset(longest + 2, 's', 197);
     REFUSE("there is no option --sss", longest);
@@ -209,8 +225,22 @@ static void test_help(void) {
     EXPECT(strstr(text, "--[no-]save") && strstr(text, "(default: on)") && strstr(text, "cosine|linear|lin"),
            "%s", text);
     free(text);
-    EXPECT(PARSE("--help") == 1, "help");
-    EXPECT(PARSE("--steps=7", "--help", "--nonsense") == 1, "help ends parsing");
+    EXPECT(PARSE("--help") == OPTIONS_HELP && PARSE("-h") == OPTIONS_USAGE &&
+               PARSE("--version") == OPTIONS_VERSION,
+           "questions");
+    EXPECT(PARSE("--steps=7", "--help", "--nonsense") == OPTIONS_HELP, "help ends parsing");
+    // Lines are as wide as COLUMNS says.
+    setenv("COLUMNS", "50", 1);
+    static const Option wordy[] = {{NULL, "long", OPTION_TEXT, FIELD(name), NULL, 0, 0, NULL,
+                                    "Words that go on for longer than the line of a narrow terminal."}};
+    stream = open_memstream(&text, &size);
+    options_help(wordy, 1, stream);
+    fclose(stream);
+    EXPECT(strcmp(text, "  --long TEXT\n        Words that go on for longer than the line\n        of a "
+                        "narrow terminal.\n") == 0,
+           "%s", text);
+    free(text);
+    unsetenv("COLUMNS");
 }
 
 // Writes what was parsed, reads it back over the defaults, compares.
@@ -240,8 +270,21 @@ static void test_write(void) {
     expect_same((const char *const[]){"--steps=1M", "--seed=8999999999999999", "--learning-rate=0.1",
                                       "--missing=there", "--schedule=lin", "--verbose", "--no-save", NULL});
     expect_same((const char *const[]){"--learning-rate=0.30000000000000004", "--seed=-3", NULL});
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        expect_same((const char *const[]){"--name", names[i], NULL});
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char *word = format_text("--name=%s", names[i]);
+        expect_same((const char *const[]){word, NULL});
+        free(word);
+    }
+}
+
+static void test_quoting(void) {
+    static const char *const pairs[][2] = {
+        {"runs/x", "runs/x"}, {"", "''"}, {"a b", "'a b'"}, {"it's", "'it'\\''s'"}, {"$HOME", "'$HOME'"}};
+    for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
+        char *quoted = quote_for_shell(pairs[i][0]);
+        EXPECT(strcmp(quoted, pairs[i][1]) == 0, "%s", quoted);
+        free(quoted);
+    }
 }
 
 int main(void) {
@@ -255,6 +298,7 @@ int main(void) {
     test_nesting();
     test_help();
     test_write();
+    test_quoting();
     static const char *const left[] = {"options.txt", "inner.txt", "outer.txt"};
     for (int i = 0; i < 3; i++) {
         char *path = format_text("%s/%s", folder, left[i]);
