@@ -1,4 +1,7 @@
 # GPT training in C and CUDA. `make help` explains every target.
+ifneq ($(filter 3.% 4.0 4.0.% 4.1 4.1.% 4.2 4.2.%,$(MAKE_VERSION)),)
+$(error this is GNU make $(MAKE_VERSION), and the build needs 4.3 or later: install it and use gmake in place of make (macOS: brew install make))
+endif
 .DEFAULT_GOAL := all
 
 # ---- options: make NAME=value -----------------------------------------------------------------------------
@@ -18,16 +21,12 @@ CUDNN      ?= 0
 MPI        ?= 1
 # address, undefined, thread, or a comma-separated list
 SANITIZE ?=
-# the processor to compile for; MARCH=-march=x86-64-v3 for binaries that run elsewhere
-MARCH    ?= -march=native
-ifeq ($(origin CC),default)
-CC       := gcc
-endif
+# The compiler (CC, CXX), and flags to add: CFLAGS, CXXFLAGS, CPPFLAGS, DEFINES, LDFLAGS, LDLIBS. MARCH is the processor to
+# compile for: this machine's, without it; MARCH=-march=x86-64-v3 for binaries that run elsewhere. WERROR=1: warnings are errors.
 # seconds of fuzzing in `make test`, all readers together
 FUZZ_SECONDS ?= 60
 
 comma := ,
-MAKEFILES_READ := Makefile $(wildcard dev/make/*.mk)
 FIND_CUDA := CUDA_HOME='$(CUDA_HOME)' CUDA_PLACE='$(CUDA_PLACE)' NCCL='$(NCCL)' dev/find_cuda.sh
 ifeq ($(DEVICE)$(SANITIZE),)
 override DEVICE := $(and $(shell $(FIND_CUDA) gpu),$(shell $(FIND_CUDA) nvcc),cuda)
@@ -55,6 +54,20 @@ endif
 ifeq ($(DEVICE)-$(if $(SANITIZE),sanitize),cuda-sanitize)
 $(error SANITIZE is for cpu and emulated; on a GPU compute-sanitizer watches kernels: dev/gpu_check.sh sanitizer)
 endif
+
+# ---- packages first -------------------------------------------------------------------------------------------
+# These goals install what is missing, in a make around the one that builds: only that one sees what has come.
+INSTALLING := $(filter deps train profile test,$(MAKECMDGOALS))
+DEPS = CC='$(if $(filter default,$(origin CC)),,$(CC))' PKG_CONFIG='$(PKG_CONFIG)' PKG_CONFIG_PATH='$(PKG_CONFIG_PATH)' CPATH='$(CPATH)' \
+       LIBRARY_PATH='$(LIBRARY_PATH)' dev/deps.sh
+ifneq ($(and $(INSTALLING),$(if $(filter done,$(PACKAGES)),,yes)),)
+.PHONY: packages $(MAKECMDGOALS)
+$(MAKECMDGOALS): packages
+	@:
+packages:
+	@$(DEPS) $(MAKECMDGOALS)
+	$(if $(filter-out deps,$(MAKECMDGOALS)),@PACKAGES=done $(MAKE) --no-print-directory $(filter-out deps,$(MAKECMDGOALS)))
+else
 
 include dev/make/compiler.mk dev/make/device.mk
 
@@ -142,4 +155,5 @@ PARTS_test/data/fuzz_tokenizer  := $(COMMON) $(TOKENIZER)
 PARTS_test/data/fuzz_checkpoint := $(COMMON) $(CHECKPOINT)
 PARTS_test/data/fuzz_options    := $(COMMON)
 
-include dev/make/build.mk dev/make/test.mk dev/make/profile.mk dev/make/packages.mk dev/make/stories.mk dev/make/help.mk
+include dev/make/build.mk dev/make/test.mk dev/make/profile.mk dev/make/stories.mk dev/make/help.mk
+endif

@@ -1072,7 +1072,7 @@ class Test:
 
     def make_worlds(self):
         """Kinds of run. Slow ones leave time to do something to them between two steps."""
-        has_mpi = shutil.which("mpirun") is not None and "HAVE_MPI" in open(os.path.join(BUILD, "mpi_flags")).read()
+        has_mpi = shutil.which("mpirun") is not None and "HAVE_MPI" in open(os.path.join(BUILD, "flags")).read()
         if not has_mpi:
             self.note("runs of many processes are left out: the build has no MPI, or mpirun is not installed")
 

@@ -5,10 +5,10 @@ PROFILE_OPTIONS ?= --num-layers 6 --num-heads 6 --channels 384 --batch 16 --sequ
 .PHONY: profile profile_run
 ifeq ($(DEVICE),cpu)
 profile:
-	@echo 'error: make profile shows what a GPU does: make DEVICE=cuda profile; on the CPU: ./train_gpt --profile' >&2; exit 1
+	@echo 'error: make profile shows what a GPU does; use make DEVICE=cuda profile, or on the CPU ./train_gpt --profile' >&2; exit 1
 else
-profile: deps_if_missing
-	@if [ -z "$$($(FIND_CUDA) nsys)" ]; then echo 'error: the profiler nsys is not on PATH, in CUDA_HOME or in /opt/nvidia:' \
+profile:
+	@if [ -z "$$($(FIND_CUDA) nsys)" ]; then echo 'error: the profiler nsys is not on PATH, in CUDA_HOME or in /opt/nvidia;' \
 	    'install nsight-systems from NVIDIA (https://developer.nvidia.com/nsight-systems)' >&2; exit 1; fi
 	@$(MAKE) --no-print-directory profile_run
 endif

@@ -11,8 +11,10 @@ STORIES_OPTIONS := --run $(RUN) --train '$(STORIES)/train_*.bin' --validation '$
     --validate-every 350
 
 .PHONY: train stories_run clean_stories
-train: deps_if_missing
-	@$(MAKE) --no-print-directory stories_run
+train:
+	@echo 'Building the programs, writing a corpus of stories, and training a tokenizer and a GPT on it: two minutes on two cores.'
+	@$(MAKE) --no-print-directory stories_run || { echo 'error: make train has not finished; the lines above say why.' \
+	    'Run it again to continue from what exists, or make clean_stories first to start over.' >&2; exit 1; }
 
 $(STORIES)/floor.json: | programs
 	$(BUILD)/data/write_stories --out $(STORIES) --train-bytes $(STORIES_BYTES) --ngram 5
@@ -23,9 +25,9 @@ $(STORIES)/validation_000000.bin: $(STORIES)/tokenizer.json | programs
 	$(BUILD)/data/tokenize encode --tokenizer $< --input $(STORIES)/validation.txt --out $(STORIES)/validation
 
 stories_run: $(STORIES)/validation_000000.bin
-	@if [ -d $(RUN)/checkpoints ]; then ./train_gpt --run $(RUN) --resume; else ./train_gpt $(STORIES_OPTIONS) \
+	@if [ -d $(RUN)/checkpoints ]; then $(TRAIN_GPT) --run $(RUN) --resume; else $(TRAIN_GPT) $(STORIES_OPTIONS) \
 	    --validation-floor $$(sed 's/.*"bits_per_byte": \([0-9.]*\).*/\1/' $(STORIES)/floor.json); fi
-	@sed 's/.*"ngram_bits_per_byte": \([0-9.]*\).*/for comparison: an order-5 byte n-gram has \1 bits per byte/' $(STORIES)/floor.json
-	@echo 'more: ./train_gpt --run $(RUN) --sample "Once upon a time"'
+	@sed 's/.*"ngram_bits_per_byte": \([0-9.]*\).*/For comparison, an order-5 byte n-gram model has \1 bits per byte./' $(STORIES)/floor.json
+	@echo 'To see more of what it writes: $(TRAIN_GPT) --run $(RUN) --sample "Once upon a time"'
 clean_stories:
 	rm -rf $(STORIES) $(RUN)

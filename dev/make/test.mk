@@ -31,8 +31,8 @@ cpu_programs:
 ifeq ($(DEVICE)-$(PRECISION)$(variant),emulated-bf16)
 TESTS_MUTATIONS := test/attention/test_mutations.py
 test test_mutations: export MUTATION_COMPILE = $(COMPILE_CU)
-test test_mutations: export MUTATION_LINK = $(LINK) $(LDFLAGS) $(filter-out %/attention/flash.o,$(addprefix $(BUILD)/,\
-    test/attention/test_attention.o $(PARTS_test/attention/test_attention))) $(LDLIBS)
+test test_mutations: export MUTATION_LINK = $(LINK) $(LINK_FLAGS) $(filter-out %/attention/flash.o,$(addprefix $(BUILD)/,\
+    test/attention/test_attention.o $(PARTS_test/attention/test_attention))) $(LIBS)
 .PHONY: test_mutations
 test_mutations: $(BUILD)/test/attention/test_attention
 	$(TESTS_MUTATIONS) $(MUTATIONS)
@@ -68,7 +68,7 @@ FUZZ_BUILD := build/$(DEVICE)-fuzz
 HAVE_FUZZER = $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | \
     clang -x c -fsanitize=fuzzer,address,undefined - -o /dev/null 2>/dev/null && echo yes)
 FUZZ = FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZERS="$(if $(HAVE_FUZZER),$(addprefix $(FUZZ_BUILD)/,$(FUZZERS)))"
-fuzz_programs: | $(AFTER_DEPS)
+fuzz_programs:
 	@if [ -z "$(HAVE_FUZZER)" ]; then echo 'fuzzing is left out: clang with libFuzzer is not installed (make deps test)'; \
 	else $(MAKE) --no-print-directory CC=clang SANITIZE=address,undefined BUILD=$(FUZZ_BUILD) fuzzers; fi
 fuzz: fuzz_programs
