@@ -60,13 +60,13 @@ endif
 INSTALLING := $(filter deps train profile test,$(MAKECMDGOALS))
 DEPS = CC='$(if $(filter default,$(origin CC)),,$(CC))' PKG_CONFIG='$(PKG_CONFIG)' PKG_CONFIG_PATH='$(PKG_CONFIG_PATH)' CPATH='$(CPATH)' \
        LIBRARY_PATH='$(LIBRARY_PATH)' dev/deps.sh
-ifneq ($(and $(INSTALLING),$(if $(filter done,$(PACKAGES)),,yes)),)
+ifneq ($(and $(INSTALLING),$(if $(PACKAGES_CHECKED),,yes)),)
 .PHONY: packages $(MAKECMDGOALS)
 $(MAKECMDGOALS): packages
 	@:
 packages:
 	@$(DEPS) $(MAKECMDGOALS)
-	$(if $(filter-out deps,$(MAKECMDGOALS)),@PACKAGES=done $(MAKE) --no-print-directory $(filter-out deps,$(MAKECMDGOALS)))
+	$(if $(filter-out deps,$(MAKECMDGOALS)),@PACKAGES_CHECKED=yes $(MAKE) --no-print-directory $(filter-out deps,$(MAKECMDGOALS)))
 else
 
 include dev/make/compiler.mk dev/make/device.mk
@@ -137,7 +137,7 @@ PARTS_test/comm/test_nccl           := comm/nccl.o $(if $(USES_STANDIN),test/com
                                        comm/launch.o data/files.o data/progress.o
 PARTS_test/test_train_gpt           := $(TRAINER)
 # Of real processes, under mpirun: MPI's operations alone; the trainer over operations that are as late as they may be.
-ifeq ($(USES_MPI)-$(USES_STANDIN),$(MPI)-)
+ifneq ($(and $(MPI_LIBS),$(if $(USES_STANDIN),,yes)),)
 MPI_PROGRAMS := test/comm/test_mpi test/comm/train_gpt_late
 PARTS_test/comm/test_mpi       := $(COMM) data/files.o data/progress.o
 PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
@@ -145,9 +145,15 @@ endif
 # Sanitizers and a preloaded library do not go together.
 TORTURE_NEEDS := $(if $(SANITIZE),,$(if $(filter cpu,$(DEVICE)),$(BUILD)/test/io_faults.so))
 # Scripts; they find the programs in the folder BUILD.
-TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) test/test_command_line.sh test/test_limits.sh test/test_saving.sh test/data/test_tokenize.sh \
-                   test/data/test_download.sh $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh)) \
-                   $(if $(TORTURE_NEEDS),test/torture.py)
+TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) $(if $(variant),,test/test_build.sh) test/test_command_line.sh \
+                   test/test_limits.sh test/test_saving.sh test/data/test_tokenize.sh test/data/test_download.sh \
+                   $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh)) $(if $(TORTURE_NEEDS),test/torture.py)
+# Those that need a tool which is not installed are left out and named (test/skipped.sh): TEST:TOOL.
+lacks = $(if $(shell command -v $(1)),,$(addsuffix :$(1),$(2)))
+SKIPPED := $(call lacks,python3,test/test_processes.sh test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
+                                test/data/test_download.sh test/torture.py test/attention/test_mutations.py) \
+           $(call lacks,curl,test/data/test_download.sh) $(call lacks,$(firstword $(CXX)),test/emulated.sh test/test_cuda_build.sh)
+LEFT_OUT := $(foreach s,$(SKIPPED),$(firstword $(subst :, ,$(s))))
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
 PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o

@@ -12,7 +12,7 @@
 #ifndef SAVING_CUH
 #define SAVING_CUH
 
-#include <cjson/cJSON.h>
+#include "data/cjson.h"
 #include <unistd.h>
 #include "data/metrics.h"
 #include "data/progress.h"

@@ -3,7 +3,7 @@
 #define DATA_JSON_H
 
 #include <stdint.h>
-#include <cjson/cJSON.h>
+#include "cjson.h"
 #include "files.h"
 
 #ifdef __cplusplus

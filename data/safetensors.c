@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <cjson/cJSON.h>
+#include "data/cjson.h"
 
 enum { LARGEST_HEADER = 64 << 20, READ_CHUNK = 1 << 20 };
 

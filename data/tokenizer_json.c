@@ -8,7 +8,7 @@
 // Spellings are in the byte alphabet of tokenizer.h.
 #include "tokenizer.h"
 
-#include <cjson/cJSON.h>
+#include "data/cjson.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

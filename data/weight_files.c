@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <cjson/cJSON.h>
+#include "cjson.h"
 #include "json.h"
 #include "manifest.h"
 

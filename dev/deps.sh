@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 if [ -z "$CC" ]; then
     for CC in gcc cc clang gcc; do command -v "$CC" >/dev/null && break; done
 fi
-case $CC in *clang*) clang=yes ;; *) clang= ;; esac
+case "$CC $($CC --version 2>/dev/null | head -n 1)" in *clang*) clang=yes ;; *) clang= ;; esac # cc may be either
 export CC
 
 # One line for each thing: its name here, its name in a sentence, and its packages.
@@ -160,7 +160,10 @@ wanted() {
     case " $* " in *" test"* | *" check "* | *" fuzz "* | *" torture "*) for_tests ;; esac
 }
 missing=$(wanted "$@" | with_pkg_config)
-[ -n "$missing" ] || exit 0
+if [ -z "$missing" ]; then
+    [ "$*" != deps ] || echo "Everything that a build needs is installed."
+    exit 0
+fi
 if install_by_apt $missing; then
     needed=$(required | with_pkg_config)
     missing=$(wanted "$@" | with_pkg_config)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs test programs, two at a time, and adds up their lines `N passed, N failed`; shows the output of those that fail. The
-# last line is the sum; the exit status is 0 only if nothing failed and every program came to its end.
+# last line is the sum, after the lines `skipped: WHAT (WHY)` of what could not be tested here; the exit status is 0 only
+# if nothing failed and every program came to its end.
 #     ALONE="PROGRAM..." test/run.sh PROGRAM...
 # Those in ALONE use all processors (or the one GPU): they come last, one after the other. Those of comm/, which mostly
 # wait for each other's deadlines, run beside the others.
@@ -12,14 +13,15 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
 judge() { # judge PROGRAM LOG STATUS SECONDS: what is to be seen of a program that has ended; its line is kept
-    line=$(tail -n 1 "$2" | grep -E '^[0-9]+ passed, [0-9]+ failed$')
+    line=$(tail -n 1 "$2" | grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$')
+    grep '^skipped: ' "$2" >>"$logs/skipped"
     if [ -z "$line" ]; then
         line="0 passed, 1 failed"
         echo "$1 ended with status $3 before its last line"
-    elif [ "$3" -ne 0 ] && [ "${line#*, }" = "0 failed" ]; then # a leak or a crash at the very end
-        line="${line%,*}, 1 failed"
+    elif [ "$3" -ne 0 ]; then # a leak or a crash at the very end
+        line=${line/, 0 failed/, 1 failed}
     fi
-    [ "${line#*, }" = "0 failed" ] || tail -n 60 "$2"
+    [[ $line == *", 0 failed"* ]] || tail -n 60 "$2"
     printf '%-44s %s (%s s)\n' "$1" "$line" "$4"
     echo "$line" >"$2.line"
 }
@@ -40,5 +42,6 @@ printf '%s\n' "$@" | grep -v /test/comm/ | several 2
 wait
 for program in $alone; do run "$program"; done
 set -- "$@" $alone
-cat "$logs"/*.line 2>/dev/null | awk -v programs=$# '{ p += $1; f += $3 }
-    END { f += programs - NR; print p + 0 " passed, " f + 0 " failed"; exit f > 0 || p == 0 }'
+sort -u "$logs/skipped" 2>/dev/null
+cat "$logs"/*.line 2>/dev/null | awk -v programs=$# '{ p += $1; f += $3; s += $5 }
+    END { f += programs - NR; print p + 0 " passed, " f + 0 " failed" (s ? ", " s " skipped" : ""); exit f > 0 || p + s == 0 }'

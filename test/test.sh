@@ -5,13 +5,18 @@ build=$(cd "${BUILD:-$root/build/cpu}" && pwd) || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 program=() # words before every command of expect, accept and refuse
 
 pass() { passed=$((passed + 1)); }
 fail() {
     failed=$((failed + 1))
     echo "FAILED: $*"
+}
+# skip WHAT WHY: something that cannot be tested here.
+skip() {
+    skipped=$((skipped + 1))
+    echo "skipped: $1 ($2)"
 }
 holds() { if "$@"; then pass; else fail "$*"; fi; }
 same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ: ${*:3}"; fi; }
@@ -70,6 +75,6 @@ near() {
 }
 
 finish() {
-    echo "$passed passed, $failed failed"
+    echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
     [ "$failed" -eq 0 ]
 }

@@ -102,7 +102,7 @@ small=(--train "$work/data_*.bin" --tokenizer "$work/tokenizer.json" --num-layer
 nvtx=$(dev/find_cuda.sh nvtx)
 make -s $jobs DEVICE=emulated NO_LINKS=1 programs >"$out" 2>&1 || { fail "the emulated build" && cat "$out"; }
 if [ -z "$nvtx" ]; then
-    echo "ranges are not tested: there is no nvtx3/nvToolsExt.h (it comes with CUDA)"
+    skip "ranges for profilers" "there is no nvtx3/nvToolsExt.h, which comes with CUDA"
 else
     gcc -shared -fPIC -Wall -Wextra -Werror -idirafter "$nvtx" test/nvtx_recorder.c -o "$work/recorder.so" || fail "test/nvtx_recorder.c"
     says "step 2/2" 0 env NVTX_INJECTION64_PATH="$work/recorder.so" NVTX_RECORDING="$work/ranges.txt" \
@@ -191,7 +191,7 @@ holds grep -qE '^curve +passed' "$report"
 
 nvcc=$(dev/find_cuda.sh nvcc)
 if [ -z "$nvcc" ]; then
-    echo "DEVICE=cuda is not built: there is no nvcc in $(dev/find_cuda.sh places)"
+    skip "the build with DEVICE=cuda" "there is no nvcc in $(dev/find_cuda.sh places)"
     finish
     exit
 fi

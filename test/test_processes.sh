@@ -8,9 +8,10 @@
 device_build=$(cd "${DEVICE_BUILD:-$BUILD}" && pwd) || exit 1
 nccl_build=${NCCL_BUILD:+$(cd "$NCCL_BUILD" && pwd)}
 . "$(dirname "$0")/test.sh"
-if ! command -v mpirun >/dev/null; then
-    echo "without mpirun (Open MPI or MPICH: make deps test) nothing here can run"
-    exit 1
+if ! command -v mpirun >/dev/null || ! grep -q 'HAVE_MPI\|HAVE_NCCL' "$device_build/flags"; then
+    skip "training by many processes" "MPI is not installed"
+    finish
+    exit
 fi
 gpt=$device_build/train_gpt
 late=$device_build/test/comm/train_gpt_late # over operations that are done when they are waited for, not before
@@ -221,8 +222,9 @@ expect 1 "^error: process 3: token 154 of validation.bin is 4000" mpirun -n 4 "$
 # A disk that takes longer for the last save than the deadline, which is that of steps.
 bad[1]=token.bin
 if [ -f "$build/test/io_faults.so" ]; then
+    cp "$build/test/io_faults.so" . # LD_PRELOAD takes no path with a space
     slow=(IO_FAULTS_UNDER=$work/slow/checkpoints IO_FAULTS_MODE=hang IO_FAULTS_AT=1 IO_FAULTS_COUNT=all IO_FAULTS_SECONDS=0.1)
-    expect 1 "^error: process 3: token" env "${slow[@]}" mpirun -n 4 -x LD_PRELOAD="$build/test/io_faults.so" "$gpt" --run slow "${bad[@]}" --steps 20 \
+    expect 1 "^error: process 3: token" env "${slow[@]}" mpirun -n 4 -x LD_PRELOAD="$work/io_faults.so" "$gpt" --run slow "${bad[@]}" --steps 20 \
         --save-every 0 --save-minutes 0 --deadline 2
     [ -f slow/checkpoints/step_00000003/manifest ] && pass || fail "not saved by a slow disk: $(ls slow/checkpoints)"
 fi

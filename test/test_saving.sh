@@ -67,10 +67,11 @@ grep -q "^warning" out.txt && fail "the same shards are warned of" || pass
 if [ -f "$build/test/io_faults.so" ]; then
     mkdir validation
     cp data_000000.bin validation
+    cp "$build/test/io_faults.so" . # LD_PRELOAD takes no path with a space
     for how in "8" "6 --validate-documents"; do
         rm -rf again
         expect 0 "^warning: .*validation/data_000000.bin.*; tried again in 1 s" env IO_FAULTS_UNDER="$PWD/validation" IO_FAULTS_MODE=fail \
-            IO_FAULTS_AT="${how%% *}" LD_PRELOAD="$build/test/io_faults.so" "$train" --run again "${data[@]}" "${shape[@]}" \
+            IO_FAULTS_AT="${how%% *}" LD_PRELOAD="$PWD/io_faults.so" "$train" --run again "${data[@]}" "${shape[@]}" \
             --validation "validation/*.bin" ${how#[0-9]}
     done
     rm -rf again

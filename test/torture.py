@@ -155,7 +155,7 @@ class Command:
         environment = dict(ENVIRONMENT, TORTURE_MARK=self.mark, **variables)
         if "IO_FAULTS_UNDER" in variables:  # into the trainer alone
             environment["IO_FAULTS_LOG"] = self.log
-            words = [word for w in words for word in (["env", f"LD_PRELOAD={IO_FAULTS}", w] if w == TRAINER else [w])]
+            words = [word for w in words for word in (["env", f"LD_PRELOAD={case.test.io_faults}", w] if w == TRAINER else [w])]
         self.began = time.monotonic()
         with Command.starting, open(self.files[0], "w") as out, open(self.files[1], "w") as err:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment,
@@ -1062,6 +1062,7 @@ class Test:
         """Stories, a tokenizer, shards."""
         folder = self.data_folder = os.path.join(self.folder, "data")
         os.makedirs(folder)
+        self.io_faults = shutil.copy(IO_FAULTS, folder)  # LD_PRELOAD takes no path with a space
         tokenizer, shards = os.path.join(folder, "tokenizer.json"), os.path.join(folder, "data_*.bin")
         text, programs = os.path.join(folder, "train.txt"), os.path.join(BUILD, "data")
         for words in (["write_stories", "--train-bytes", "60k", "--validation-stories", "20", "--out", folder],

@@ -48,6 +48,7 @@ ifneq ($(file <$(STAMP)),$(SHAPE))
 $(shell mkdir -p $(BUILD))$(file >$(STAMP),$(SHAPE))
 endif
 endif
+$(STAMP): ;
 .PHONY: say_what_is_missing
 say_what_is_missing:
 	@$(DEPS) --print

@@ -4,17 +4,18 @@
 # with AddressSanitizer and UndefinedBehaviorSanitizer, then the CUDA kernels, emulated, and nvcc's build where nvcc is.
 ifeq ($(DEVICE),cpu)
 test: programs tests $(if $(variant),,fuzz_programs)
-	BUILD=$(BUILD) $(FUZZ) ALONE="$(if $(variant),,test/fuzz.sh test/sanitized.sh test/emulated.sh test/test_cuda_build.sh)" \
-	    test/run.sh $(TESTS_SHELL) $(addprefix $(BUILD)/,$(TESTS))
+	BUILD=$(BUILD) $(FUZZ) SKIPPED='$(strip $(SKIPPED))' \
+	    ALONE="$(filter-out $(LEFT_OUT),$(if $(variant),,test/fuzz.sh test/sanitized.sh test/emulated.sh test/test_cuda_build.sh))" \
+	    test/run.sh $(filter-out $(LEFT_OUT),$(TESTS_SHELL)) $(if $(LEFT_OUT),test/skipped.sh) $(addprefix $(BUILD)/,$(TESTS))
 else
 # The kernels; without SANITIZE= also the whole trainer beside the CPU's.
 test: tests $(if $(variant),,programs cpu_programs)
 	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) \
-	    ALONE="$(if $(filter cuda,$(DEVICE)),$(TESTS_OF_DEVICE)) $(TESTS_MUTATIONS)" \
-	    test/run.sh $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE))
-TESTS_OF_DEVICE = $(if $(variant),,$(TESTS_PROCESSES)) $(addprefix $(BUILD)/,$(TESTS)) $(if $(variant),,test/test_devices.sh)
+	    ALONE="$(if $(filter cuda,$(DEVICE)),$(TESTS_OF_DEVICE)) $(filter-out $(LEFT_OUT),$(TESTS_MUTATIONS))" SKIPPED='$(strip $(SKIPPED))' \
+	    test/run.sh $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE)) $(if $(LEFT_OUT),test/skipped.sh)
+TESTS_OF_DEVICE = $(filter-out $(LEFT_OUT),$(if $(variant),,$(TESTS_PROCESSES))) $(addprefix $(BUILD)/,$(TESTS)) $(if $(variant),,test/test_devices.sh)
 # In bf16 kernels meet processes; in fp32 also NCCL's code does, over a stand-in for its library.
-ifeq ($(DEVICE)-$(USES_MPI)$(variant)$(USES_STANDIN),emulated-$(MPI))
+ifeq ($(DEVICE)$(variant)$(USES_STANDIN)-$(if $(MPI_LIBS),mpi),emulated-mpi)
 TESTS_PROCESSES := test/test_processes.sh
 ifeq ($(PRECISION),fp32)
 test: standin

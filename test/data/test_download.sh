@@ -116,7 +116,7 @@ again() { # WORD...
 trains() {
     local line
     line=$(grep '^  ./train_gpt' out.txt)
-    eval "${line/.\/train_gpt/$build/train_gpt} $*" >trained.txt 2>&1 && pass || fail "$line: $(tail -n 2 trained.txt)"
+    eval "${line/.\/train_gpt/\"$build/train_gpt\"} $*" >trained.txt 2>&1 && pass || fail "$line: $(tail -n 2 trained.txt)"
 }
 small="--model free --num-layers 1 --num-heads 2 --channels 16 --batch 2 --accumulate 1 --sequence-length 32 --steps 2 --warmup 0"
 
