@@ -23,7 +23,7 @@ MPI        ?= 1
 SANITIZE ?=
 # The compiler (CC, CXX), and flags to add: CFLAGS, CXXFLAGS, CPPFLAGS, DEFINES, LDFLAGS, LDLIBS. MARCH is the processor to
 # compile for: this machine's, without it; MARCH=-march=x86-64-v3 for binaries that run elsewhere. WERROR=1: warnings are errors.
-# seconds of fuzzing in `make test`, all readers together
+# seconds of fuzzing in `make test_long`, all readers together
 FUZZ_SECONDS ?= 60
 
 comma := ,
@@ -57,7 +57,7 @@ endif
 
 # ---- packages first -------------------------------------------------------------------------------------------
 # These goals install what is missing, in a make around the one that builds: only that one sees what has come.
-INSTALLING := $(filter deps train profile test,$(MAKECMDGOALS))
+INSTALLING := $(filter deps train profile check test test_long,$(MAKECMDGOALS))
 DEPS = CC='$(if $(filter default,$(origin CC)),,$(CC))' PKG_CONFIG='$(PKG_CONFIG)' PKG_CONFIG_PATH='$(PKG_CONFIG_PATH)' CPATH='$(CPATH)' \
        LIBRARY_PATH='$(LIBRARY_PATH)' dev/deps.sh
 ifneq ($(and $(INSTALLING),$(if $(PACKAGES_CHECKED),,yes)),)

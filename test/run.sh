@@ -1,47 +1,80 @@
 #!/bin/bash
-# Runs test programs, two at a time, and adds up their lines `N passed, N failed`; shows the output of those that fail. The
-# last line is the sum, after the lines `skipped: WHAT (WHY)` of what could not be tested here; the exit status is 0 only
-# if nothing failed and every program came to its end.
+# Runs test programs, two at a time, and adds up their lines `N passed, N failed[, N skipped]`. While it runs, there is a
+# line for each program that has ended: how many have, the time so far, what came of it. Of a program that fails the end of
+# its output is shown at once; at the end, all failures again, each with the command that runs this one test alone, the
+# ten programs that took longest, what was skipped and why, and the sum in the last line. The exit status is 0 only if nothing failed and every
+# program came to its end.
 #     ALONE="PROGRAM..." test/run.sh PROGRAM...
 # Those in ALONE use all processors (or the one GPU): they come last, one after the other. Those of comm/, which mostly
-# wait for each other's deadlines, run beside the others.
+# wait for each other's deadlines, run beside the others. A program may call this script in turn (a suite of another
+# build): then its failures and times are told by the outermost one.
 # Threads that wait sleep: tests run with more threads than cores, beside other work.
 export OMP_WAIT_POLICY=passive
 alone=$ALONE
 unset ALONE # it is not for programs that call this again
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
+begun=$(date +%s)
+outermost=${TEST_RECORD:+no}
+export TEST_RECORD=${TEST_RECORD:-$logs} # the folder of the outermost: failures, times, skipped
+total=$(($# + $(wc -w <<<"$alone")))
 
+# The command that runs a program with the settings it has here.
+command_of() {
+    local name
+    for name in BUILD DEVICE_BUILD PRECISION NCCL_BUILD FUZZERS FUZZ_SECONDS TEST_SMALL CUDA_EMULATION_SEED ASAN_OPTIONS TSAN_OPTIONS \
+        OMP_TOOL_LIBRARIES MUTATION_COMPILE MUTATION_LINK; do
+        [ -n "${!name}" ] && [ "$name" = "${name#MUTATION}" ] && printf '%s=%q ' "$name" "${!name}"
+    done
+    echo "$1"
+}
 judge() { # judge PROGRAM LOG STATUS SECONDS: what is to be seen of a program that has ended; its line is kept
+    local line elapsed=$(($(date +%s) - begun)) label=$1
+    case $1 in *.sh | *.py) label="$1${BUILD:+ ($BUILD)}" ;; esac
     line=$(tail -n 1 "$2" | grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$')
-    grep '^skipped: ' "$2" >>"$logs/skipped"
+    grep '^skipped: ' "$2" >>"$TEST_RECORD/skipped"
     if [ -z "$line" ]; then
         line="0 passed, 1 failed"
-        echo "$1 ended with status $3 before its last line"
+        echo "$1 ended with status $3 before its last line" | tee -a "$2"
     elif [ "$3" -ne 0 ]; then # a leak or a crash at the very end
         line=${line/, 0 failed/, 1 failed}
     fi
-    [[ $line == *", 0 failed"* ]] || tail -n 60 "$2"
-    printf '%-44s %s (%s s)\n' "$1" "$line" "$4"
+    if [[ $line != *", 0 failed"* ]]; then
+        tail -n 60 "$2"
+        if ! grep -q '^----' "$2"; then # not a suite, whose own programs have been told of
+            { echo "$1: $line" && grep -E 'FAILED|error|before its last line' "$2" | head -n 20 && echo "  alone: $(command_of "$1")"; } \
+                >>"$TEST_RECORD/failures"
+        fi
+    fi
+    echo "$4 $label" >>"$TEST_RECORD/times"
     echo "$line" >"$2.line"
+    printf '[%*d/%d %d:%02d] %-44s %s (%s s)\n' ${#total} "$(find "$logs" -name '*.line' | wc -l)" "$total" \
+        $((elapsed / 60)) $((elapsed % 60)) "$1" "$line" "$4"
 }
 run() { # run PROGRAM
+    local log started
     log=$(mktemp "$logs/XXXXXX")
-    begun=$(date +%s)
+    started=$(date +%s)
     "$1" >"$log" 2>&1
-    judge "$1" "$log" $? $(($(date +%s) - begun)) >"$log.shown"
+    judge "$1" "$log" $? $(($(date +%s) - started)) >"$log.shown"
     cat "$log.shown" # at once, not between the lines of others
 }
 # xargs rather than `&`, which would have programs ignore SIGINT: some test it, and Ctrl-C is to end all.
 several() { xargs -r -n 1 -P "$1" bash -c 'run "$1"' run; } # several COUNT: of the programs on stdin so many at a time
 
-export logs
-export -f judge run
+export logs begun total
+export -f command_of judge run
 printf '%s\n' "$@" | grep /test/comm/ | several 0 &
 printf '%s\n' "$@" | grep -v /test/comm/ | several 2
 wait
 for program in $alone; do run "$program"; done
-set -- "$@" $alone
-sort -u "$logs/skipped" 2>/dev/null
-cat "$logs"/*.line 2>/dev/null | awk -v programs=$# '{ p += $1; f += $3; s += $5 }
+if [ -z "$outermost" ]; then
+    if [ "$total" -gt 10 ]; then
+        echo "slowest:"
+        sort -rn "$TEST_RECORD/times" | grep -vE ' test/(emulated|emulated_long|sanitized)\.sh' | head -n 10 | sed 's/^\([0-9]*\)/  \1 s /'
+    fi
+    sort -u "$TEST_RECORD/skipped" 2>/dev/null
+    [ -s "$TEST_RECORD/failures" ] && echo "failures:" && cat "$TEST_RECORD/failures"
+fi
+cat "$logs"/*.line 2>/dev/null | awk -v programs="$total" '{ p += $1; f += $3; s += $5 }
     END { f += programs - NR; print p + 0 " passed, " f + 0 " failed" (s ? ", " s " skipped" : ""); exit f > 0 || p + s == 0 }'

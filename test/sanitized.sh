@@ -1,4 +1,5 @@
 #!/bin/sh
-# The whole suite once more, built with AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer.
-unset MAKEFLAGS MFLAGS MAKELEVEL # of a make that calls this
-make -s -j"$(nproc)" SANITIZE=address,undefined test
+# The CPU's suite built with AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer. In `make test_long`.
+. test/suites.sh
+suite "sanitized" SANITIZE=address,undefined test
+finish_suites

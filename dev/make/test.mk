@@ -1,19 +1,34 @@
 # Tests, fuzzing, torture, benchmarks. Part of the Makefile.
-.PHONY: clean test test_layers test_attention test_data fuzz fuzz_programs bench bench_program attention_library
-# Each program's line, then one line that adds them up. Without SANITIZE= the CPU's suite runs twice, the second time
-# with AddressSanitizer and UndefinedBehaviorSanitizer, then the CUDA kernels, emulated, and nvcc's build where nvcc is.
+.PHONY: clean check test test_long test_layers test_attention test_data fuzz fuzz_programs bench bench_program attention_library
+# Three sizes (dev/docs/testing.md): `check` after an edit, two minutes; `test`, what a user's machine can get wrong; and
+# `test_long`, all the rest. They print each program's line, then one line that adds them up.
+RUN_TESTS = SKIPPED='$(strip $(SKIPPED))' test/run.sh
 ifeq ($(DEVICE),cpu)
-test: programs tests $(if $(variant),,fuzz_programs)
-	BUILD=$(BUILD) $(FUZZ) SKIPPED='$(strip $(SKIPPED))' \
-	    ALONE="$(filter-out $(LEFT_OUT),$(if $(variant),,test/fuzz.sh test/sanitized.sh test/emulated.sh test/test_cuda_build.sh))" \
-	    test/run.sh $(filter-out $(LEFT_OUT),$(TESTS_SHELL)) $(if $(LEFT_OUT),test/skipped.sh) $(addprefix $(BUILD)/,$(TESTS))
+test: programs tests
+	BUILD=$(BUILD) ALONE="$(filter-out $(LEFT_OUT),$(if $(variant),,test/emulated.sh))" \
+	    $(RUN_TESTS) $(filter-out $(LEFT_OUT),$(TESTS_SHELL)) $(if $(LEFT_OUT),test/skipped.sh) $(addprefix $(BUILD)/,$(TESTS))
+test_long: programs tests fuzz_programs
+	BUILD=$(BUILD) $(FUZZ) ALONE="$(filter-out $(LEFT_OUT),test/fuzz.sh test/sanitized.sh test/emulated_long.sh test/test_cuda_build.sh)" \
+	    $(RUN_TESTS) $(if $(LEFT_OUT),test/skipped.sh)
+# Everything against its reference on the CPU, then the kernels, on small shapes.
+EMULATED := $(addprefix build/emulated-bf16/test/,layers/test_kernels attention/test_attention)
+CHECKS = $(addprefix $(BUILD)/,$(filter-out test/comm/%,$(TESTS)) test/comm/test_partition)
+.PHONY: emulated_checks
+check: programs $(CHECKS) emulated_checks
+	BUILD=$(BUILD) TEST_SMALL=1 $(RUN_TESTS) test/test_resume.sh $(CHECKS) $(if $(call lacks,$(firstword $(CXX)),x),,$(EMULATED))
+emulated_checks:
+	@$(if $(call lacks,$(firstword $(CXX)),x),,$(MAKE) --no-print-directory DEVICE=emulated PRECISION=bf16 $(EMULATED))
 else
 # The kernels; without SANITIZE= also the whole trainer beside the CPU's.
 test: tests $(if $(variant),,programs cpu_programs)
 	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) \
-	    ALONE="$(if $(filter cuda,$(DEVICE)),$(TESTS_OF_DEVICE)) $(filter-out $(LEFT_OUT),$(TESTS_MUTATIONS))" SKIPPED='$(strip $(SKIPPED))' \
-	    test/run.sh $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE)) $(if $(LEFT_OUT),test/skipped.sh)
+	    ALONE="$(if $(filter cuda,$(DEVICE)),$(TESTS_OF_DEVICE))" \
+	    $(RUN_TESTS) $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE)) $(if $(LEFT_OUT),test/skipped.sh)
 TESTS_OF_DEVICE = $(filter-out $(LEFT_OUT),$(if $(variant),,$(TESTS_PROCESSES))) $(addprefix $(BUILD)/,$(TESTS)) $(if $(variant),,test/test_devices.sh)
+check: $(addprefix $(BUILD)/,$(TESTS_LAYERS) $(TESTS_ATTENTION))
+	TEST_SMALL=1 $(RUN_TESTS) $^
+test_long:
+	@$(MAKE) --no-print-directory DEVICE=cpu test_long
 # In bf16 kernels meet processes; in fp32 also NCCL's code does, over a stand-in for its library.
 ifeq ($(DEVICE)$(variant)$(USES_STANDIN)-$(if $(MPI_LIBS),mpi),emulated-mpi)
 TESTS_PROCESSES := test/test_processes.sh
@@ -31,12 +46,12 @@ cpu_programs:
 # Emulated attention with mistakes in it, which its test must find.
 ifeq ($(DEVICE)-$(PRECISION)$(variant),emulated-bf16)
 TESTS_MUTATIONS := test/attention/test_mutations.py
-test test_mutations: export MUTATION_COMPILE = $(COMPILE_CU)
-test test_mutations: export MUTATION_LINK = $(LINK) $(LINK_FLAGS) $(filter-out %/attention/flash.o,$(addprefix $(BUILD)/,\
+test_mutations: export MUTATION_COMPILE = $(COMPILE_CU)
+test_mutations: export MUTATION_LINK = $(LINK) $(LINK_FLAGS) $(filter-out %/attention/flash.o,$(addprefix $(BUILD)/,\
     test/attention/test_attention.o $(PARTS_test/attention/test_attention))) $(LIBS)
 .PHONY: test_mutations
 test_mutations: $(BUILD)/test/attention/test_attention
-	$(TESTS_MUTATIONS) $(MUTATIONS)
+	$(if $(filter $(TESTS_MUTATIONS),$(LEFT_OUT)),test/skipped.sh,$(TESTS_MUTATIONS) $(MUTATIONS))
 endif
 # Emulated kernels with their threads in other orders.
 test_seeds: tests
@@ -70,7 +85,7 @@ HAVE_FUZZER = $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | \
     clang -x c -fsanitize=fuzzer,address,undefined - -o /dev/null 2>/dev/null && echo yes)
 FUZZ = FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZERS="$(if $(HAVE_FUZZER),$(addprefix $(FUZZ_BUILD)/,$(FUZZERS)))"
 fuzz_programs:
-	@if [ -z "$(HAVE_FUZZER)" ]; then echo 'fuzzing is left out: clang with libFuzzer is not installed (make deps test)'; \
+	@if [ -z "$(HAVE_FUZZER)" ]; then echo 'Fuzzing is skipped: clang with libFuzzer is not installed.'; \
 	else $(MAKE) --no-print-directory CC=clang SANITIZE=address,undefined BUILD=$(FUZZ_BUILD) fuzzers; fi
 fuzz: fuzz_programs
 	$(FUZZ) test/fuzz.sh

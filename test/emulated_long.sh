@@ -1,0 +1,12 @@
+#!/bin/sh
+# The emulated CUDA kernels (test/emulated.sh) in fp32, with NCCL's code; mistakes planted in flash attention; and, on small
+# shapes, with AddressSanitizer and UndefinedBehaviorSanitizer, with threads and blocks in five other orders, and with
+# ThreadSanitizer, which finds races. In `make test_long`.
+. test/suites.sh
+suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test
+suite "mutations of flash attention" DEVICE=emulated PRECISION=bf16 test_mutations
+export TEST_SMALL=1
+suite "emulated, AddressSanitizer" DEVICE=emulated SANITIZE=address,undefined test
+suite "emulated, five orders" DEVICE=emulated test_seeds
+suite "emulated, ThreadSanitizer" DEVICE=emulated SANITIZE=thread test
+finish_suites
