@@ -230,6 +230,17 @@ ln -s "$(type -P rm)" "$work/bin/rm"
 says 'Installing pkg-config gcc libc6-dev libpcre2-dev libcjson-dev' 1 bare dev/deps.sh train
 holds grep -q 'apt-get .*update' "$work/tried.txt"
 holds grep -q 'apt-get .*install -y .* gcc libc6-dev libpcre2-dev libcjson-dev' "$work/tried.txt"
+# What `deps` installs is part of the build that the same command makes, also where it was built without it before.
+stub lacking "case \$* in *' - '*) exit 1 ;; *) exec $gcc_is \"\$@\" ;; esac"
+stub pkg-config "case \$* in *ompi* | *mpich* | *zstd*) exit 1 ;; *zlib*) [ -e '$work/came' ] ;; esac"
+stub apt-get "case \$* in *install*) touch '$work/came' ;; esac"
+stub apt-cache 'exit 0'
+stub id 'echo 0'
+with_stubs changes YES "no zlib" CC=lacking
+OS_RELEASE=$work/os-release with_stubs changes YES "zlib, which comes with deps" CC=lacking deps
+holds grep -q -e ' -DHAVE_ZLIB .*-c data/write_stories.c' "$work/out.txt"
+with_stubs changes NO "zlib, which has come" CC=lacking
+rm "$stubs/pkg-config"
 # Everything that is required is there: nothing is asked for; what only tests need is named and not required.
 stub sudo 'exit 1'
 stub id 'echo 1000'
