@@ -73,7 +73,7 @@ include dev/make/compiler.mk dev/make/device.mk
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
 COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o data/overwrite.o
-TOKENIZER := data/tokenizer.o data/tokenizer_json.o data/tokenizer_split.o data/tokenizer_train.o
+TOKENIZER := data/tokenizer.o data/tokenizer_added.o data/tokenizer_json.o data/tokenizer_write.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
@@ -82,12 +82,12 @@ COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/parti
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
              $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)
 TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o $(CHECKPOINT) \
-             data/metrics.o data/run.o data/saver.o
+             data/metrics.o data/run.o data/saver.o data/generation_config.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
 BENCH    := dev/bench$(if $(filter-out cpu,$(DEVICE)),_kernels)
 PARTS_train_gpt          := $(TRAINER)
-PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/shards.o
+PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/shards.o data/corpus.o data/spool.o
 PARTS_data/write_stories := $(COMMON) $(CORPUS)
 PARTS_dev/bench          := $(TRAINER)
 PARTS_dev/bench_kernels  := $(KERNELS) data/files.o
@@ -124,7 +124,7 @@ PARTS_test/test_cuda_on_cpu         :=
 PARTS_test/attention/test_attention := $(KERNELS) data/files.o data/progress.o
 PARTS_test/data/test_shards         := $(COMMON) data/shards.o
 PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
-PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER)
+PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER) data/generation_config.o
 PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
 PARTS_test/data/test_checkpoint     := $(COMMON) $(CHECKPOINT) data/metrics.o data/run.o data/saver.o
 PARTS_test/data/test_options        := $(COMMON)

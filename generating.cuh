@@ -50,59 +50,100 @@ static int all_finite(const float *x, size_t n) {
     return 1;
 }
 
-// The prompt's tokens, after an end-of-text where the tokenizer has one: documents begin with it. A text is
-// never empty.
+// Ids with commas between them, all below `limit`.
+static int parse_ids(const char *text, int64_t limit, TokenList *list, Error *error) {
+    for (const char *at = text; *at != '\0' || list->count == 0;) {
+        char *end;
+        const long long id = strtoll(at, &end, 10);
+        if (end == at || id < 0 || id >= limit || (*end != ',' && *end != '\0'))
+            return fail(
+                error,
+                "--prompt-ids '%.200s' is not a list of token ids, expected numbers from 0 to %" PRId64
+                " with commas between them",
+                text, limit - 1);
+        list->ids = (int32_t *)xrealloc(list->ids, (list->count + 1) * sizeof(int32_t));
+        list->ids[list->count++] = (int32_t)id;
+        at = *end == ',' ? end + 1 : end;
+    }
+    list->capacity = list->count;
+    return 0;
+}
+
+// The prompt's tokens, after those that the tokenizer puts before a text. A text is never empty: it is at least what
+// documents begin with.
 static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *prompt) {
-    int32_t end = tokenizer_end_of_text(tokenizer);
-    list->capacity = 16;
+    const int32_t end = tokenizer_end_of_text(tokenizer),
+                  *start = tokenizer_prompt_start(tokenizer, &list->count);
+    list->capacity = list->count + 16;
     list->ids = (int32_t *)xmalloc(list->capacity * sizeof(int32_t));
-    if (end >= 0) list->ids[list->count++] = end;
-    tokenizer_encode(tokenizer, prompt, strlen(prompt), NULL, list);
+    if (list->count > 0) memcpy(list->ids, start, list->count * sizeof(int32_t));
+    tokenizer_encode(tokenizer, prompt, strlen(prompt), tokenizer_end_of_text_content(tokenizer), list);
+    if (list->count == 0 && end >= 0) list->ids[list->count++] = end;
     if (list->count == 0) tokenizer_encode(tokenizer, "\n", 1, NULL, list);
 }
 
-// Prints the prompt's continuation as it is generated, until `stop` is not 0; returns the number of tokens, or -1 where the
-// model's logits are not finite. `sample` numbers the samples of one seed. When the positions are used up, the second half
-// of the text is kept as context.
-static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const Settings *o, const char *prompt,
-                            uint32_t sample, const volatile sig_atomic_t *stop) {
+static void print_token(const Tokenizer *tokenizer, int32_t token) {
+    size_t size = 0;
+    const char *bytes = tokenizer_bytes(tokenizer, token, &size);
+    if (bytes != NULL) fwrite(bytes, 1, size, stdout);
+}
+
+// Does this token end the text? Where no list says so, end of text does.
+static int is_stop(const TokenList *stops, const Tokenizer *tokenizer, int32_t token) {
+    for (size_t i = 0; i < stops->count; i++)
+        if (stops->ids[i] == token) return 1;
+    return stops->count == 0 && token == tokenizer_end_of_text(tokenizer);
+}
+
+// Prints the continuation of `text`, which it appends to, as it is generated, until `stop` is not 0 or one of `stops` comes;
+// returns the number of tokens, or -1 where the model's logits are not finite. `sample` numbers the samples of one seed.
+// When the positions are used up, the second half of the text is kept as context. Ids of the model that the tokenizer
+// does not have are never chosen.
+static int64_t continue_text(GPT *m, const Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
+                             TokenList *text, uint32_t sample, const volatile sig_atomic_t *stop) {
     Generator generator;
     const size_t capacity = (size_t)m->config.max_sequence_length;
-    TokenList text = {NULL, 0, 0};
-    encode_prompt(&text, tokenizer, prompt);
+    const size_t known = (size_t)tokenizer_vocab_size(tokenizer), choices = known < m->V ? known : m->V;
     generator_open(&generator, m);
-    size_t start = text.count > capacity ? text.count - capacity : 0, past = 0;
+    size_t start = text->count > capacity ? text->count - capacity : 0, past = 0;
     int64_t generated = 0;
-    fputs(prompt, stdout);
     while (generated < o->sample_tokens && !*stop) {
-        if (text.count - start > capacity) {
-            start = text.count - capacity / 2 - 1;
+        if (text->count - start > capacity) {
+            start = text->count - capacity / 2 - 1;
             past = 0;
         }
-        const float *logits = gpt_generate(m, &generator, text.ids + start + past, text.count - start - past,
-                                           past);
-        past = text.count - start;
+        const float *logits = gpt_generate(m, &generator, text->ids + start + past,
+                                           text->count - start - past, past);
+        past = text->count - start;
         if (!all_finite(logits, m->V)) {
             generated = -1;
             break;
         }
-        Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text.count,
+        Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text->count,
                                sample, 0, 0);
-        int32_t token = sample_token(logits, m->V, o->temperature, (size_t)o->top_k, o->top_p,
+        int32_t token = sample_token(logits, choices, o->temperature, (size_t)o->top_k, o->top_p,
                                      uniform_from_bits(random.v[0]));
         generated++;
-        if (token == tokenizer_end_of_text(tokenizer)) break;
-        size_t size;
-        const char *bytes = tokenizer_bytes(tokenizer, token, &size);
-        fwrite(bytes, 1, size, stdout);
+        if (is_stop(stops, tokenizer, token)) break;
+        print_token(tokenizer, token);
         fflush(stdout);
-        if (text.count == text.capacity)
-            text.ids = (int32_t *)xrealloc(text.ids, (text.capacity *= 2) * sizeof(int32_t));
-        text.ids[text.count++] = token;
+        if (text->count == text->capacity)
+            text->ids = (int32_t *)xrealloc(text->ids, (text->capacity *= 2) * sizeof(int32_t));
+        text->ids[text->count++] = token;
     }
     printf("\n");
-    free(text.ids);
     generator_close(&generator);
+    return generated;
+}
+
+// Prints a prompt and its continuation.
+static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
+                            const char *prompt, uint32_t sample, const volatile sig_atomic_t *stop) {
+    TokenList text = {NULL, 0, 0};
+    encode_prompt(&text, tokenizer, prompt);
+    fputs(prompt, stdout);
+    int64_t generated = continue_text(m, tokenizer, stops, o, &text, sample, stop);
+    free(text.ids);
     return generated;
 }
 

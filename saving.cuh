@@ -160,7 +160,8 @@ typedef enum { SAVE_IDLE, SAVE_WRITING, SAVE_COMMITTING } SavePhase;
 typedef struct {
     GPT *model;
     Metrics *metrics;       // process 0's
-    const char *tokenizer;  // text of tokenizer.json, or NULL
+    const char *tokenizer;  // text of tokenizer.json, or NULL, as may be
+    const char *tokenizer_config, *generation_config; // those of these files
     const char *algorithms; // file of the matmul library's choices
     int64_t keep;           // checkpoints
     double every;           // seconds; 0: only by steps
@@ -250,6 +251,10 @@ static void saving_begin(Saving *s, const TrainingState *state) {
         if (snapshot->count > 1)
             add_text(files, &count, "model.safetensors.index.json", index_text(snapshot, m));
         if (s->tokenizer != NULL) add_text(files, &count, "tokenizer.json", xstrdup(s->tokenizer));
+        if (s->tokenizer_config != NULL)
+            add_text(files, &count, "tokenizer_config.json", xstrdup(s->tokenizer_config));
+        if (s->generation_config != NULL)
+            add_text(files, &count, "generation_config.json", xstrdup(s->generation_config));
     }
     s->step = state->step;
     s->in_doubt = is_in_doubt(state);

@@ -12,7 +12,7 @@ enum { MOST_THREADS = 4096 };
 typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 
 typedef struct {
-    const char *run, *train, *validation, *tokenizer, *init_from, *ignore_key, *sample;
+    const char *run, *train, *validation, *tokenizer, *init_from, *ignore_key, *sample, *prompt_ids, *end_of_text;
     int model, schedule, attention, attention_atomics, precision, matmul, matmul_search, recompute,
         stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
@@ -57,6 +57,7 @@ static const Option OPTIONS[] = {
     {"Data", TEXT("train", train, NULL, "token shards to train on; quote patterns: 'data/x_train_*.bin'")},
     {NULL, TEXT("validation", validation, NULL, "token shards to validate on")},
     {NULL, TEXT("tokenizer", tokenizer, NULL, "tokenizer.json, or a folder that contains one; needed for samples as text, for bits per byte and for the vocabulary size")},
+    {NULL, TEXT("end-of-text", end_of_text, NULL, "token that separates documents; by default tokenizer_config.json's eos_token, or else <|endoftext|>")},
     {NULL, INTEGER("validate-every", validate_every, "250", 0, 1e12, "steps between validations; 0: only at the end")},
     {NULL, INTEGER("validation-batches", validation_batches, "20", 1, 1e9, "batches of each process in a validation")},
     {NULL, FLAG("validate-documents", validate_documents, "validate on whole documents, each from its start")},
@@ -111,6 +112,7 @@ static const Option OPTIONS[] = {
     {NULL, REAL("deadline", deadline, "120", 0, 1e6, "seconds after which a process that does not join, answer or finish a step counts as lost (for a step, at least 10 times its usual duration); 0: never")},
 
     {"Samples", TEXT("sample", sample, NULL, "do not train, but continue this text with the run's newest checkpoint (or --init-from)")},
+    {NULL, TEXT("prompt-ids", prompt_ids, NULL, "do not train, but continue exactly these token ids, such as 464,3290")},
     {NULL, INTEGER("sample-every", sample_every, "0", 0, 1e12, "steps between samples during training; 0: only at the end")},
     {NULL, INTEGER("sample-tokens", sample_tokens, "200", 1, 1e6, "most tokens to generate")},
     {NULL, REAL("temperature", temperature, "0.8", 0, 100, "sampling temperature; 0: always the most probable token")},
@@ -167,6 +169,8 @@ static int check_options(const Settings *o, Error *error) {
                            "with --model free only");
     if (o->validate_documents && o->tokenizer == NULL)
         return fail(error, "--validate-documents needs --tokenizer, which says where a document ends");
+    if (o->prompt_ids != NULL && o->sample[0] != '\0')
+        return fail(error, "--prompt-ids and --sample are both prompts: give only one of them");
     if (o->sample == NULL && o->train == NULL && !o->plan)
         return fail(error, "there is nothing to train on: give --train 'PATTERN' of token shards (-h lists "
                            "the most important options)");
@@ -211,7 +215,9 @@ static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
 static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     options_defaults(OPTIONS, NUM_OPTIONS, o);
     int result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
-    if (result == 0 && o->resume) return parse_resumed(o, argc, argv, error);
+    if (result == 0 && o->resume) result = parse_resumed(o, argc, argv, error);
+    if (o->prompt_ids != NULL && o->sample == NULL) o->sample = "";
+    if (result != 0 || o->resume) return result;
     if (!options_given(OPTIONS, NUM_OPTIONS, "warmup") && o->warmup > o->steps / 10)
         o->warmup = o->steps / 10;
     return result;
@@ -248,7 +254,7 @@ static void print_help(void) {
            "              --tokenizer tokenizer.json\n"
            "    train_gpt --run runs/x --resume\n"
            "    train_gpt --run runs/x --sample \"Once upon a time\"\n"
-           "    train_gpt --processes 8 --train ...  (or torchrun --no-python, mpirun, srun)\n\n"
+           "    train_gpt --processes 8 --train ...  (or torchrun, mpirun, srun)\n\n"
            "Options may also be read from a file, @FILE, with one or more on a line.\n");
     options_help(OPTIONS, NUM_OPTIONS, stdout);
     printf("\nExit status\n"
@@ -257,8 +263,8 @@ static void print_help(void) {
            "  %d  a disk could not be read or written\n"
            "  %d  another process was lost\n"
            "  %d  too many steps were skipped\n"
-           "  %d  interrupted by SIGINT, SIGTERM, SIGHUP or SIGUSR1, with a checkpoint saved;\n"
-           "     a second signal ends the program at once\n",
+           "  %d  interrupted by SIGINT, SIGTERM, SIGHUP or SIGUSR1, after saving a checkpoint\n"
+           "     (a second signal ends the program at once)\n",
            EXIT_USER, EXIT_IO, EXIT_LOST_PEER, EXIT_SKIPPED, EXIT_INTERRUPTED);
 }
 

@@ -16,6 +16,7 @@
 #include "data/progress.h"
 #include "data/run.h"
 #include "data/shards.h"
+#include "data/generation_config.h"
 #include "data/tokenizer.h"
 #include "generating.cuh"
 #include "gpt.cuh"
@@ -79,6 +80,7 @@ typedef struct {
     int64_t num_started; // --processes
     GPT model;
     Tokenizer *tokenizer; // or NULL
+    TokenList stops;      // that end a sample, as the folder of the weights says; none: end of text
     ShardSet train, validation;
     Loader *loader;
     int64_t last_seen; // step of the last checkpoint there was when one was chosen, whole or not; -1: none
@@ -86,7 +88,8 @@ typedef struct {
     Metrics metrics;   // these
     TrainingState state;
     Saving saving;
-    char *tokenizer_text;   // of the checkpoints' tokenizer.json, or NULL
+    char *tokenizer_text;                       // of the checkpoints' tokenizer.json, or NULL, as may be
+    char *tokenizer_config, *generation_config; // those of these files
     int64_t validated;      // step of the last validation; -1: none
     int save_due;           // as soon as the save under way is done, and steps are good
     int64_t rolled_back_to; // step, -1: none
@@ -462,8 +465,8 @@ static void show_samples(Trainer *t) {
     if (t->tokenizer == NULL || !is_main(t)) return;
     metrics_end_line(&t->metrics);
     printf("---- sample after step %" PRId64 ":\n", t->state.step);
-    const int64_t count = print_sample(&t->model, t->tokenizer, &t->options, "", (uint32_t)t->state.step,
-                                       &stop_signal);
+    const int64_t count = print_sample(&t->model, t->tokenizer, &t->stops, &t->options, "",
+                                       (uint32_t)t->state.step, &stop_signal);
     puts(count < 0 ? "---- the model's logits are not finite" : "----");
 }
 
@@ -719,11 +722,16 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
                                                              : o->sequence_length;
         config->vocab_size = o->vocab_size ? o->vocab_size : V;
     }
-    config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
+    if (folder == NULL || config->end_of_text < 0)
+        config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
     if (config->vocab_size < 1)
         return fail(error, "the size of the vocabulary is unknown: give --tokenizer or --vocab-size");
-    if (V > 0 && V != config->vocab_size)
-        return fail(error, "the tokenizer has %" PRId64 " tokens, the model %" PRId64, V, config->vocab_size);
+    if (V > config->vocab_size)
+        return fail(error,
+                    "the tokenizer%s%s has %" PRId64 " tokens, the model%s%s %" PRId64
+                    ": a model's vocabulary may be larger than its tokenizer's, not smaller",
+                    o->tokenizer ? " " : "", o->tokenizer ? o->tokenizer : "", V, folder ? " in " : "",
+                    folder ? folder : "", config->vocab_size);
     return gpt_config_check(config, ATTENTION_LARGEST_HEAD, error);
 }
 
@@ -736,10 +744,12 @@ static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
         beside = NULL;
     }
     const char *path = beside != NULL && (o->resume || o->tokenizer == NULL) ? beside : o->tokenizer;
-    int result = 0;
-    if (path != NULL && (t->tokenizer = tokenizer_load(path, error)) == NULL) result = -1;
+    const TokenizerChoices choices = {o->end_of_text, NULL, o->ignore_key};
+    int result = folder != NULL ? stop_tokens_read(folder, &t->stops, error) : 0;
+    if (result == 0 && path != NULL && (t->tokenizer = tokenizer_open(path, &choices, error)) == NULL)
+        result = -1;
     if (result == 0 && path != NULL && path == beside && options_given(OPTIONS, NUM_OPTIONS, "tokenizer")) {
-        Tokenizer *given = tokenizer_load(o->tokenizer, error);
+        Tokenizer *given = tokenizer_open(o->tokenizer, &choices, error);
         if (given == NULL)
             result = -1;
         else if (tokenizer_checksum(given) != tokenizer_checksum(t->tokenizer))
@@ -845,6 +855,12 @@ static int check_validation(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0, 0, 1};
     if (t->validation.count == 0) return 0;
+    if (o->validate_documents && tokenizer_end_of_text(t->tokenizer) < 0)
+        return fail(
+            error,
+            "--validate-documents needs a token that separates documents, and the tokenizer '%s' has no "
+            "%s: name its own with --end-of-text",
+            o->tokenizer, END_OF_TEXT);
     if (!o->validate_documents) {
         Loader *loader = loader_open(&t->validation, &config, error);
         if (loader != NULL) loader_close(loader);
@@ -857,7 +873,10 @@ static int check_validation(Trainer *t, Error *error) {
     documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
     while (found == 1 && count == 0) found = documents_next(&reader, &token, 1, &count, error);
     documents_close(&reader);
-    return found == 0   ? fail(error, "'%s' has no documents to validate on", o->validation)
+    return found == 0
+               ? fail(error,
+                      "'%s' has no documents to validate on: the token %s, which begins each, is not in it",
+                      o->validation, tokenizer_end_of_text_content(t->tokenizer))
            : found == 1 ? 0
                         : -1;
 }
@@ -933,6 +952,8 @@ static int open_saving(Trainer *t, Error *error) {
     }
     t->saving.metrics = &t->metrics;
     t->saving.tokenizer = t->tokenizer_text;
+    t->saving.tokenizer_config = t->tokenizer_config;
+    t->saving.generation_config = t->generation_config;
     t->saving.algorithms = t->algorithms;
     t->saving.keep = o->keep;
     t->saving.every = 60 * o->save_minutes;
@@ -964,6 +985,10 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
         t->saving.saved_step = t->state.step;
     }
     if (t->tokenizer != NULL && is_main(t)) t->tokenizer_text = text_of(t->tokenizer);
+    if (t->tokenizer != NULL && is_main(t)) t->tokenizer_config = tokenizer_config_text(t->tokenizer);
+    if (is_main(t) &&
+        (t->stops.count > 1 || (t->stops.count == 1 && t->stops.ids[0] != m->config.end_of_text)))
+        t->generation_config = stop_tokens_text(&t->stops); // what config.json does not say
     if (open_data(t, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->algorithms) &&
@@ -1003,17 +1028,32 @@ static void close_down(Trainer *t) {
     shards_close(&t->train);
     shards_close(&t->validation);
     close_queues(t);
-    free(t->algorithms), free(t->tokenizer_text);
+    free(t->algorithms), free(t->tokenizer_text), free(t->tokenizer_config), free(t->generation_config);
+    free(t->stops.ids);
     gpt_free(&t->model);
     comm_close(t->comm);
     if (t->tokenizer != NULL) tokenizer_free(t->tokenizer);
+}
+
+// --prompt-ids: as --sample, of exact tokens.
+static int64_t print_sample_of_ids(Trainer *t) {
+    TokenList text = {NULL, 0, 0};
+    Error error;
+    if (parse_ids(t->options.prompt_ids, (int64_t)t->model.V, &text, &error) != 0) die_of(&error);
+    for (size_t i = 0; i < text.count; i++) print_token(t->tokenizer, text.ids[i]);
+    int64_t count = continue_text(&t->model, t->tokenizer, &t->stops, &t->options, &text, 0, &stop_signal);
+    free(text.ids);
+    return count;
 }
 
 // --sample: prints a continuation of the text and how fast it came.
 static void run_sample(Trainer *t) {
     if (t->tokenizer == NULL) die("there is no tokenizer beside the weights: give --tokenizer");
     double started = seconds_now();
-    int64_t count = print_sample(&t->model, t->tokenizer, &t->options, t->options.sample, 0, &stop_signal);
+    int64_t count = t->options.prompt_ids != NULL
+                        ? print_sample_of_ids(t)
+                        : print_sample(&t->model, t->tokenizer, &t->stops, &t->options, t->options.sample, 0,
+                                       &stop_signal);
     if (count < 0) die("the model's logits are not finite: its weights have diverged");
     fprintf(stderr, "%" PRId64 " tokens, %.1f tokens/s\n", count, (double)count / (seconds_now() - started));
 }

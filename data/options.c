@@ -62,11 +62,12 @@ static int edit_distance(const char *a, const char *b) {
     return rows[n % 3][m];
 }
 
-// How far an unknown name is from an option's: 0 for the beginning of its name; 1 where one of the two is a part, of whole
-// words, of the other ("max-steps" of "steps"); else by letters.
+// How far an unknown name is from an option's: 0 for the beginning of its name; 1 where it begins with the option's, or one
+// of the two is a part, of whole words, of the other ("max-steps" of "steps"); else by letters.
 static int distance_of(const char *name, const char *option) {
     const size_t length = strlen(name), other = strlen(option);
     if (length > 0 && strncmp(name, option, length) == 0) return 0;
+    if (other > 2 && strncmp(name, option, other) == 0) return 1;
     const char *shorter = length < other ? name : option, *longer = length < other ? option : name;
     const size_t part = strlen(shorter);
     for (const char *at = longer; part > 2 && (at = strstr(at, shorter)) != NULL; at++)

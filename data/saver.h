@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 typedef struct Saver Saver;
-enum { SAVER_MOST_FILES = 6 }; // of a process, in a checkpoint
+enum { SAVER_MOST_FILES = 8 }; // of a process, in a checkpoint
 
 // A file to write: tensors, or text.
 typedef struct {

@@ -1,10 +1,12 @@
 // tokenize: the command that turns text into token shards and back. `tokenize --help` explains it.
 //
-// In the text, documents are parted by a separator, <|endoftext|> unless told otherwise: n separators part n
-// + 1 documents, empty ones included, and every file begins a new one. In the shards, each document begins
-// with the end-of-text token. Decoding puts separators between documents again, so that the text comes back
-// byte for byte. With a tokenizer that has no end-of-text token, the separator is text like any other.
+// In plain text, documents are parted by a separator, the text of the end-of-text token unless told otherwise: n
+// separators part n + 1 documents, empty ones included, and every file begins a new one. Of JSON lines, each is a
+// document. In the shards, each document begins with the end-of-text token. Decoding puts separators between documents
+// again, so that plain text comes back byte for byte. With a tokenizer that has no end-of-text token, documents run
+// into each other, and the separator is text like any other.
 #define _GNU_SOURCE // memmem
+#include "corpus.h"
 #include "files.h"
 #include "options.h"
 #include "overwrite.h"
@@ -13,14 +15,10 @@
 #include "tokenizer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
     MAX_WORDS = 100000,         // input files on a command line
@@ -31,64 +29,10 @@ enum {
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-// ---- input files ------------------------------------------------------------------------------------------
-
-typedef struct {
-    char *path;
-    const char *data; // mapped
-    size_t size;
-} InputFile;
-
-typedef struct {
-    InputFile *files;
-    size_t count;
-    uint64_t size; // bytes in all
-} Input;
-
-static int input_add(Input *input, const char *path, Error *error) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return fail_io(error, "cannot open %s", path);
-    struct stat status;
-    void *data = MAP_FAILED;
-    int result = 0;
-    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode))
-        result = fail(error, "%s is not a file, expected text", path);
-    else if (status.st_size == 0)
-        result = fail(error, "%s is empty, expected text", path);
-    else if ((data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0)) == MAP_FAILED)
-        result = fail_io(error, "cannot read %s", path);
-    close(descriptor);
-    if (result != 0) return -1;
-    madvise(data, (size_t)status.st_size, MADV_SEQUENTIAL);
-    input->files = (InputFile *)xrealloc(input->files, (input->count + 1) * sizeof(InputFile));
-    InputFile file = {xstrdup(path), (const char *)data, (size_t)status.st_size};
-    input->files[input->count++] = file;
-    input->size += file.size;
-    return 0;
-}
-
-static int input_add_pattern(Input *input, const char *pattern, Error *error) {
-    char **paths;
-    size_t count;
-    if (paths_match(pattern, "file", &paths, &count, error) != 0) return -1;
-    int result = 0;
-    for (size_t i = 0; i < count && result == 0; i++) result = input_add(input, paths[i], error);
-    paths_free(paths, count);
-    return result;
-}
-
-static void input_close(Input *input) {
-    for (size_t i = 0; i < input->count; i++) {
-        munmap((void *)input->files[i].data, input->files[i].size);
-        free(input->files[i].path);
-    }
-    free(input->files);
-}
-
 // ---- options ----------------------------------------------------------------------------------------------
 
 typedef struct {
-    const char *tokenizer, *input, *out, *separator;
+    const char *tokenizer, *input, *out, *separator, *end_of_text, *ignore_key, *field;
     int64_t vocab, shard_tokens, validation_every;
     double validation_fraction;
     int whole_files, overwrite;
@@ -102,19 +46,50 @@ typedef struct {
         "Tokenizer", "tokenizer", OPTION_TEXT, FIELD(tokenizer), "", 0, 0, NULL,                             \
             "tokenizer.json, or a folder with it or with GPT-2's encoder.json and vocab.bpe."                \
     }
-#define SEPARATOR_OPTION                                                                                     \
+#define TOKENIZER_CHOICES                                                                                    \
+    {NULL,                                                                                                   \
+     "end-of-text",                                                                                          \
+     OPTION_TEXT,                                                                                            \
+     FIELD(end_of_text),                                                                                     \
+     NULL,                                                                                                   \
+     0,                                                                                                      \
+     0,                                                                                                      \
+     NULL,                                                                                                   \
+     "The token that stands before each document, by its text. Without it, eos_token of the "                \
+     "tokenizer_config.json beside tokenizer.json, else <|endoftext|>."},                                    \
     {                                                                                                        \
-        NULL, "separator", OPTION_TEXT, FIELD(separator), END_OF_TEXT, 0, 0, NULL,                           \
-            "What stands between documents."                                                                 \
+        NULL, "ignore-key", OPTION_TEXT, FIELD(ignore_key), NULL, 0, 0, NULL,                                \
+            "Keys of tokenizer.json that are ignored although they are not supported, with commas between "  \
+            "them."                                                                                          \
     }
-
+#define SEPARATOR_OPTION(standard)                                                                           \
+    {                                                                                                        \
+        NULL, "separator", OPTION_TEXT, FIELD(separator), standard, 0, 0, NULL,                              \
+            "What stands between documents (without it, the end-of-text token)."                             \
+    }
+#define CORPUS_OPTIONS                                                                                       \
+    {"Text",                                                                                                 \
+     "input",                                                                                                \
+     OPTION_TEXT,                                                                                            \
+     FIELD(input),                                                                                           \
+     "",                                                                                                     \
+     0,                                                                                                      \
+     0,                                                                                                      \
+     NULL,                                                                                                   \
+     "Text files, .jsonl files, both also as .gz or .zst, patterns of them, or - for standard input; more "  \
+     "may follow as words."},                                                                                \
+    {                                                                                                        \
+        NULL, "field", OPTION_TEXT, FIELD(field), "text", 0, 0, NULL,                                        \
+            "The member of each line of a .jsonl file that is its text. Where it is given, - and pipes are " \
+            "JSON "                                                                                          \
+            "lines, too."                                                                                    \
+    }
 #define OVERWRITE_OPTION(help)                                                                               \
     { NULL, "overwrite", OPTION_FLAG, FIELD(overwrite), "0", 0, 0, NULL, help }
 
 static const Option train_options[] = {
-    {"Text", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
-     "Text files or patterns; more may follow as words."},
-    SEPARATOR_OPTION,
+    CORPUS_OPTIONS,
+    SEPARATOR_OPTION(END_OF_TEXT),
     {"Tokenizer", "vocab", OPTION_INTEGER, FIELD(vocab), "8192", 256, 1e8, NULL,
      "Tokens: 256 bytes, merges, <|endoftext|>; exactly 256 is bytes alone."},
     {NULL, "out", OPTION_TEXT, FIELD(out), "tokenizer.json", 0, 0, NULL, "File to write."},
@@ -123,9 +98,9 @@ static const Option train_options[] = {
 
 static const Option encode_options[] = {
     TOKENIZER_OPTION,
-    {"Text", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
-     "Text files or patterns; more may follow as words."},
-    SEPARATOR_OPTION,
+    TOKENIZER_CHOICES,
+    CORPUS_OPTIONS,
+    SEPARATOR_OPTION(NULL),
     {NULL, "whole-files", OPTION_FLAG, FIELD(whole_files), "0", 0, 0, NULL,
      "Every file is one document, separators in it are text."},
     {"Shards", "out", OPTION_TEXT, FIELD(out), "", 0, 0, NULL,
@@ -141,15 +116,17 @@ static const Option encode_options[] = {
 
 static const Option decode_options[] = {
     TOKENIZER_OPTION,
+    TOKENIZER_CHOICES,
     {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
      "Shards or patterns; more may follow as words."},
     {"Text", "out", OPTION_TEXT, FIELD(out), "-", 0, 0, NULL, "File to write, - for standard output."},
     OVERWRITE_OPTION("Replace the file if it exists."),
-    SEPARATOR_OPTION,
+    SEPARATOR_OPTION(NULL),
 };
 
 static const Option inspect_options[] = {
     TOKENIZER_OPTION,
+    TOKENIZER_CHOICES,
     {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
      "Shards or patterns; more may follow as words."},
 };
@@ -168,8 +145,40 @@ static int add_all(const Settings *settings, int (*add)(void *, const char *, Er
     return 0;
 }
 
-static int add_input(void *target, const char *pattern, Error *error) {
-    return input_add_pattern((Input *)target, pattern, error);
+static int add_corpus(void *target, const char *pattern, Error *error) {
+    (void)error; // corpus_check names everything at once
+    corpus_add((Corpus *)target, pattern);
+    return 0;
+}
+
+// The folder of a file that is to be written. Caller frees.
+static char *folder_of(const char *out) {
+    const char *slash = strrchr(out, '/');
+    return slash == NULL  ? xstrdup(".")
+           : slash == out ? xstrdup("/")
+                          : format_text("%.*s", (int)(slash - out), out);
+}
+
+// Creates it where it is missing.
+static int create_folder_of(const char *out, Error *error) {
+    char *folder = folder_of(out);
+    int result = file_exists(folder) ? 0 : folder_create(folder, error);
+    free(folder);
+    return result;
+}
+
+// Reads --input and the words. Temporary files lie where the output will.
+static int open_corpus(Corpus *corpus, const Settings *settings, const Option *options, size_t num_options,
+                       Error *error) {
+    char *folder = folder_of(settings->out);
+    corpus->field = settings->field;
+    corpus->folder = file_exists(folder) ? folder : ".";
+    corpus->lines = options_given(options, num_options, "field");
+    int result = require(settings->field, "field", error);
+    if (result == 0) result = add_all(settings, add_corpus, corpus, error);
+    if (result == 0) result = corpus_check(corpus, error);
+    free(folder);
+    return result;
 }
 
 static int add_shards(void *target, const char *pattern, Error *error) {
@@ -177,42 +186,60 @@ static int add_shards(void *target, const char *pattern, Error *error) {
 }
 
 static Tokenizer *open_tokenizer(const Settings *settings, Error *error) {
-    return require(settings->tokenizer, "tokenizer", error) == 0 ? tokenizer_load(settings->tokenizer, error)
-                                                                 : NULL;
+    const TokenizerChoices choices = {settings->end_of_text, settings->separator, settings->ignore_key};
+    if (require(settings->tokenizer, "tokenizer", error) != 0) return NULL;
+    return tokenizer_open(settings->tokenizer, &choices, error);
+}
+
+// What stands between documents in text: what was asked for, else the end-of-text token; NULL if there is none.
+static int choose_separator(const Settings *settings, const Tokenizer *t, const char **separator,
+                            Error *error) {
+    *separator = tokenizer_end_of_text_content(t);
+    if (settings->separator == NULL) return 0;
+    if (require(settings->separator, "separator", error) != 0) return -1;
+    if (*separator == NULL)
+        return fail(error,
+                    "%s has no token to put where --separator '%s' stands: name its end-of-text token with "
+                    "--end-of-text",
+                    settings->tokenizer, settings->separator);
+    *separator = settings->separator;
+    return 0;
 }
 
 // ---- train ------------------------------------------------------------------------------------------------
 
-static int train_on(const Input *input, const Settings *settings, Error *error) {
+static int train_on(const Corpus *corpus, const Settings *settings, Error *error) {
     // An output that cannot be written should be known before the work, not after it.
     FileWriter writer;
     if (overwrite_check(settings->out, settings->overwrite, tokenizer_is_ours, error) != 0) return -1;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;
     file_writer_abandon(&writer);
-    Text *texts = (Text *)xmalloc(input->count * sizeof(Text));
-    for (size_t i = 0; i < input->count; i++) {
-        Text text = {input->files[i].data, input->files[i].size};
+    Text *texts = (Text *)xmalloc(corpus->count * sizeof(Text));
+    for (size_t i = 0; i < corpus->count; i++) {
+        Text text = {corpus->texts[i].data, corpus->texts[i].size};
         texts[i] = text;
     }
-    Tokenizer *t = tokenizer_train(texts, input->count, (int32_t)settings->vocab, settings->separator, error);
+    Tokenizer *t = tokenizer_train(texts, corpus->count, (int32_t)settings->vocab, settings->separator,
+                                   error);
     free(texts);
     if (t == NULL) return -1;
     int result = tokenizer_save(t, settings->out, error);
     if (result == 0)
         printf("%s: %d tokens, %zu merges, checksum %08x, from %.1f MB of text\n", settings->out,
                tokenizer_vocab_size(t), tokenizer_num_merges(t), tokenizer_checksum(t),
-               (double)input->size / 1e6);
+               (double)corpus->size / 1e6);
     tokenizer_free(t);
     return result;
 }
 
 static int train(const Settings *settings, Error *error) {
-    Input input = {0};
+    Corpus corpus = {0};
     int result = require(settings->out, "out", error);
     if (result == 0) result = require(settings->separator, "separator", error);
-    if (result == 0) result = add_all(settings, add_input, &input, error);
-    if (result == 0) result = train_on(&input, settings, error);
-    input_close(&input);
+    if (result == 0) result = open_corpus(&corpus, settings, train_options, COUNT(train_options), error);
+    if (result == 0) result = create_folder_of(settings->out, error);
+    if (result == 0) result = train_on(&corpus, settings, error);
+    corpus_close(&corpus);
     return result;
 }
 
@@ -240,12 +267,12 @@ static uint64_t validation_documents(const Settings *settings, uint64_t document
     return (uint64_t)floor((double)documents * settings->validation_fraction + 1e-9);
 }
 
-static uint64_t count_documents(const Input *input, const char *separator) {
+static uint64_t count_documents(const Corpus *corpus, const char *separator) {
     uint64_t documents = 0;
-    for (size_t i = 0; i < input->count; i++) {
-        const char *at = input->files[i].data, *end = at + input->files[i].size;
+    for (size_t i = 0; i < corpus->count; i++) {
+        const char *at = corpus->texts[i].data, *end = at + corpus->texts[i].size;
         documents++;
-        while (separator != NULL &&
+        while (separator != NULL && !corpus->texts[i].is_document &&
                (at = (const char *)memmem(at, (size_t)(end - at), separator, strlen(separator)))) {
             documents++;
             at += strlen(separator);
@@ -287,7 +314,7 @@ static int encode_text(Encoding *e, const char *text, size_t size, Error *error)
     TokenList ids = {0};
     int result = begin_document(e, error);
     while (size > 0 && result == 0) {
-        size_t part = tokenizer_cut(text, size, e->separator, ENCODE_BYTES);
+        size_t part = tokenizer_cut(e->tokenizer, text, size, e->separator, ENCODE_BYTES);
         ids.count = 0;
         tokenizer_encode(e->tokenizer, text, part, e->separator, &ids);
         result = write_ids(e, &ids, error);
@@ -300,31 +327,72 @@ static int encode_text(Encoding *e, const char *text, size_t size, Error *error)
     return result;
 }
 
-static int encode_single(Encoding *e, const InputFile *file, Error *error) {
-    size_t least = (size_t)((double)file->size * (1 - e->settings->validation_fraction));
-    size_t cut = tokenizer_cut(file->data, file->size, e->separator, least > 0 ? least : 1);
-    if (cut == file->size)
+static int encode_single(Encoding *e, const CorpusText *text, Error *error) {
+    size_t least = (size_t)((double)text->size * (1 - e->settings->validation_fraction));
+    size_t cut = tokenizer_cut(e->tokenizer, text->data, text->size, e->separator, least > 0 ? least : 1);
+    if (cut >= text->size)
         return fail(error, "%s is one document without a place to cut off %g of it for validation",
-                    file->path, e->settings->validation_fraction);
+                    text->path, e->settings->validation_fraction);
     e->cut_single = 1;
-    if (encode_text(e, file->data, cut, error) != 0) return -1;
-    return encode_text(e, file->data + cut, file->size - cut, error);
+    if (text->is_document) e->separator = NULL;
+    if (encode_text(e, text->data, cut, error) != 0) return -1;
+    return encode_text(e, text->data + cut, text->size - cut, error);
 }
 
-static int encode_input(Encoding *e, const Input *input, Error *error) {
+// Is there something for training and something for validation?
+static int check_split(const Settings *settings, uint64_t documents, Error *error) {
+    const uint64_t validation = validation_documents(settings, documents);
+    if (validation > 0 && validation < documents) return 0;
+    return fail(error,
+                "of %llu document%s, %llu would be for validation, expected at least 1 and not all: "
+                "--validation-fraction, such as 0.1, takes a part of them, also of a single one",
+                (unsigned long long)documents, documents == 1 ? "" : "s", (unsigned long long)validation);
+}
+
+// Encodes the documents from `first` on that are whole texts, about ENCODE_BYTES of them, all cores at a time. Returns
+// how many, or -1.
+static int64_t encode_documents(Encoding *e, const Corpus *corpus, size_t first, Error *error) {
+    size_t count = 0, bytes = 0;
+    while (first + count < corpus->count && corpus->texts[first + count].is_document && bytes < ENCODE_BYTES)
+        bytes += corpus->texts[first + count++].size;
+    Text *texts = (Text *)xmalloc(count * sizeof(Text));
+    TokenList *lists = (TokenList *)xcalloc(count, sizeof(TokenList));
+    for (size_t i = 0; i < count; i++) {
+        Text text = {corpus->texts[first + i].data, corpus->texts[first + i].size};
+        texts[i] = text;
+    }
+    tokenizer_encode_texts(e->tokenizer, texts, count, lists);
+    int result = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (result == 0) result = begin_document(e, error);
+        if (result == 0) result = write_ids(e, &lists[i], error);
+        free(lists[i].ids);
+    }
+    free(lists);
+    free(texts);
+    e->bytes_done += bytes;
+    progress_update(&e->progress, e->bytes_done);
+    return result == 0 ? (int64_t)count : -1;
+}
+
+static int encode_corpus(Encoding *e, const Corpus *corpus, Error *error) {
     const Settings *settings = e->settings;
     if (is_split(settings)) {
-        uint64_t documents = count_documents(input, e->separator);
-        uint64_t validation = validation_documents(settings, documents);
+        uint64_t documents = count_documents(corpus, e->separator);
         if (documents == 1 && settings->validation_fraction > 0)
-            return encode_single(e, &input->files[0], error);
-        if (validation == 0 || validation == documents)
-            return fail(error,
-                        "of %llu documents, %llu would be for validation, expected at least 1 and not all",
-                        (unsigned long long)documents, (unsigned long long)validation);
+            return encode_single(e, &corpus->texts[0], error);
+        if (check_split(settings, documents, error) != 0) return -1;
     }
-    for (size_t i = 0; i < input->count; i++)
-        if (encode_text(e, input->files[i].data, input->files[i].size, error) != 0) return -1;
+    for (size_t i = 0; i < corpus->count;) {
+        const CorpusText *text = &corpus->texts[i];
+        int64_t done = 1;
+        if (text->is_document)
+            done = encode_documents(e, corpus, i, error);
+        else if (encode_text(e, text->data, text->size, error) != 0)
+            done = -1;
+        if (done < 0) return -1;
+        i += (size_t)done;
+    }
     return 0;
 }
 
@@ -340,19 +408,19 @@ static int finish_shards(ShardWriter *writer, const char *name, uint64_t documen
     return result;
 }
 
-static int encode_to_shards(Encoding *e, const Input *input, Error *error) {
+static int encode_to_shards(Encoding *e, const Corpus *corpus, Error *error) {
     static const char *const names[2] = {"training", "validation"}, *const suffixes[2] = {"_train", "_val"};
     const int num_writers = is_split(e->settings) ? 2 : 1;
     const int token_bytes = tokenizer_vocab_size(e->tokenizer) <= 65536 ? 2 : 4;
-    int result = 0, opened = 0;
+    int result = create_folder_of(e->settings->out, error), opened = 0;
     for (; opened < num_writers && result == 0; opened++) {
         char *prefix = format_text("%s%s", e->settings->out, num_writers == 2 ? suffixes[opened] : "");
         result = shard_writer_open(&e->writers[opened], prefix, (uint64_t)e->settings->shard_tokens,
                                    token_bytes, e->settings->overwrite, error);
         free(prefix);
     }
-    progress_start(&e->progress, "encoding", "B", input->size);
-    if (result == 0) result = encode_input(e, input, error);
+    progress_start(&e->progress, "encoding", "B", corpus->size);
+    if (result == 0) result = encode_corpus(e, corpus, error);
     progress_finish(&e->progress);
     for (int i = 0; i < opened && result == 0; i++)
         result = finish_shards(&e->writers[i], num_writers == 2 ? names[i] : "encoded", e->documents_in[i],
@@ -361,24 +429,30 @@ static int encode_to_shards(Encoding *e, const Input *input, Error *error) {
     return result;
 }
 
+static int encode_with(Encoding *e, const Corpus *corpus, Error *error) {
+    const Settings *settings = e->settings;
+    if (choose_separator(settings, e->tokenizer, &e->separator, error) != 0) return -1;
+    if (e->separator == NULL)
+        warn("%s has no end-of-text token, so that documents run into each other; --end-of-text names one",
+             settings->tokenizer);
+    if (settings->whole_files) e->separator = NULL;
+    return encode_to_shards(e, corpus, error);
+}
+
 static int encode(const Settings *settings, Error *error) {
     Encoding encoding = {0};
-    Input input = {0};
+    Corpus corpus = {0};
     encoding.settings = settings;
     int result = require(settings->out, "out", error);
-    if (result == 0) result = require(settings->separator, "separator", error);
+    if (result == 0 && settings->separator != NULL) result = require(settings->separator, "separator", error);
     if (result == 0 && settings->validation_every > 0 && settings->validation_fraction > 0)
         result = fail(
             error, "--validation-every and --validation-fraction exclude each other, expected one of them");
-    if (result == 0) result = add_all(settings, add_input, &input, error);
     if (result == 0 && (encoding.tokenizer = open_tokenizer(settings, error)) == NULL) result = -1;
-    if (result == 0) {
-        int one_document = settings->whole_files || tokenizer_end_of_text(encoding.tokenizer) < 0;
-        encoding.separator = one_document ? NULL : settings->separator;
-        result = encode_to_shards(&encoding, &input, error);
-    }
+    if (result == 0) result = open_corpus(&corpus, settings, encode_options, COUNT(encode_options), error);
+    if (result == 0) result = encode_with(&encoding, &corpus, error);
     tokenizer_free(encoding.tokenizer);
-    input_close(&input);
+    corpus_close(&corpus);
     return result;
 }
 
@@ -437,13 +511,15 @@ static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error
 }
 
 static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *settings, Error *error) {
-    Decoding decoding = {t, settings->separator, settings->out, stdout, 0};
+    Decoding decoding = {t, NULL, settings->out, stdout, 0};
+    if (choose_separator(settings, t, &decoding.separator, error) != 0) return -1;
     if (strcmp(settings->out, "-") == 0) {
         decoding.path = "standard output";
         if (read_shards(set, t, decode_tokens, &decoding, error) != 0) return -1;
         return fflush(stdout) == 0 ? 0 : fail_io(error, "cannot write %s", decoding.path);
     }
     FileWriter writer;
+    if (create_folder_of(settings->out, error) != 0) return -1;
     if (overwrite_check(settings->out, settings->overwrite, NULL, error) != 0) return -1;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;
     decoding.stream = writer.stream;

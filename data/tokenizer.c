@@ -5,6 +5,7 @@
 // words seen before; a small table per thread remembers the ids of short ones.
 #define _GNU_SOURCE // memmem
 #include "tokenizer.h"
+#include "tokenizer_added.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ enum {
 typedef struct {
     size_t start; // in Tokenizer.text
     uint32_t size;
-    uint8_t exists, is_special;
+    uint8_t exists, is_ordinary;
 } Token;
 
 typedef struct {
@@ -61,13 +62,22 @@ typedef struct {
     size_t symbol_capacity, heap_count, heap_capacity;
 } Encoder;
 
+enum { EXACT, NORMALIZED, NUM_SETS }; // of added tokens, in the order they are looked for
+
 struct Tokenizer {
     int32_t capacity, vocab_size, end_of_text;
     Token *tokens; // (capacity + 1)
-    char *text;    // the bytes of all tokens
+    char *text;    // the bytes of all tokens, a NUL after each
     size_t text_size, text_capacity;
-    int32_t *token_slots; // hash table of ids by bytes; -1: empty
+    int32_t *token_slots; // hash table of ordinary tokens' ids by bytes; -1: empty
     size_t token_mask;
+    AddedToken *added; // in the order of the file
+    size_t num_added;
+    AddedSet *sets[NUM_SETS];
+    int end_of_text_is_plain; // is it in no set, since what separates documents can be found before all else?
+    int32_t *prompt_start;
+    size_t num_prompt_start;
+    char *post_processor; // JSON
     Merge *merges; // in the order they were learnt
     size_t num_merges, merge_capacity;
     MergeSlot *merge_slots; // hash table by pair
@@ -158,34 +168,98 @@ int tokenizer_has_token(const Tokenizer *t, int32_t id) {
     return id >= 0 && id < t->capacity && t->tokens[id].exists;
 }
 
-int tokenizer_is_special(const Tokenizer *t, int32_t id) {
-    return tokenizer_has_token(t, id) && t->tokens[id].is_special;
+int tokenizer_is_ordinary(const Tokenizer *t, int32_t id) {
+    return tokenizer_has_token(t, id) && t->tokens[id].is_ordinary;
 }
 
-int tokenizer_add_token(Tokenizer *t, int32_t id, const char *bytes, size_t size, int is_special,
-                        Error *error) {
+// Keeps the bytes of a token that does not exist yet.
+static int new_token(Tokenizer *t, int32_t id, const char *bytes, size_t size, int is_ordinary,
+                     Error *error) {
     if (id < 0 || id >= t->capacity)
         return fail(error, "a token has id %d, expected 0 to %d", id, t->capacity - 1);
-    if (size == 0 || size > INT32_MAX) return fail(error, "token %d is empty or too long", id);
+    if (size == 0 || size >= INT32_MAX) return fail(error, "token %d is empty or too long", id);
     if (t->tokens[id].exists) return fail(error, "there are two tokens with id %d", id);
-    while (t->text_size + size > t->text_capacity) {
+    while (t->text_size + size + 1 > t->text_capacity) {
         t->text_capacity = 2 * t->text_capacity + 4096;
         t->text = (char *)xrealloc(t->text, t->text_capacity);
     }
     memcpy(t->text + t->text_size, bytes, size);
-    size_t slot = find_slot(t, t->text + t->text_size, size);
-    if (t->token_slots[slot] >= 0)
-        return fail(error, "tokens %d and %d are the same", t->token_slots[slot], id);
-    Token token = {t->text_size, (uint32_t)size, 1, (uint8_t)is_special};
-    if (size == strlen(END_OF_TEXT) && memcmp(bytes, END_OF_TEXT, size) == 0) {
-        t->end_of_text = id;
-        token.is_special = 1;
-    }
+    t->text[t->text_size + size] = '\0';
+    Token token = {t->text_size, (uint32_t)size, 1, (uint8_t)is_ordinary};
     t->tokens[id] = token;
-    t->token_slots[slot] = id;
-    t->text_size += size;
+    t->text_size += size + 1;
     if (id >= t->vocab_size) t->vocab_size = id + 1;
     return 0;
+}
+
+int tokenizer_add_token(Tokenizer *t, int32_t id, const char *bytes, size_t size, Error *error) {
+    size_t slot = find_slot(t, bytes, size);
+    if (t->token_slots[slot] >= 0)
+        return fail(error, "tokens %d and %d are the same", t->token_slots[slot], id);
+    if (new_token(t, id, bytes, size, 1, error) != 0) return -1;
+    t->token_slots[slot] = id;
+    return 0;
+}
+
+int tokenizer_add_added(Tokenizer *t, const AddedToken *token, Error *error) {
+    const size_t size = strlen(token->content);
+    const Token *ordinary = tokenizer_is_ordinary(t, token->id) ? &t->tokens[token->id] : NULL;
+    if (ordinary != NULL &&
+        (ordinary->size != size || memcmp(t->text + ordinary->start, token->content, size) != 0))
+        return fail(error, "added token %d is '%.100s', but in the vocabulary this id is another token",
+                    token->id, token->content);
+    if (tokenizer_find_added(t, token->content) >= 0)
+        return fail(error, "there are two added tokens '%.100s'", token->content);
+    for (size_t i = 0; i < t->num_added; i++)
+        if (t->added[i].id == token->id) return fail(error, "there are two tokens with id %d", token->id);
+    if (ordinary == NULL && new_token(t, token->id, token->content, size, 0, error) != 0) return -1;
+    t->added = (AddedToken *)xrealloc(t->added, (t->num_added + 1) * sizeof(AddedToken));
+    t->added[t->num_added] = *token;
+    t->added[t->num_added++].content = xstrdup(token->content);
+    return 0;
+}
+
+size_t tokenizer_num_added(const Tokenizer *t) {
+    return t->num_added;
+}
+
+const AddedToken *tokenizer_added(const Tokenizer *t, size_t index) {
+    return &t->added[index];
+}
+
+int32_t tokenizer_find_added(const Tokenizer *t, const char *content) {
+    for (size_t i = 0; i < t->num_added; i++)
+        if (strcmp(t->added[i].content, content) == 0) return t->added[i].id;
+    return -1;
+}
+
+int tokenizer_set_end_of_text(Tokenizer *t, const char *content) {
+    int32_t id = tokenizer_find_added(t, content);
+    if (id < 0 && content[0] != '\0' && (id = tokenizer_find(t, content, strlen(content))) >= 0) {
+        const AddedToken token = {id, content, 0, 0, 0, 0, 1};
+        Error impossible;
+        if (tokenizer_add_added(t, &token, &impossible) != 0) return -1;
+    }
+    if (id >= 0) t->end_of_text = id;
+    return id >= 0 ? 0 : -1;
+}
+
+void tokenizer_set_prompt_start(Tokenizer *t, const int32_t *ids, size_t count, const char *post_processor) {
+    free(t->post_processor);
+    free(t->prompt_start);
+    t->post_processor = xstrdup(post_processor);
+    t->prompt_start = (int32_t *)xmalloc((count + 1) * sizeof(int32_t));
+    if (count > 0) memcpy(t->prompt_start, ids, count * sizeof(int32_t));
+    t->num_prompt_start = count;
+}
+
+const char *tokenizer_post_processor(const Tokenizer *t) {
+    return t->post_processor == NULL ? "null" : t->post_processor;
+}
+
+const int32_t *tokenizer_prompt_start(const Tokenizer *t, size_t *count) {
+    *count = t->num_prompt_start;
+    return t->prompt_start;
 }
 
 int tokenizer_add_merge(Tokenizer *t, int32_t left, int32_t right, Error *error) {
@@ -196,7 +270,7 @@ int tokenizer_add_merge(Tokenizer *t, int32_t left, int32_t right, Error *error)
     memcpy(joined + a->size, t->text + b->start, b->size);
     int32_t merged = tokenizer_find(t, joined, size);
     free(joined);
-    if (merged < 0 || t->tokens[merged].is_special)
+    if (merged < 0)
         return fail(error, "merge %zu joins tokens %d and %d, but there is no ordinary token for the result",
                     t->num_merges + 1, left, right);
     if (t->num_merges == t->merge_capacity) {
@@ -225,6 +299,44 @@ static MergeSlot *find_merge(const Tokenizer *t, int32_t left, int32_t right) {
     return &t->merge_slots[slot];
 }
 
+// Does a part of `a` that ends it, or all of it, begin `b`? With `proper`, not all of `a`.
+static int end_begins(const char *a, const char *b, int proper) {
+    for (const char *end = a + proper; *end != '\0'; end++)
+        if (strncmp(end, b, strlen(end)) == 0) return 1;
+    return 0;
+}
+
+// May two tokens overlap in a text?
+static int may_overlap(const char *a, const char *b) {
+    return strstr(a, b) != NULL || strstr(b, a) != NULL || end_begins(a, b, 0) || end_begins(b, a, 0);
+}
+
+static int is_punctuation(char c) {
+    return (c > ' ' && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a' && c != '_') ||
+           (c > 'z' && c < 0x7F);
+}
+
+// Documents may be separated at an end of text before anything else is found if that changes nothing: it has no flags,
+// no other token overlaps it, and to the flags of its neighbours its ends are what the ends of a text are.
+static int is_plain(const Tokenizer *t, const AddedToken *token) {
+    const char *content = token->content;
+    if (token->single_word || token->lstrip || token->rstrip || token->normalized) return 0;
+    if (!is_punctuation(content[0]) || !is_punctuation(content[strlen(content) - 1])) return 0;
+    if (end_begins(content, content, 1)) return 0;
+    for (size_t i = 0; i < t->num_added; i++)
+        if (t->added[i].id != token->id && may_overlap(content, t->added[i].content)) return 0;
+    return 1;
+}
+
+static void build_sets(Tokenizer *t) {
+    for (int i = 0; i < NUM_SETS; i++) t->sets[i] = added_set_create();
+    for (size_t i = 0; i < t->num_added; i++) {
+        const AddedToken *token = &t->added[i];
+        if (token->id == t->end_of_text && (t->end_of_text_is_plain = is_plain(t, token))) continue;
+        added_set_add(t->sets[token->normalized ? NORMALIZED : EXACT], token);
+    }
+}
+
 int tokenizer_finish(Tokenizer *t, Error *error) {
     for (int32_t id = 0; id < t->vocab_size; id++)
         if (!t->tokens[id].exists)
@@ -236,6 +348,7 @@ int tokenizer_finish(Tokenizer *t, Error *error) {
         if (t->byte_ids[byte] < 0)
             return fail(error, "there is no token for byte %d, expected one for each of the 256 bytes", byte);
     }
+    build_sets(t);
     t->merge_mask = table_size(t->num_merges) - 1;
     t->merge_slots = (MergeSlot *)xmalloc((t->merge_mask + 1) * sizeof(MergeSlot));
     for (size_t i = 0; i <= t->merge_mask; i++) t->merge_slots[i].pair = NO_PAIR;
@@ -266,6 +379,11 @@ void tokenizer_free(Tokenizer *t) {
     if (t == NULL) return;
     for (int i = 0; i < t->num_encoders; i++) encoder_free(t->encoders[i]);
     free(t->encoders);
+    for (int i = 0; i < NUM_SETS; i++) added_set_free(t->sets[i]);
+    for (size_t i = 0; i < t->num_added; i++) free((char *)t->added[i].content);
+    free(t->added);
+    free(t->prompt_start);
+    free(t->post_processor);
     free(t->tokens);
     free(t->text);
     free(t->token_slots);
@@ -290,13 +408,27 @@ const char *tokenizer_bytes(const Tokenizer *t, int32_t id, size_t *size) {
     return t->text + t->tokens[id].start;
 }
 
+const char *tokenizer_end_of_text_content(const Tokenizer *t) {
+    return t->end_of_text < 0 ? NULL : t->text + t->tokens[t->end_of_text].start;
+}
+
 uint32_t tokenizer_checksum(const Tokenizer *t) {
     uint32_t crc = 0;
     for (int32_t id = 0; id < t->vocab_size; id++) {
-        crc = crc32c(crc, &t->tokens[id].size, sizeof t->tokens[id].size);
-        crc = crc32c(crc, t->text + t->tokens[id].start, t->tokens[id].size);
+        const Token *token = &t->tokens[id];
+        crc = crc32c(crc, &token->size, sizeof token->size);
+        crc = crc32c(crc, t->text + token->start, token->size);
+        crc = crc32c(crc, &token->is_ordinary, 1);
     }
-    return crc;
+    for (size_t i = 0; i < t->num_merges; i++) crc = crc32c(crc, &t->merges[i].left, 2 * sizeof(int32_t));
+    for (size_t i = 0; i < t->num_added; i++) {
+        const AddedToken *token = &t->added[i];
+        const uint8_t flags[] = {token->single_word, token->lstrip, token->rstrip, token->normalized};
+        crc = crc32c(crc, &token->id, sizeof token->id);
+        crc = crc32c(crc, flags, sizeof flags);
+    }
+    crc = crc32c(crc, &t->end_of_text, sizeof t->end_of_text);
+    return crc32c(crc, t->prompt_start, t->num_prompt_start * sizeof(int32_t));
 }
 
 // ---- encoding a pre-token ---------------------------------------------------------------------------------
@@ -405,13 +537,57 @@ static const char *find_text(const char *text, size_t size, const char *what) {
     return what == NULL ? NULL : (const char *)memmem(text, size, what, strlen(what));
 }
 
-static void encode_chunk(const Tokenizer *t, Encoder *e, const char *text, size_t size, const char *separator,
-                         TokenList *ids) {
+// How one text is encoded.
+typedef struct {
+    const Tokenizer *tokenizer;
+    Encoder *encoder;
+    int with_end_of_text; // is its content, in the text, the token?
+    TokenList *ids;
+} Encoding;
+
+static void encode_words(const Encoding *e, const char *text, size_t size) {
+    const char *word;
+    size_t length;
+    splitter_start(e->encoder->splitter, text, size);
+    while (splitter_next(e->encoder->splitter, &word, &length))
+        encode_word(e->tokenizer, e->encoder, word, length, e->ids);
+}
+
+// Encodes what stands between the added tokens of a set, and those; what stands between them is a text of its own.
+static void encode_between(const Encoding *e, int set_index, const char *text, size_t size) {
+    if (set_index == NUM_SETS) {
+        encode_words(e, text, size);
+        return;
+    }
+    const AddedSet *set = e->tokenizer->sets[set_index];
+    AddedMatch match;
+    size_t done = 0, from = 0;
+    while (added_set_find(set, text, size, from, &match)) {
+        from = match.end;
+        if (match.token->id == e->tokenizer->end_of_text && !e->with_end_of_text) continue;
+        if (!added_match_accept(&match, text, size, done, e->encoder->splitter)) continue;
+        if (done < match.start) encode_between(e, set_index + 1, text + done, match.start - done);
+        if (match.start < match.end)
+            append_ids(e->ids, &match.token->id, 1); // else its white space is used up
+        done = match.end;
+    }
+    if (done < size) encode_between(e, set_index + 1, text + done, size - done);
+}
+
+// Is the separator to be found before all else, rather than among the added tokens?
+static int separates_first(const Tokenizer *t, const char *separator) {
+    if (separator == NULL || t == NULL || t->end_of_text < 0 || t->end_of_text_is_plain)
+        return separator != NULL;
+    return strcmp(separator, tokenizer_end_of_text_content(t)) != 0;
+}
+
+static void encode_chunk(const Tokenizer *t, Encoder *encoder, const char *text, size_t size,
+                         const char *separator, TokenList *ids) {
+    const int first = separates_first(t, separator);
+    const Encoding e = {t, encoder, separator != NULL && !first, ids};
     for (;;) {
-        const char *found = find_text(text, size, separator), *word;
-        size_t length;
-        splitter_start(e->splitter, text, found == NULL ? size : (size_t)(found - text));
-        while (splitter_next(e->splitter, &word, &length)) encode_word(t, e, word, length, ids);
+        const char *found = first ? find_text(text, size, separator) : NULL;
+        encode_between(&e, 0, text, found == NULL ? size : (size_t)(found - text));
         if (found == NULL) return;
         append_ids(ids, &t->end_of_text, 1);
         size -= (size_t)(found - text) + strlen(separator);
@@ -431,23 +607,32 @@ static int may_end_space(char c) {
            byte == 0xA8 || byte == 0xA9 || byte == 0xAF;
 }
 
+// Does no added token begin, end or go on here?
+static int is_free(const Tokenizer *t, const char *text, size_t size, size_t position) {
+    for (int i = 0; t != NULL && i < NUM_SETS; i++)
+        if (added_set_touches(t->sets[i], text, size, position)) return 0;
+    return 1;
+}
+
 // The first position in [first, end) where the pattern is certain to part the text, whatever stands around:
 // before white space that follows something else, since no alternative matches that inside; and what stands
-// before it is matched as at the end of a text, since only white space looks at what follows.
-static size_t find_parting(const char *text, size_t first, size_t end) {
+// before it is matched as at the end of a text, since only white space looks at what follows. The flags of added
+// tokens that do not touch it look no further than to there, either.
+static size_t find_parting(const Tokenizer *t, const char *text, size_t size, size_t first, size_t end) {
     for (size_t i = first; i < end; i++)
-        if (is_ascii_space(text[i]) && !may_end_space(text[i - 1])) return i;
+        if (is_ascii_space(text[i]) && !may_end_space(text[i - 1]) && is_free(t, text, size, i)) return i;
     return end;
 }
 
-size_t tokenizer_cut(const char *text, size_t size, const char *separator, size_t least) {
+size_t tokenizer_cut(const Tokenizer *t, const char *text, size_t size, const char *separator, size_t least) {
+    if (!separates_first(t, separator)) separator = NULL;
     const size_t length = separator == NULL ? 0 : strlen(separator);
     if (least >= size) return size;
     // The window grows until there is something in it, so that text without any place to cut takes linear
     // time.
     for (size_t window = least + CHUNK;; window *= 2) {
         size_t end = window < size ? window : size;
-        size_t cut = find_parting(text, least, end);
+        size_t cut = find_parting(t, text, size, least, end);
         if (separator != NULL) { // not inside a separator; behind one is a place to cut, too
             size_t limit = cut + length - 1 < size ? cut + length - 1 : size, at = 0;
             const char *found;
@@ -468,7 +653,7 @@ static void ensure_encoders(Tokenizer *t, int count) {
 
 void tokenizer_encode(Tokenizer *t, const char *text, size_t size, const char *separator, TokenList *ids) {
     if (t->end_of_text < 0) separator = NULL;
-    size_t cut = tokenizer_cut(text, size, separator, CHUNK), num_chunks = 0;
+    size_t cut = tokenizer_cut(t, text, size, separator, CHUNK), num_chunks = 0;
     ensure_encoders(t, cut == size ? 1 : omp_get_max_threads());
     if (cut == size) {
         encode_chunk(t, t->encoders[0], text, size, separator, ids);
@@ -477,7 +662,7 @@ void tokenizer_encode(Tokenizer *t, const char *text, size_t size, const char *s
     Text *chunks = (Text *)xmalloc((size / CHUNK + 1) * sizeof(Text));
     for (size_t start = 0; start < size; start += chunks[num_chunks++].size) {
         chunks[num_chunks].data = text + start;
-        chunks[num_chunks].size = tokenizer_cut(text + start, size - start, separator, CHUNK);
+        chunks[num_chunks].size = tokenizer_cut(t, text + start, size - start, separator, CHUNK);
     }
     TokenList *lists = (TokenList *)xcalloc(num_chunks, sizeof(TokenList));
 #pragma omp parallel for schedule(dynamic)
@@ -490,4 +675,11 @@ void tokenizer_encode(Tokenizer *t, const char *text, size_t size, const char *s
     }
     free(lists);
     free(chunks);
+}
+
+void tokenizer_encode_texts(Tokenizer *t, const Text *texts, size_t count, TokenList *lists) {
+    ensure_encoders(t, omp_get_max_threads());
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < count; i++)
+        encode_chunk(t, t->encoders[omp_get_thread_num()], texts[i].data, texts[i].size, NULL, &lists[i]);
 }

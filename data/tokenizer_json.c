@@ -1,11 +1,12 @@
-// Tokenizers on disk: Hugging Face's tokenizer.json (read and written), GPT-2's encoder.json with vocab.bpe
-// (read).
+// Tokenizers on disk: Hugging Face's tokenizer.json, GPT-2's encoder.json with vocab.bpe. tokenizer_write.c writes.
 //
 // tokenizer.json, the parts that matter: model.type "BPE"; model.vocab {"spelling": id}; model.merges
-// ["left right"] or [["left", "right"]]; added_tokens [{"id", "content"}], whose content is spelled as it is;
-// the rest must describe byte-level BPE with GPT-2's pattern, for other settings would give other ids.
+// ["left right"] or [["left", "right"]]; added_tokens [{"id", "content", flags}], whose content is spelled as it is;
+// post_processor, for what a prompt begins with; the rest must describe byte-level BPE with GPT-2's pattern. Every
+// key is used, or cannot change ids (check_keys is told so), or is refused unless the user ignores it.
 // vocab.bpe: a line "#version: ..." and then "left right" on each line.
 // Spellings are in the byte alphabet of tokenizer.h.
+#include "json_keys.h"
 #include "tokenizer.h"
 
 #include "data/cjson.h"
@@ -13,10 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-enum {
-    LARGEST_FILE = 64 << 20 // bytes; parsed JSON takes up to some forty times as much memory
-};
 
 // ---- spellings --------------------------------------------------------------------------------------------
 
@@ -66,44 +63,38 @@ static int read_id(const cJSON *item, int32_t limit) {
     return id == item->valuedouble ? id : -1;
 }
 
-static int add_token_in(Tokenizer *t, const char *path, int32_t id, const char *bytes, size_t size,
-                        int is_special, Error *error) {
-    Error reason;
-    if (tokenizer_add_token(t, id, bytes, size, is_special, &reason) == 0) return 0;
-    return fail_in(path, &reason, error);
+// Is this the content of the added token with this id?
+static int is_added(const cJSON *added, const char *content, int32_t id) {
+    for (const cJSON *item = added != NULL ? added->child : NULL; item != NULL; item = item->next) {
+        const char *other = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "content"));
+        const cJSON *number = cJSON_GetObjectItemCaseSensitive(item, "id");
+        if (other != NULL && cJSON_IsNumber(number) && number->valuedouble == id &&
+            strcmp(other, content) == 0)
+            return 1;
+    }
+    return 0;
 }
 
-static int read_vocabulary(Tokenizer *t, const char *path, const cJSON *vocabulary, int32_t limit,
-                           Error *error) {
+static int read_vocabulary(Tokenizer *t, const char *path, const cJSON *vocabulary, const cJSON *added,
+                           int32_t limit, Error *error) {
     for (const cJSON *item = vocabulary->child; item != NULL; item = item->next) {
         int32_t id = read_id(item, limit);
         if (id < 0)
             return fail(error, "%s: token '%.100s' has no valid id, expected a whole number from 0 to %d",
                         path, item->string, limit - 1);
-        if (tokenizer_is_special(t, id)) continue; // stands in added_tokens, too
         size_t size = strlen(item->string), count;
         char *bytes = (char *)xmalloc(size + 1);
-        int result = read_spelling(item->string, size, bytes, &count);
-        if (result != 0)
-            fail(error, "%s: token %d, '%.100s', is not spelled in GPT-2's byte alphabet", path, id,
-                 item->string);
-        else
-            result = add_token_in(t, path, id, bytes, count, 0, error);
+        Error reason;
+        int result = 0;
+        if (read_spelling(item->string, size, bytes, &count) != 0) {
+            if (!is_added(added, item->string, id)) // as it is in added_tokens; text never gives it otherwise
+                result = fail(error, "%s: token %d, '%.100s', is not spelled in GPT-2's byte alphabet", path,
+                              id, item->string);
+        } else if (tokenizer_add_token(t, id, bytes, count, &reason) != 0) {
+            result = fail_in(path, &reason, error);
+        }
         free(bytes);
         if (result != 0) return -1;
-    }
-    return 0;
-}
-
-static int read_added_tokens(Tokenizer *t, const char *path, const cJSON *added, int32_t limit,
-                             Error *error) {
-    for (const cJSON *item = added != NULL ? added->child : NULL; item != NULL; item = item->next) {
-        int32_t id = read_id(cJSON_GetObjectItemCaseSensitive(item, "id"), limit);
-        const char *content = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "content"));
-        if (id < 0 || content == NULL)
-            return fail(error, "%s: an entry of added_tokens lacks an id from 0 to %d or its content", path,
-                        limit - 1);
-        if (add_token_in(t, path, id, content, strlen(content), 1, error) != 0) return -1;
     }
     return 0;
 }
@@ -151,61 +142,282 @@ static int read_merges(Tokenizer *t, const char *path, const cJSON *merges, Erro
 
 // ---- tokenizer.json ---------------------------------------------------------------------------------------
 
+// What is being read, for the functions below.
+typedef struct {
+    const char *path, *ignored; // --ignore-key
+    Error *error;
+} Reader;
+
+// A key whose value is not supported; 0 if the user ignores it.
+static int refuse(const Reader *reader, const char *key, const char *sentence) {
+    if (key_is_ignored(reader->ignored, key)) return 0;
+    return fail(reader->error, "%s: %s; --ignore-key %s ignores it", reader->path, sentence, key);
+}
+
+// Every key of an object must be in `known`, a list of names with commas, or be ignored. `prefix` ("model.") stands
+// before its name in sentences.
+static int check_keys(const Reader *reader, const cJSON *object, const char *prefix, const char *known) {
+    for (const cJSON *item = object->child; item != NULL; item = item->next) {
+        char name[200], sentence[300];
+        snprintf(name, sizeof name, "%s%.100s", prefix, item->string);
+        if (key_is_ignored(known, item->string)) continue;
+        snprintf(sentence, sizeof sentence, "the key %s is not known to this program", name);
+        if (refuse(reader, name, sentence) != 0) return -1;
+    }
+    return 0;
+}
+
 static int is_absent(const cJSON *object, const char *name) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
     return item == NULL || cJSON_IsNull(item);
 }
 
-static int has_type(const cJSON *object, const char *type) {
-    const char *found = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "type"));
-    return found != NULL && strcmp(found, type) == 0;
+static const char *type_of(const cJSON *object) {
+    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "type"));
+    return type == NULL ? "none" : type;
 }
 
-// Settings under which the same vocabulary and merges would give other ids.
-static int check_settings(const cJSON *root, const char *path, Error *error) {
-    const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
-    const cJSON *pretokens = cJSON_GetObjectItemCaseSensitive(root, "pre_tokenizer");
-    const cJSON *decoder = cJSON_GetObjectItemCaseSensitive(root, "decoder");
-    if (!cJSON_IsObject(model)) return fail(error, "%s is not a tokenizer.json: it has no \"model\"", path);
-    if (!is_absent(model, "type") && !has_type(model, "BPE"))
-        return fail(error, "%s: the model is not of type BPE, the only one that is supported", path);
-    if (!is_absent(root, "normalizer"))
-        return fail(error, "%s: it has a normalizer, expected none as in GPT-2", path);
-    if (!has_type(pretokens, "ByteLevel") ||
-        cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(pretokens, "use_regex")))
-        return fail(error, "%s: the pre_tokenizer is not ByteLevel with GPT-2's pattern", path);
-    if (!cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(pretokens, "add_prefix_space")))
-        return fail(error, "%s: the pre_tokenizer has add_prefix_space, expected \"add_prefix_space\": false",
-                    path);
-    if (!is_absent(root, "decoder") && !has_type(decoder, "ByteLevel"))
-        return fail(error, "%s: the decoder is not ByteLevel", path);
-    static const char *const refused_texts[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    for (int i = 0; i < 2; i++) {
-        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(model, refused_texts[i]));
-        if (text != NULL && text[0] != 0)
-            return fail(error, "%s: model.%s is not empty", path, refused_texts[i]);
-    }
-    static const char *const refused_flags[] = {"byte_fallback", "ignore_merges"};
-    for (int i = 0; i < 2; i++)
-        if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(model, refused_flags[i])))
-            return fail(error, "%s: model.%s is true, expected false as in GPT-2", path, refused_flags[i]);
+// Under the names of Hugging Face. A byte-level tokenizer knows every byte, so that unk_token, fuse_unk and byte_fallback
+// have nothing to stand for.
+static int check_model(const Reader *reader, const cJSON *model) {
     const cJSON *dropout = cJSON_GetObjectItemCaseSensitive(model, "dropout");
-    if (cJSON_IsNumber(dropout) && dropout->valuedouble != 0)
-        return fail(error, "%s: model.dropout is not 0, so ids would be random", path);
+    if (!is_absent(model, "type") && strcmp(type_of(model), "BPE") != 0)
+        return fail(reader->error, "%s: model.type is %.40s, not of type BPE, the only one that is supported",
+                    reader->path, type_of(model));
+    if (check_keys(reader, model, "model.",
+                   "type,vocab,merges,dropout,continuing_subword_prefix,end_of_word_suffix,ignore_merges,"
+                   "unk_token,fuse_unk,byte_fallback") != 0)
+        return -1;
+    if (cJSON_IsNumber(dropout) && dropout->valuedouble != 0 &&
+        refuse(reader, "model.dropout", "model.dropout is not 0, which makes ids random") != 0)
+        return -1;
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (int i = 0; i < 2; i++) {
+        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(model, affixes[i]));
+        char key[64], sentence[100];
+        snprintf(key, sizeof key, "model.%s", affixes[i]);
+        snprintf(sentence, sizeof sentence, "%s is not empty", key);
+        if (text != NULL && text[0] != 0 && refuse(reader, key, sentence) != 0) return -1;
+    }
+    if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(model, "ignore_merges")))
+        return refuse(reader, "model.ignore_merges",
+                      "model.ignore_merges is true, expected false as in GPT-2");
     return 0;
 }
 
-// Frees the tokenizer and returns NULL if building it failed.
-static Tokenizer *finish(Tokenizer *t, int result, const char *path, Error *error) {
+static int check_pre_tokenizer(const Reader *reader, const cJSON *part) {
+    if (strcmp(type_of(part), "ByteLevel") != 0) {
+        char sentence[200];
+        snprintf(sentence, sizeof sentence, "the pre_tokenizer is %.40s, not ByteLevel with GPT-2's pattern",
+                 type_of(part));
+        return refuse(reader, "pre_tokenizer", sentence);
+    }
+    if (check_keys(reader, part, "pre_tokenizer.", "type,add_prefix_space,trim_offsets,use_regex") != 0)
+        return -1;
+    if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(part, "use_regex")) &&
+        refuse(reader, "pre_tokenizer.use_regex",
+               "the pre_tokenizer's use_regex is false, so not GPT-2's pattern") != 0)
+        return -1;
+    if (!cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(part, "add_prefix_space")))
+        return refuse(reader, "pre_tokenizer.add_prefix_space",
+                      "the pre_tokenizer has add_prefix_space, expected \"add_prefix_space\": false");
+    return 0;
+}
+
+// Settings under which the same vocabulary and merges would give other ids. Irrelevant to them: version, decoder (ours
+// gives bytes).
+static int check_settings(const Reader *reader, const cJSON *root) {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
+    if (!cJSON_IsObject(model))
+        return fail(reader->error, "%s is not a tokenizer.json: it has no \"model\"", reader->path);
+    if (check_keys(reader, root, "",
+                   "version,truncation,padding,added_tokens,normalizer,pre_tokenizer,post_processor,decoder,"
+                   "model") != 0)
+        return -1;
+    static const char *const nulls[][2] = {{"truncation", "truncation shortens long texts, expected null"},
+                                           {"padding", "padding adds tokens to short texts, expected null"},
+                                           {"normalizer", "it has a normalizer, expected none as in GPT-2"}};
+    for (int i = 0; i < 3; i++)
+        if (!is_absent(root, nulls[i][0]) && refuse(reader, nulls[i][0], nulls[i][1]) != 0) return -1;
+    if (!is_absent(root, "decoder") &&
+        strcmp(type_of(cJSON_GetObjectItemCaseSensitive(root, "decoder")), "ByteLevel") != 0 &&
+        refuse(reader, "decoder", "the decoder is not ByteLevel") != 0)
+        return -1;
+    return check_model(reader, model) == 0
+               ? check_pre_tokenizer(reader, cJSON_GetObjectItemCaseSensitive(root, "pre_tokenizer"))
+               : -1;
+}
+
+// A flag of an added token; -1 if it is neither true nor false. Left out, it is `standard`.
+static int read_flag(const cJSON *item, const char *name, int standard) {
+    const cJSON *flag = cJSON_GetObjectItemCaseSensitive(item, name);
+    return flag == NULL ? standard : cJSON_IsBool(flag) ? cJSON_IsTrue(flag) : -1;
+}
+
+static int read_added_token(const Reader *reader, Tokenizer *t, const cJSON *item, int32_t limit) {
+    const char *content = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "content"));
+    const int32_t id = read_id(cJSON_GetObjectItemCaseSensitive(item, "id"), limit);
     Error reason;
+    if (id < 0 || content == NULL)
+        return fail(reader->error, "%s: an entry of added_tokens lacks an id from 0 to %d or its content",
+                    reader->path, limit - 1);
+    if (check_keys(reader, item, "added_tokens.",
+                   "id,content,single_word,lstrip,rstrip,normalized,special") != 0)
+        return -1;
+    const int special = read_flag(item, "special", 0), single_word = read_flag(item, "single_word", 0),
+              lstrip = read_flag(item, "lstrip", 0), rstrip = read_flag(item, "rstrip", 0),
+              normalized = read_flag(item, "normalized", !special);
+    if ((special | single_word | lstrip | rstrip | normalized) < 0)
+        return fail(reader->error, "%s: a flag of added token '%.100s' is neither true nor false",
+                    reader->path, content);
+    const int32_t ordinary = find_spelling(t, content, strlen(content));
+    if (ordinary >= 0 && ordinary != id)
+        return fail(reader->error, "%s: token '%.100s' has id %d in added_tokens and %d in the vocabulary",
+                    reader->path, content, id, ordinary);
+    const AddedToken token = {id,
+                              content,
+                              (uint8_t)single_word,
+                              (uint8_t)lstrip,
+                              (uint8_t)rstrip,
+                              (uint8_t)normalized,
+                              (uint8_t)special};
+    return tokenizer_add_added(t, &token, &reason) == 0 ? 0 : fail_in(reader->path, &reason, reader->error);
+}
+
+// ---- the post-processor -----------------------------------------------------------------------------------
+
+// Puts the ids of a special token behind `start`.
+static int read_special(const Reader *reader, const Tokenizer *t, const cJSON *tokens, const char *name,
+                        TokenList *start) {
+    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(tokens, name == NULL ? "" : name);
+    const cJSON *ids = cJSON_GetObjectItemCaseSensitive(entry, "ids");
+    for (const cJSON *item = cJSON_IsArray(ids) ? ids->child : NULL; item != NULL; item = item->next) {
+        const int32_t id = read_id(item, tokenizer_vocab_size(t));
+        if (id < 0)
+            return fail(reader->error, "%s: the post_processor has an id that is not a token", reader->path);
+        start->ids = (int32_t *)xrealloc(start->ids, (start->count + 1) * sizeof(int32_t));
+        start->ids[start->count++] = id;
+    }
+    if (!cJSON_IsArray(ids))
+        return fail(reader->error, "%s: the post_processor has no ids for its special token '%.100s'",
+                    reader->path, name == NULL ? "" : name);
+    return 0;
+}
+
+// What a template for one text puts before it. What it puts behind does not belong to a prompt, which is continued.
+static int read_template(const Reader *reader, const Tokenizer *t, const cJSON *processor, TokenList *start) {
+    const cJSON *pieces = cJSON_GetObjectItemCaseSensitive(processor, "single");
+    const cJSON *tokens = cJSON_GetObjectItemCaseSensitive(processor, "special_tokens");
+    if (check_keys(reader, processor, "post_processor.", "type,single,pair,special_tokens") != 0) return -1;
+    TokenList before = {NULL, 0, 0};
+    int result = 0, found = 0;
+    for (const cJSON *piece = cJSON_IsArray(pieces) ? pieces->child : NULL;
+         piece != NULL && result == 0 && !found; piece = piece->next) {
+        const cJSON *special = cJSON_GetObjectItemCaseSensitive(piece, "SpecialToken");
+        const cJSON *sequence = cJSON_GetObjectItemCaseSensitive(piece, "Sequence");
+        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(special, "id"));
+        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(sequence, "id"));
+        found = text != NULL && strcmp(text, "A") == 0;
+        if (!found) result = read_special(reader, t, tokens, name, &before);
+    }
+    if (result == 0 && !found)
+        result = fail(reader->error, "%s: the post_processor's template \"single\" has no sequence A",
+                      reader->path);
+    if (result == 0) { // in front of what earlier processors put there
+        before.ids = (int32_t *)xrealloc(before.ids, (before.count + start->count + 1) * sizeof(int32_t));
+        if (start->count > 0) memcpy(before.ids + before.count, start->ids, start->count * sizeof(int32_t));
+        free(start->ids);
+        before.count += start->count;
+        *start = before;
+    } else {
+        free(before.ids);
+    }
+    return result;
+}
+
+static int read_processor(const Reader *reader, const Tokenizer *t, const cJSON *processor, int depth,
+                          TokenList *start) {
+    const char *type = type_of(processor);
+    if (strcmp(type, "TemplateProcessing") == 0) return read_template(reader, t, processor, start);
+    if (strcmp(type, "ByteLevel") == 0)
+        return check_keys(reader, processor, "post_processor.",
+                          "type,add_prefix_space,trim_offsets,use_regex");
+    const cJSON *parts = cJSON_GetObjectItemCaseSensitive(processor, "processors");
+    if (strcmp(type, "Sequence") != 0 || !cJSON_IsArray(parts) || depth > 3) {
+        char sentence[200];
+        snprintf(sentence, sizeof sentence,
+                 "the post_processor is %.40s, expected ByteLevel, TemplateProcessing or a Sequence of those",
+                 type);
+        return refuse(reader, "post_processor", sentence);
+    }
+    if (check_keys(reader, processor, "post_processor.", "type,processors") != 0) return -1;
+    int result = 0;
+    for (const cJSON *part = parts->child; part != NULL && result == 0; part = part->next)
+        result = read_processor(reader, t, part, depth + 1, start);
+    return result;
+}
+
+static int read_post_processor(const Reader *reader, Tokenizer *t, const cJSON *root) {
+    const cJSON *processor = cJSON_GetObjectItemCaseSensitive(root, "post_processor");
+    if (is_absent(root, "post_processor")) return 0;
+    TokenList start = {NULL, 0, 0};
+    int result = read_processor(reader, t, processor, 0, &start);
+    char *text = result == 0 ? cJSON_PrintUnformatted(processor) : NULL;
+    if (result == 0 && text == NULL) die("out of memory");
+    if (result == 0) tokenizer_set_prompt_start(t, start.ids, start.count, text);
+    cJSON_free(text);
+    free(start.ids);
+    return result;
+}
+
+// ---- tokenizer.json as a whole ----------------------------------------------------------------------------
+
+static int read_parts(const Reader *reader, Tokenizer *t, const cJSON *root, int32_t limit) {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
+    const cJSON *added = cJSON_GetObjectItemCaseSensitive(root, "added_tokens");
+    if (read_vocabulary(t, reader->path, cJSON_GetObjectItemCaseSensitive(model, "vocab"), added, limit,
+                        reader->error) != 0)
+        return -1;
+    for (const cJSON *item = added != NULL ? added->child : NULL; item != NULL; item = item->next)
+        if (read_added_token(reader, t, item, limit) != 0) return -1;
+    if (read_merges(t, reader->path, cJSON_GetObjectItemCaseSensitive(model, "merges"), reader->error) != 0)
+        return -1;
+    return read_post_processor(reader, t, root);
+}
+
+// Which token ends text: the user's choice, else that of tokenizer_config.json, else <|endoftext|>, else the separator.
+static int choose_end_of_text(Tokenizer *t, const char *path, const char *configured,
+                              const TokenizerChoices *choices, Error *error) {
+    if (choices->end_of_text != NULL && tokenizer_set_end_of_text(t, choices->end_of_text) != 0)
+        return fail(error, "%s has no token '%.100s', which --end-of-text names", path, choices->end_of_text);
+    if (choices->end_of_text != NULL) return 0;
+    if (configured != NULL && tokenizer_set_end_of_text(t, configured) != 0)
+        return fail(
+            error,
+            "%s has no token '%.100s', though tokenizer_config.json beside it names it as eos_token; name "
+            "another with --end-of-text",
+            path, configured);
+    if (configured == NULL && tokenizer_set_end_of_text(t, END_OF_TEXT) != 0 && choices->separator != NULL &&
+        tokenizer_find_added(t, choices->separator) >= 0)
+        tokenizer_set_end_of_text(t, choices->separator);
+    return 0;
+}
+
+// Chooses the end of text and builds the tables. Frees the tokenizer and returns NULL if anything failed.
+static Tokenizer *finish(Tokenizer *t, int result, const char *path, const char *configured,
+                         const TokenizerChoices *choices, Error *error) {
+    Error reason;
+    if (result == 0) result = choose_end_of_text(t, path, configured, choices, error);
     if (result == 0 && tokenizer_finish(t, &reason) != 0) result = fail_in(path, &reason, error);
     if (result == 0) return t;
     tokenizer_free(t);
     return NULL;
 }
 
-static Tokenizer *read_root(const cJSON *root, const char *path, Error *error) {
-    if (check_settings(root, path, error) != 0) return NULL;
+static Tokenizer *read_root(const cJSON *root, const char *path, const char *configured,
+                            const TokenizerChoices *choices, Error *error) {
+    const Reader reader = {path, choices->ignored, error};
+    if (check_settings(&reader, root) != 0) return NULL;
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
     const cJSON *vocabulary = cJSON_GetObjectItemCaseSensitive(model, "vocab");
     const cJSON *merges = cJSON_GetObjectItemCaseSensitive(model, "merges");
@@ -221,16 +433,13 @@ static Tokenizer *read_root(const cJSON *root, const char *path, Error *error) {
     // Every id is one of an entry, so there are no more ids than entries.
     int32_t limit = cJSON_GetArraySize(vocabulary) + (added != NULL ? cJSON_GetArraySize(added) : 0);
     Tokenizer *t = tokenizer_create(limit);
-    int result = read_added_tokens(t, path, added, limit, error);
-    if (result == 0) result = read_vocabulary(t, path, vocabulary, limit, error);
-    if (result == 0) result = read_merges(t, path, merges, error);
-    return finish(t, result, path, error);
+    return finish(t, read_parts(&reader, t, root, limit), path, configured, choices, error);
 }
 
 static cJSON *read_json(const char *path, Error *error) {
     char *data;
     size_t size;
-    if (file_read(path, LARGEST_FILE, &data, &size, error) != 0) return NULL;
+    if (file_read(path, LARGEST_TOKENIZER, &data, &size, error) != 0) return NULL;
     // Nothing may follow the object but the NUL that file_read puts behind the data, nor any NUL stand in it.
     cJSON *root = strlen(data) == size ? cJSON_ParseWithLengthOpts(data, size + 1, NULL, 1) : NULL;
     free(data);
@@ -240,12 +449,33 @@ static cJSON *read_json(const char *path, Error *error) {
     return NULL;
 }
 
-static Tokenizer *load_tokenizer_json(const char *path, Error *error) {
+static Tokenizer *load_tokenizer_json(const char *path, const char *configured,
+                                      const TokenizerChoices *choices, Error *error) {
     cJSON *root = read_json(path, error);
     if (root == NULL) return NULL;
-    Tokenizer *t = read_root(root, path, error);
+    Tokenizer *t = read_root(root, path, configured, choices, error);
     cJSON_Delete(root);
     return t;
+}
+
+// The eos_token of the tokenizer_config.json in this folder: a text, or an object with "content". *token is NULL if
+// there is no such file or it names none; the caller frees it.
+static int read_configured(const char *folder, char **token, Error *error) {
+    char *path = format_text("%s/tokenizer_config.json", folder);
+    *token = NULL;
+    cJSON *root = NULL;
+    int result = 0;
+    if (file_exists(path) && (root = read_json(path, error)) == NULL) result = -1;
+    const cJSON *eos = cJSON_GetObjectItemCaseSensitive(root, "eos_token");
+    const char *content = cJSON_GetStringValue(
+        cJSON_IsObject(eos) ? cJSON_GetObjectItemCaseSensitive(eos, "content") : eos);
+    if (content != NULL)
+        *token = xstrdup(content);
+    else if (result == 0 && eos != NULL && !cJSON_IsNull(eos))
+        result = fail(error, "%s: eos_token is neither a text nor an object with one as its content", path);
+    cJSON_Delete(root);
+    free(path);
+    return result;
 }
 
 // ---- encoder.json and vocab.bpe ---------------------------------------------------------------------------
@@ -253,7 +483,7 @@ static Tokenizer *load_tokenizer_json(const char *path, Error *error) {
 static int read_bpe_file(Tokenizer *t, const char *path, Error *error) {
     char *data;
     size_t size;
-    if (file_read(path, LARGEST_FILE, &data, &size, error) != 0) return -1;
+    if (file_read(path, LARGEST_TOKENIZER, &data, &size, error) != 0) return -1;
     int result = 0;
     for (size_t start = 0; start < size && result == 0;) {
         const char *line = data + start, *end = (const char *)memchr(line, '\n', size - start);
@@ -267,32 +497,29 @@ static int read_bpe_file(Tokenizer *t, const char *path, Error *error) {
     return result;
 }
 
-static Tokenizer *load_pair(const char *vocabulary_path, const char *merges_path, Error *error) {
+static Tokenizer *load_pair(const char *vocabulary_path, const char *merges_path, const char *configured,
+                            const TokenizerChoices *choices, Error *error) {
     cJSON *vocabulary = read_json(vocabulary_path, error);
     if (vocabulary == NULL) return NULL;
     int32_t limit = cJSON_GetArraySize(vocabulary);
     Tokenizer *t = tokenizer_create(limit);
-    int result = read_vocabulary(t, vocabulary_path, vocabulary, limit, error);
+    int result = read_vocabulary(t, vocabulary_path, vocabulary, NULL, limit, error);
     cJSON_Delete(vocabulary);
     if (result == 0) result = read_bpe_file(t, merges_path, error);
-    return finish(t, result, vocabulary_path, error);
+    return finish(t, result, vocabulary_path, configured, choices, error);
 }
 
-Tokenizer *tokenizer_load(const char *path, Error *error) {
-    struct stat status;
-    if (stat(path, &status) != 0) {
-        fail_io(error, "cannot open tokenizer '%s'", path);
-        return NULL;
-    }
-    if (!S_ISDIR(status.st_mode)) return load_tokenizer_json(path, error);
+static Tokenizer *load_folder(const char *folder, const char *configured, const TokenizerChoices *choices,
+                              Error *error) {
     static const char *const names[][2] = {
         {"tokenizer.json", NULL}, {"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
     for (int i = 0; i < 3; i++) {
-        char *first = format_text("%s/%s", path, names[i][0]);
-        char *second = names[i][1] != NULL ? format_text("%s/%s", path, names[i][1]) : NULL;
+        char *first = format_text("%s/%s", folder, names[i][0]);
+        char *second = names[i][1] != NULL ? format_text("%s/%s", folder, names[i][1]) : NULL;
         int found = file_exists(first);
         Tokenizer *t = NULL;
-        if (found) t = second == NULL ? load_tokenizer_json(first, error) : load_pair(first, second, error);
+        if (found && second == NULL) t = load_tokenizer_json(first, configured, choices, error);
+        if (found && second != NULL) t = load_pair(first, second, configured, choices, error);
         free(first);
         free(second);
         if (found) return t;
@@ -300,110 +527,33 @@ Tokenizer *tokenizer_load(const char *path, Error *error) {
     fail(error,
          "folder %s has no tokenizer, expected tokenizer.json, encoder.json with vocab.bpe, or vocab.json "
          "with merges.txt",
-         path);
+         folder);
     return NULL;
 }
 
-// ---- writing ----------------------------------------------------------------------------------------------
-
-static void write_escaped(FILE *stream, uint8_t c) {
-    if (c == '"' || c == '\\')
-        fprintf(stream, "\\%c", c);
-    else if (c < 0x20)
-        fprintf(stream, "\\u%04x", c);
-    else
-        putc(c, stream);
+Tokenizer *tokenizer_open(const char *path, const TokenizerChoices *choices, Error *error) {
+    static const char name[] = "tokenizer.json";
+    struct stat status;
+    if (stat(path, &status) != 0) {
+        fail_io(error, "cannot open tokenizer '%s'", path);
+        return NULL;
+    }
+    const char *slash = strrchr(path, '/'), *file = slash == NULL ? path : slash + 1;
+    char *folder = S_ISDIR(status.st_mode) ? xstrdup(path)
+                   : slash == NULL         ? xstrdup(".")
+                                           : format_text("%.*s/", (int)(slash - path), path);
+    char *configured = NULL;
+    Tokenizer *t = NULL;
+    if ((!S_ISDIR(status.st_mode) && strcmp(file, name) != 0) ||
+        read_configured(folder, &configured, error) == 0)
+        t = S_ISDIR(status.st_mode) ? load_folder(path, configured, choices, error)
+                                    : load_tokenizer_json(path, configured, choices, error);
+    free(configured);
+    free(folder);
+    return t;
 }
 
-// Without quotes around it; special tokens are written as they are, others in the byte alphabet.
-static void write_spelling(FILE *stream, const Tokenizer *t, int32_t id) {
-    size_t size;
-    const char *bytes = tokenizer_bytes(t, id, &size);
-    for (size_t i = 0; i < size; i++) {
-        int character = (uint8_t)bytes[i];
-        if (!tokenizer_is_special(t, id)) character = byte_to_character(character);
-        if (tokenizer_is_special(t, id) || character < 0x80) {
-            write_escaped(stream, (uint8_t)character);
-        } else {
-            putc(0xC0 | character >> 6, stream);
-            putc(0x80 | (character & 0x3F), stream);
-        }
-    }
-}
-
-static void write_added_tokens(FILE *stream, const Tokenizer *t) {
-    const char *before = "";
-    fprintf(stream, "  \"added_tokens\": [");
-    for (int32_t id = 0; id < tokenizer_vocab_size(t); id++) {
-        if (!tokenizer_is_special(t, id)) continue;
-        fprintf(stream, "%s\n    {\"id\": %d, \"content\": \"", before, id);
-        write_spelling(stream, t, id);
-        fprintf(stream,
-                "\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, "
-                "\"special\": true}");
-        before = ",";
-    }
-    fprintf(stream, "\n  ],\n");
-}
-
-static void write_model(FILE *stream, const Tokenizer *t) {
-    fprintf(stream,
-            "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-            "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
-            "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n"
-            "    \"vocab\": {");
-    for (int32_t id = 0; id < tokenizer_vocab_size(t); id++) {
-        fprintf(stream, "%s\n      \"", id > 0 ? "," : "");
-        write_spelling(stream, t, id);
-        fprintf(stream, "\": %d", id);
-    }
-    fprintf(stream, "\n    },\n    \"merges\": [");
-    for (size_t i = 0; i < tokenizer_num_merges(t); i++) {
-        int32_t left, right;
-        tokenizer_merge(t, i, &left, &right);
-        fprintf(stream, "%s\n      \"", i > 0 ? "," : "");
-        write_spelling(stream, t, left);
-        putc(' ', stream);
-        write_spelling(stream, t, right);
-        putc('"', stream);
-    }
-    fprintf(stream, "\n    ]\n  }\n}\n");
-}
-
-void tokenizer_write(const Tokenizer *t, FILE *stream) {
-    static const char byte_level[] =
-        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
-    fprintf(stream, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
-    write_added_tokens(stream, t);
-    fprintf(stream, "  \"normalizer\": null,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n",
-            byte_level);
-    fprintf(stream, "  \"decoder\": %s,\n", byte_level);
-    write_model(stream, t);
-}
-
-int tokenizer_save(const Tokenizer *t, const char *path, Error *error) {
-    FileWriter writer;
-    if (file_writer_open(&writer, path, error) != 0) return -1;
-    tokenizer_write(t, writer.stream);
-    return file_writer_commit(&writer, error);
-}
-
-int tokenizer_is_ours(const char *path) {
-    char *data, *text = NULL;
-    size_t size, text_size = 0;
-    Error ignored;
-    Tokenizer *t = tokenizer_load(path, &ignored);
-    FILE *stream = t == NULL ? NULL : open_memstream(&text, &text_size);
-    if (stream != NULL) {
-        tokenizer_write(t, stream);
-        fclose(stream);
-    }
-    tokenizer_free(t);
-    int same = text != NULL && file_read(path, LARGEST_FILE, &data, &size, &ignored) == 0;
-    if (same) {
-        same = size == text_size && memcmp(data, text, size) == 0;
-        free(data);
-    }
-    free(text);
-    return same;
+Tokenizer *tokenizer_load(const char *path, Error *error) {
+    const TokenizerChoices none = {NULL, NULL, NULL};
+    return tokenizer_open(path, &none, error);
 }

@@ -17,8 +17,14 @@
 static const char pattern[] = "'(?:[stmd]|re|ve|ll)| ?\\p{L}++| ?\\p{N}++| ?[^" WHITE
                               "\\p{L}\\p{N}]++|[" WHITE "]+(?![^" WHITE "])|[" WHITE "]++";
 
+// What \w means there: Unicode's Alphabetic, M, Nd, Pc and Join_Control. Alphabetic is L, Nl and, beside marks, some
+// letters in circles and squares.
+static const char word_pattern[] = "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}"
+                                   "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
+                                   "\\x{1f170}-\\x{1f189}]";
+
 struct Splitter {
-    pcre2_code *code;
+    pcre2_code *code, *word_code;
     pcre2_match_data *match;
     const uint8_t *text;
     size_t size, position, valid_end; // text[position .. valid_end) is valid UTF-8
@@ -31,14 +37,20 @@ static const uint8_t class_of[256] = {
     ['0' ... '9'] = DIGIT,        [9 ... 13] = SPACE,     [' '] = SPACE,
 };
 
+static pcre2_code *compile(const char *source) {
+    int error;
+    PCRE2_SIZE offset;
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)source, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset,
+                                     NULL);
+    if (code == NULL) die("PCRE2 does not compile '%s' (error %d at %zu)", source, error, offset);
+    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); // where there is no JIT, the interpreter does it
+    return code;
+}
+
 Splitter *splitter_create(void) {
     Splitter *splitter = (Splitter *)xcalloc(1, sizeof *splitter);
-    int code;
-    PCRE2_SIZE offset;
-    splitter->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &offset,
-                                   NULL);
-    if (splitter->code == NULL) die("PCRE2 does not compile GPT-2's pattern (error %d at %zu)", code, offset);
-    pcre2_jit_compile(splitter->code, PCRE2_JIT_COMPLETE); // where there is no JIT, the interpreter does it
+    splitter->code = compile(pattern);
+    splitter->word_code = compile(word_pattern);
     splitter->match = pcre2_match_data_create_from_pattern(splitter->code, NULL);
     if (splitter->match == NULL) die("out of memory");
     splitter->use_scanner = 1;
@@ -49,6 +61,7 @@ void splitter_free(Splitter *splitter) {
     if (splitter == NULL) return;
     pcre2_match_data_free(splitter->match);
     pcre2_code_free(splitter->code);
+    pcre2_code_free(splitter->word_code);
     free(splitter);
 }
 
@@ -104,6 +117,53 @@ static size_t invalid_length(const uint8_t *s, size_t size) {
     size_t i = 1;
     while (i < size && character_length(s + i, size - i) == 0) i++;
     return i;
+}
+
+// The character that ends the text: its length, 0 if there is none.
+static size_t last_length(const uint8_t *s, size_t size) {
+    for (size_t length = 1; length <= 4 && length <= size; length++)
+        if (!is_continuation(s[size - length]))
+            return character_length(s + size - length, length) == length ? length : 0;
+    return 0;
+}
+
+int splitter_word_after(Splitter *splitter, const char *text, size_t size) {
+    const uint8_t *s = (const uint8_t *)text;
+    if (size == 0) return 0;
+    if (s[0] < 0x80) return class_of[s[0]] == LETTER || class_of[s[0]] == DIGIT || s[0] == '_';
+    const size_t length = character_length(s, size);
+    const uint32_t options = PCRE2_ANCHORED | PCRE2_NO_UTF_CHECK;
+    return length > 0 && pcre2_match(splitter->word_code, s, length, 0, options, splitter->match, NULL) > 0;
+}
+
+int splitter_word_before(Splitter *splitter, const char *text, size_t size) {
+    const size_t length = last_length((const uint8_t *)text, size);
+    return length > 0 && splitter_word_after(splitter, text + size - length, length);
+}
+
+// Is this character, of `length` bytes, of Unicode's White_Space?
+static int is_white(const uint8_t *s, size_t length) {
+    if (length == 1) return class_of[s[0]] == SPACE;
+    if (length == 2) return s[0] == 0xC2 && (s[1] == 0x85 || s[1] == 0xA0);
+    if (length != 3) return 0;
+    const uint32_t c = (uint32_t)(s[0] & 0x0F) << 12 | (uint32_t)(s[1] & 0x3F) << 6 | (s[2] & 0x3F);
+    return c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+           c == 0x205F || c == 0x3000;
+}
+
+size_t white_after(const char *text, size_t size) {
+    const uint8_t *s = (const uint8_t *)text;
+    size_t at = 0, length;
+    while (at < size && (length = character_length(s + at, size - at)) > 0 && is_white(s + at, length))
+        at += length;
+    return at;
+}
+
+size_t white_before(const char *text, size_t size) {
+    const uint8_t *s = (const uint8_t *)text;
+    size_t at = size, length;
+    while ((length = last_length(s, at)) > 0 && is_white(s + at - length, length)) at -= length;
+    return size - at;
 }
 
 // ---- matching ---------------------------------------------------------------------------------------------

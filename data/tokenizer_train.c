@@ -112,7 +112,7 @@ static Text take_chunk(Text *texts, size_t num_texts, size_t *current, const cha
     if (*current == num_texts) return chunk;
     Text *text = &texts[*current];
     chunk.data = text->data;
-    chunk.size = tokenizer_cut(text->data, text->size, separator, COUNT_CHUNK);
+    chunk.size = tokenizer_cut(NULL, text->data, text->size, separator, COUNT_CHUNK);
     text->data += chunk.size;
     text->size -= chunk.size;
     return chunk;
@@ -384,7 +384,7 @@ static int32_t add_joined(Tokenizer *t, int32_t left, int32_t right, Error *erro
     char *joined = (char *)xmalloc(left_size + right_size);
     memcpy(joined, a, left_size);
     memcpy(joined + left_size, b, right_size);
-    int result = tokenizer_add_token(t, id, joined, left_size + right_size, 0, error);
+    int result = tokenizer_add_token(t, id, joined, left_size + right_size, error);
     free(joined);
     return result == 0 ? id : -1;
 }
@@ -395,14 +395,7 @@ static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Er
     int result = 0;
     while (result == 0 && tokenizer_vocab_size(t) < num_ordinary) {
         uint32_t best = pop_best(trainer);
-        if (best == NOWHERE) {
-            result = fail(
-                error,
-                "the text is too small for the vocabulary: no pair of tokens occurs twice any more after %d "
-                "tokens, expected a smaller vocabulary than %d, or more text",
-                tokenizer_vocab_size(t), num_ordinary + 1);
-            break;
-        }
+        if (best == NOWHERE) break;
         const int32_t left = trainer->pairs[best].left, right = trainer->pairs[best].right;
         int32_t merged = add_joined(t, left, right, error);
         result = merged < 0 ? -1 : tokenizer_add_merge(t, left, right, error);
@@ -410,6 +403,11 @@ static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Er
         progress_update(&progress, (uint64_t)tokenizer_vocab_size(t));
     }
     progress_finish(&progress);
+    if (result == 0 && tokenizer_vocab_size(t) < num_ordinary)
+        warn("the text is too small for a vocabulary of %d tokens: it gives %d, since no pair of them occurs "
+             "twice any "
+             "more",
+             num_ordinary + 1, tokenizer_vocab_size(t) + 1);
     return result;
 }
 
@@ -419,9 +417,26 @@ static int add_bytes(Tokenizer *t, Error *error) {
     for (uint32_t character = 0; id < 256; character++) {
         int byte = character_to_byte(character);
         char c = (char)byte;
-        if (byte >= 0 && tokenizer_add_token(t, id++, &c, 1, 0, error) != 0) return -1;
+        if (byte >= 0 && tokenizer_add_token(t, id++, &c, 1, error) != 0) return -1;
     }
     return 0;
+}
+
+// The last token. It stands before every document, so a prompt begins with it.
+static int add_end_of_text(Tokenizer *t, Error *error) {
+    const int32_t id = tokenizer_vocab_size(t);
+    char *post_processor = format_text(
+        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"%s\",\"type_id\":0}},"
+        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[{\"SpecialToken\":{\"id\":\"%s\",\"type_id\":"
+        "0}},"
+        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"Sequence\":{\"id\":\"B\",\"type_id\":1}}],"
+        "\"special_tokens\":{\"%s\":{\"id\":\"%s\",\"ids\":[%d],\"tokens\":[\"%s\"]}}}",
+        END_OF_TEXT, END_OF_TEXT, END_OF_TEXT, END_OF_TEXT, id, END_OF_TEXT);
+    int result = tokenizer_add_token(t, id, END_OF_TEXT, strlen(END_OF_TEXT), error);
+    if (result == 0) result = tokenizer_set_end_of_text(t, END_OF_TEXT);
+    if (result == 0) tokenizer_set_prompt_start(t, &id, 1, post_processor);
+    free(post_processor);
+    return result;
 }
 
 static int learn(Tokenizer *t, const Text *texts, size_t num_texts, int32_t num_ordinary,
@@ -448,8 +463,7 @@ Tokenizer *tokenizer_train(const Text *texts, size_t num_texts, int32_t vocab_si
     Tokenizer *t = tokenizer_create(vocab_size);
     int result = add_bytes(t, error);
     if (result == 0) result = learn(t, texts, num_texts, num_ordinary, separator, error);
-    if (result == 0 && num_ordinary < vocab_size)
-        result = tokenizer_add_token(t, num_ordinary, END_OF_TEXT, strlen(END_OF_TEXT), 1, error);
+    if (result == 0 && num_ordinary < vocab_size) result = add_end_of_text(t, error);
     if (result == 0) result = tokenizer_finish(t, error);
     if (result == 0) return t;
     tokenizer_free(t);

@@ -127,6 +127,70 @@ expect 0 "step 1/1" "$train" --run bytes $small --warmup 0 --train bytes_000000.
 text=$(sed 's/<|endoftext|>//' stories/validation.txt | wc -c)
 grep validation_loss bytes/metrics.jsonl | tr -d ',}' | awk -v bytes="$text" '{ d = $6 - $4 * (bytes + 20) / bytes / log(2); exit d < -1e-4 || d > 1e-4 }' && pass || fail "bits per byte"
 
+# ---- a vocabulary larger than the tokenizer's, other ends of text ----------------------------------------------------------
+
+# 400 ids for a tokenizer of 300: trained, resumed and sampled; what is sampled is of the 300, though the first id
+# that the tokenizer does not have is the most probable of an untrained model as often as any.
+expect 0 "step 3/3" "$train" --run larger $small "${data[@]}" --vocab-size 400 --warmup 1 --steps 2 --steps 3 --validate-documents
+holds grep -q '"vocab_size":[[:space:]]*400' larger/checkpoints/step_00000003/config.json
+expect 0 "step 4/4" "$train" --run larger --resume --steps 4
+expect 0 "^A" "$train" --init-from larger/checkpoints/step_00000004 --sample A --sample-tokens 60 --temperature 100
+"$tokenize" train --input stories/train.txt --vocab 401 --out too_large.json >/dev/null 2>&1
+refuse "too_large.json has 401 tokens, the model in larger/.* 400" "$train" --init-from larger/checkpoints/step_00000004 --sample A --tokenizer too_large.json
+# Exact ids as a prompt; text that says the same.
+ids=$(python3 -c "
+import json; v = json.load(open('tokenizer.json'))['model']['vocab']; print(299, v['O'], v['n'], v['c'], sep=',')")
+"$train" --run whole --prompt-ids "$ids" --temperature 0 --sample-tokens 20 >a.txt 2>/dev/null
+"$train" --run whole --sample Onc --temperature 0 --sample-tokens 20 >b.txt 2>/dev/null
+holds [ "$(head -c 16 a.txt)" = "<|endoftext|>Onc" ]
+same <(tail -c +14 a.txt) b.txt "a prompt of ids and one of text"
+for ids in 300 -1 x 1,,2 "1 2" ""; do refuse "--prompt-ids '$ids' is not a list of token ids, expected numbers from 0 to 299" "$train" --run whole --prompt-ids "$ids"; done
+refuse "both prompts" "$train" --run whole --prompt-ids 1 --sample A
+# A tokenizer whose end of text is another token: named by tokenizer_config.json, kept in checkpoints, or by --end-of-text.
+mkdir other_end
+sed 's/<|endoftext|>/<\/s>/g' tokenizer.json >other_end/tokenizer.json
+cp other_end/tokenizer.json other_end.json
+echo '{"eos_token": {"content": "</s>"}}' >other_end/tokenizer_config.json
+sed 's/<|endoftext|>/<\/s>/g' stories/validation.txt >validation_s.txt
+"$tokenize" encode --tokenizer other_end --input validation_s.txt --out ends >/dev/null 2>&1
+same <(tail -c +1025 val_000000.bin) <(tail -c +1025 ends_000000.bin) "another spelling of the same end"
+expect 0 "step 1/1" "$train" --run ends $small --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end --steps 1 --validate-documents
+holds grep -q '"eos_token": "</s>"' ends/checkpoints/step_00000001/tokenizer_config.json
+holds grep -q '"eos_token_id":[[:space:]]*299' ends/checkpoints/step_00000001/config.json
+expect 0 "This run|already|has done" "$train" --run ends --resume
+refuse "needs a token that separates documents, and the tokenizer 'other_end.json' has no <|endoftext|>: name its own with --end-of-text" "$train" --run ends2 $small \
+    --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end.json --steps 1 --validate-documents
+expect 0 "step 1/1" "$train" --run ends2 $small --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end.json --steps 1 \
+    --validate-documents --end-of-text "</s>"
+refuse "has no token '</x>', which --end-of-text names" "$train" --run ends2 $small --train ends_000000.bin --tokenizer other_end.json --end-of-text "</x>"
+refuse "the token ~, which begins each, is not in it" "$train" --run ends3 $small --train train_000000.bin --validation val_000000.bin --tokenizer tokenizer.json \
+    --end-of-text "~" --validate-documents
+# What stops a sample is what the folder says: here, the most probable token after the prompt.
+cp -r whole/checkpoints/step_00000008 stops
+rm stops/manifest
+first=$("$train" --init-from stops --sample Onc --temperature 0 --sample-tokens 1 2>/dev/null | head -c 4 | tail -c 1)
+python3 - "$first" <<'END'
+import json, sys
+vocabulary = json.load(open("tokenizer.json"))["model"]["vocab"]
+json.dump({"eos_token_id": [i for token, i in vocabulary.items() if token.startswith(sys.argv[1].replace(" ", "\u0120"))]}, open("stops/generation_config.json", "w"))
+END
+expect 0 "^1 tokens" "$train" --init-from stops --sample Onc --temperature 0 --sample-tokens 20
+expect 0 "step 1/1" "$train" --run stopped $small --train "train_*.bin" --init-from stops --warmup 0 --steps 1
+same <(python3 -c "import json; print(json.load(open('stops/generation_config.json')))") \
+    <(python3 -c "import json; print(json.load(open('stopped/checkpoints/step_00000001/generation_config.json')))") "the tokens that stop, in a checkpoint"
+# A tokenizer with the same vocabulary and other merges is another one.
+python3 - <<'END'
+import json
+tokenizer = json.load(open("tokenizer.json"))
+tokenizer["model"]["merges"].reverse()
+json.dump(tokenizer, open("reversed.json", "w"))
+END
+refuse "reversed.json' is not the tokenizer of the run" "$train" --run whole --resume --tokenizer reversed.json
+# Keys of tokenizer.json that are not known.
+sed 's/"truncation": null/"truncation": {"max_length": 5}/' tokenizer.json >truncates.json
+refuse "truncates.json: truncation shortens long texts, expected null; --ignore-key truncation ignores it" "$train" --run keys $small --train "train_*.bin" --tokenizer truncates.json
+expect 0 "step 1/1" "$train" --run keys $small --warmup 0 --train "train_*.bin" --tokenizer truncates.json --ignore-key truncation --steps 1
+
 # ---- samples ------------------------------------------------------------------------------------------------------------
 
 expect 0 "^Once upon" "$train" --run whole --sample "Once upon" --sample-tokens 10
@@ -185,7 +249,7 @@ refuse "give only one of them" "$train" $small "${data[@]}" --resume --init-from
 refuse "with --model free only" "$train" $small "${data[@]}" --model gpt2-124M
 refuse "vocabulary is unknown" "$train" $small --train "train_*.bin"
 refuse "needs --tokenizer" "$train" $small --train "train_*.bin" --vocab-size 300 --validate-documents
-refuse "the tokenizer has 300 tokens, the model 400" "$train" $small "${data[@]}" --vocab-size 400
+refuse "the tokenizer tokenizer.json has 300 tokens, the model 299: " "$train" $small "${data[@]}" --vocab-size 299
 refuse "must be less than --steps" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
 refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"

@@ -25,7 +25,7 @@ static void encode(Tokenizer *t, const char *text, size_t size, size_t least) {
     tokenizer_encode(t, text, size, END_OF_TEXT, &whole);
     check_decoding(t, &whole, text, size);
     for (size_t start = 0, cut; start < size; start += cut) {
-        cut = tokenizer_cut(text + start, size - start, END_OF_TEXT, least);
+        cut = tokenizer_cut(t, text + start, size - start, END_OF_TEXT, least);
         must(cut > 0 && cut <= size - start);
         tokenizer_encode(t, text + start, cut, END_OF_TEXT, &parts);
     }

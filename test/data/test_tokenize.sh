@@ -30,9 +30,10 @@ accept "from 0.1 MB" train --input '{one,tw?}.txt' --vocab 300 --out pattern.jso
 same several.json pattern.json
 printf 'ab<|endoftext|>ab#ab#ab<|endoftext|>' >separated.txt
 accept "258 tokens, 1 merges" train --input separated.txt --vocab 258 --out separated.json
-refuse "pair" train --input separated.txt --vocab 270 --out never.json
+accept "^warning: the text is too small for a vocabulary of 270 tokens: it gives 258" train --input separated.txt --vocab 270 --out small.json
+holds grep -q "^small.json: 258 tokens, 1 merges" out.txt
 accept "tokens" train --input separated.txt --vocab 259 --separator '#' --out other.json
-holds [ ! -e never.json ]
+accept "^new/folder/tokenizer.json: 300 tokens" train --input one.txt --vocab 300 --out new/folder/tokenizer.json
 
 # ---- encode and decode ------------------------------------------------------------------------------------------------------
 
@@ -79,10 +80,122 @@ same back.txt <(printf 'a<|endoftext|>b<|endoftext|>c') "two files"
 accept "2 documents" encode --tokenizer tokenizer.json --whole-files first.txt second.txt --out x
 accept "^all: [0-9]+ tokens, 2 documents" inspect --tokenizer tokenizer.json x_000000.bin
 # A tokenizer of bytes alone has no end of text: a token a byte.
-accept "tokens" encode --tokenizer bytes.json --input binary.txt --out x
+accept "^warning: bytes.json has no end-of-text token, so that documents run into each other" encode --tokenizer bytes.json --input binary.txt --out x
+refuse "bytes.json has no token to put where --separator '#' stands: .*--end-of-text" encode --tokenizer bytes.json --input binary.txt --out x --separator '#'
 holds [ "$(stat -c %s x_000000.bin)" = $((1024 + 2 * $(stat -c %s binary.txt))) ]
 "$tokenize" decode --tokenizer bytes.json --input x_000000.bin --overwrite --out back.txt
 same binary.txt back.txt "bytes alone"
+
+# ---- what corpora come as ---------------------------------------------------------------------------------------------------
+
+# tokens_of FILE: a shard without its header, which has the name in it.
+tokens_of() { tail -c +1025 "$1"; }
+# Three documents as lines: one with the separator and escapes in it, one empty; and the same documents as plain text.
+python3 - <<'END'
+import json, random
+texts = ["a <|endoftext|> b \"\u00e9\u6587\U0001f600\n", "", "second\tline"]
+open("lines.jsonl", "w").write("\n".join(json.dumps({"id": i, "text": t, "other": {"text": 1}}) for i, t in enumerate(texts)) + "\n\n")
+open("body.jsonl", "w").write("\r\n".join(json.dumps({"body": t}, ensure_ascii=False) for t in texts))
+for i, t in enumerate(texts): open(f"document{i}.txt", "w").write(t)
+random.seed(2)
+many = ["".join(random.choice("ab \u00e9<|>") for _ in range(random.randrange(400))) for _ in range(3000)]
+open("many.jsonl", "w").write("".join(json.dumps({"text": t}) + "\n" for t in many))
+open("many_documents.txt", "w").write("<|endoftext|>".join(many))
+END
+accept "^encoded: [0-9]+ tokens, 3 documents" encode --tokenizer tokenizer.json --input lines.jsonl --out lines
+"$tokenize" decode --tokenizer tokenizer.json lines_000000.bin --separator '@@' >back.txt
+same back.txt <(cat document0.txt; printf '@@'; printf '@@'; cat document2.txt) "JSON lines"
+accept "3 documents" encode --tokenizer tokenizer.json --input body.jsonl --field body --out body
+same <(tokens_of lines_000000.bin) <(tokens_of body_000000.bin) "another field"
+accept "3000 documents" encode --tokenizer tokenizer.json --input many.jsonl --out many
+accept "3000 documents" encode --tokenizer tokenizer.json --input many_documents.txt --out many_documents
+same <(tokens_of many_000000.bin) <(tokens_of many_documents_000000.bin) "lines and separated documents"
+accept "^validation: [0-9]+ tokens, 30 documents" encode --tokenizer tokenizer.json --input many.jsonl --out split --validation-fraction 0.01
+for field in id other absent; do refuse "lines.jsonl: line 1 has no text '$field' \(--field names another\)" encode --tokenizer tokenizer.json --input lines.jsonl --field $field --out e; done
+accept "^lines.json: 300 tokens" train --input many.jsonl --vocab 300 --out lines.json
+
+# Pipes, as they are and compressed; files that are compressed.
+accept "tokens" encode --tokenizer tokenizer.json --input text/train.txt --out plain
+tokens_of plain_000000.bin >plain.tokens
+piped() {
+    "$tokenize" encode --tokenizer tokenizer.json --out piped "$@" >out.txt 2>&1 || fail "a pipe: $(cat out.txt)"
+    same plain.tokens <(tokens_of piped_000000.bin) "piped: $*"
+}
+cat text/train.txt | piped --input -
+cat text/train.txt | piped /dev/stdin
+piped <text/train.txt --input -
+piped <(cat text/train.txt)
+"$tokenize" encode --tokenizer tokenizer.json --field text --input - --out piped <many.jsonl >out.txt 2>&1 || fail "JSON lines from a pipe: $(cat out.txt)"
+same <(tokens_of many_000000.bin) <(tokens_of piped_000000.bin) "JSON lines from a pipe"
+can_read() { ! "$tokenize" encode --tokenizer tokenizer.json --input "$1" --out can 2>&1 | grep -q "was built without"; }
+for kind in gz zst; do
+    case $kind in gz) compress="gzip -c" library=zlib ;; zst) compress="zstd -qc" library=libzstd ;; esac
+    command -v ${compress% *} >/dev/null || { echo "skipped: .$kind, there is no ${compress% *}"; continue; }
+    $compress text/train.txt >train.txt.$kind
+    $compress many.jsonl >many.jsonl.$kind
+    if ! can_read train.txt.$kind; then
+        refuse "train.txt.$kind is compressed with .*built without $library" encode --tokenizer tokenizer.json --input train.txt.$kind --out e
+        continue
+    fi
+    piped --input train.txt.$kind
+    cat train.txt.$kind | piped --input -
+    (head -c 50000 text/train.txt | $compress; tail -c +50001 text/train.txt | $compress) >two_parts.$kind
+    piped --input two_parts.$kind
+    accept "3000 documents" encode --tokenizer tokenizer.json --input many.jsonl.$kind --out packed
+    same <(tokens_of many_000000.bin) <(tokens_of packed_000000.bin) "JSON lines, .$kind"
+    head -c 5000 train.txt.$kind >cut.txt.$kind
+    (head -c 3000 train.txt.$kind; echo changed; tail -c +3010 train.txt.$kind) >changed.txt.$kind
+    cp one.txt never_was.txt.$kind
+    : | $compress >nothing.txt.$kind
+    refuse "cut.txt.$kind is truncated" encode --tokenizer tokenizer.json --input cut.txt.$kind --out e
+    refuse "changed.txt.$kind is damaged" encode --tokenizer tokenizer.json --input changed.txt.$kind --out e
+    refuse "never_was.txt.$kind is damaged" encode --tokenizer tokenizer.json --input never_was.txt.$kind --out e
+    accept "^warning: nothing.txt.$kind is empty" encode --tokenizer tokenizer.json nothing.txt.$kind one.txt --out with_empty
+done
+
+# All that cannot be used is named at once, and nothing is written.
+printf '{"text": "a"}\n{"text": 7}\n' >number.jsonl
+printf '{"text": "a"}\n{"text": "b"' >half.jsonl
+printf '{"text": "a\\u0000b"}\n' >nul.jsonl
+printf '["text"]\n' >array.jsonl
+refuse "6 inputs cannot be used: .*absent.txt; .*number.jsonl: line 2 has no text.*half.jsonl: line 2 is not a JSON object.*nul.jsonl: line 1 has a NUL.*array.jsonl: line 1 is not.*text is not a file" \
+    encode --tokenizer tokenizer.json absent.txt one.txt number.jsonl half.jsonl nul.jsonl array.jsonl text --out new_folder/e
+holds [ ! -e new_folder ]
+accept "tokens" encode --tokenizer tokenizer.json one.txt --out new_folder/below/f
+holds [ -e new_folder/below/f_000000.bin ]
+export TMPDIR=/proc
+refuse "cannot write a temporary file in '/proc' \(TMPDIR names another folder\)" encode --tokenizer tokenizer.json --input - --out e
+unset TMPDIR
+
+# ---- other ends of text -----------------------------------------------------------------------------------------------------
+
+mkdir other_end
+sed 's/<|endoftext|>/<\/s>/g' tokenizer.json >other_end.json
+cp other_end.json other_end/tokenizer.json
+echo '{"eos_token": "</s>"}' >other_end/tokenizer_config.json
+sed 's/<|endoftext|>/<\/s>/g' text/validation.txt >validation_s.txt
+accept "tokens" encode --tokenizer tokenizer.json --input text/validation.txt --out first_end
+for words in "--tokenizer other_end" "--tokenizer other_end/tokenizer.json" "--tokenizer other_end.json --end-of-text </s>" "--tokenizer other_end.json --separator </s>"; do
+    accept "^encoded: [0-9]+ tokens, 20 documents" encode $words --input validation_s.txt --out second_end
+    same <(tokens_of first_end_000000.bin) <(tokens_of second_end_000000.bin) "$words"
+    "$tokenize" decode $words second_end_000000.bin >back.txt
+    same validation_s.txt back.txt "$words"
+done
+accept "^encoded: [0-9]+ tokens, 20 documents" encode --tokenizer other_end --separator '<|endoftext|>' --input text/validation.txt --out second_end
+same <(tokens_of first_end_000000.bin) <(tokens_of second_end_000000.bin) "another separator"
+accept "^all: [0-9]+ tokens, 20 documents" inspect --tokenizer other_end second_end_000000.bin
+refuse "no token '<x>', which --end-of-text names" encode --tokenizer other_end --end-of-text '<x>' --input one.txt --out e
+refuse "other_end.json has no token to put where --separator '#' stands" encode --tokenizer other_end.json --separator '#' --input one.txt --out e
+# Added tokens, and keys that are not known.
+sed 's/"special": true}/"special": true}, {"id": 400, "content": "    ", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false}/' tokenizer.json >spaces.json
+printf 'if x:\n    return y\n' >code.txt
+accept "^encoded" encode --tokenizer spaces.json --input code.txt --out code
+holds [ "$(tokens_of code_000000.bin | od -An -tu2 -v | tr -s ' \n' '\n' | grep -c '^400$')" = 1 ]
+"$tokenize" decode --tokenizer spaces.json code_000000.bin >back.txt
+same code.txt back.txt "added tokens"
+sed 's/"padding": null/"padding": {}/' tokenizer.json >padding.json
+refuse "padding.json: padding adds .*--ignore-key padding ignores it" encode --tokenizer padding.json --input one.txt --out e
+accept "^encoded" encode --tokenizer padding.json --ignore-key x,padding --input one.txt --out padded
 
 # ---- what exists is not replaced ------------------------------------------------------------------------------------------
 
@@ -143,7 +256,7 @@ same text/train.txt <(cat train.txt val.txt) "the two parts of a single document
 holds [ $(($(stat -c %s val.txt) * 100 / $(stat -c %s text/train.txt))) -ge 9 ]
 refuse "exclude each other" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 5 --validation-fraction 0.1
 refuse "of 100 documents, 0 would be for validation" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 101
-refuse "of 100 documents, 100 would be" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 1
+refuse "of 100 documents, 100 would be .*--validation-fraction" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 1
 refuse "without a place to cut" encode --tokenizer tokenizer.json --input short.txt --out s --validation-fraction 0.5
 
 # ---- more than 65536 tokens ---------------------------------------------------------------------------------------------------
@@ -175,7 +288,8 @@ refuse "--separator is missing" encode --tokenizer tokenizer.json --input one.tx
 refuse "absent.txt" encode --tokenizer tokenizer.json --input absent.txt --out e
 refuse "absent.txt" encode --tokenizer tokenizer.json one.txt absent.txt --out e
 : >empty.txt
-refuse "empty.txt is empty" encode --tokenizer tokenizer.json --input empty.txt --out e
+accept "^warning: empty.txt is empty and is left out" encode --tokenizer tokenizer.json --input '{empty,one}.txt' --out with_empty
+refuse "there is no text in the input" encode --tokenizer tokenizer.json --input empty.txt --out e
 refuse "text is not a file" encode --tokenizer tokenizer.json --input text --out e
 refuse "absent.json" encode --tokenizer absent.json --input one.txt --out e
 refuse "one.txt" encode --tokenizer one.txt --input one.txt --out e
@@ -184,7 +298,7 @@ refuse "/proc/e" encode --tokenizer tokenizer.json --input one.txt --out /proc/e
 refuse "one.txt/e" encode --tokenizer tokenizer.json --input one.txt --out one.txt/e
 refuse "/proc/t.json" train --input one.txt --vocab 300 --out /proc/t.json
 refuse "--shard-tokens must be between" encode --tokenizer tokenizer.json --input one.txt --out e --shard-tokens 0
-refuse "cannot write" decode --tokenizer tokenizer.json x_000000.bin --out /dev/full/x
+refuse "/dev/full" decode --tokenizer tokenizer.json x_000000.bin --out /dev/full/x
 refuse "token 0 of wide_000000.bin is 70257, expected 0 to 399" decode --tokenizer tokenizer.json wide_000000.bin --out never.txt
 refuse "token 0 of wide_000000.bin is 70257" inspect --tokenizer tokenizer.json wide_000000.bin
 refuse "one.txt" decode --tokenizer tokenizer.json one.txt --out never.txt

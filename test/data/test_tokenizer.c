@@ -3,6 +3,8 @@
 #define _GNU_SOURCE // memmem
 #include "data/tokenizer.h"
 #include "data/progress.h"
+#include "data/generation_config.h"
+#include "test/data/tokenizer_added_table.h"
 #include "test/data/tokenizer_table.h"
 #include "test/test.h"
 
@@ -343,7 +345,7 @@ static void test_chunks(Tokenizer *t, const char *text, size_t size, const char 
     parts.count = 0;
     size_t pieces = 0;
     for (size_t start = 0; start < size; pieces++) {
-        size_t cut = tokenizer_cut(text + start, size - start, separator, 1 + random_below(5000));
+        size_t cut = tokenizer_cut(t, text + start, size - start, separator, 1 + random_below(5000));
         tokenizer_encode(t, text + start, cut, separator, &parts);
         start += cut;
     }
@@ -367,7 +369,7 @@ static void test_cuts_at_white_space(void) {
         add_pretokens(&whole, text, size, 1);
         for (size_t least = 1; least <= size; least++) {
             Numbers parts = {"", 0};
-            size_t cut = tokenizer_cut(text, size, NULL, least);
+            size_t cut = tokenizer_cut(NULL, text, size, NULL, least);
             add_pretokens(&parts, text, cut, 1);
             add_pretokens(&parts, text + cut, size - cut, 1);
             EXPECT(cut >= least && strcmp(whole.text, parts.text) == 0,
@@ -393,7 +395,7 @@ static void test_parallel_encoding(void) {
     test_chunks(t, text, used, END_OF_TEXT);
     omp_set_num_threads(threads);
     for (size_t i = 0; i < used; i++) text[i] = "abcdef"[random_below(6)]; // no place to cut
-    EXPECT(tokenizer_cut(text, used, NULL, 1) == used, "cut inside a word");
+    EXPECT(tokenizer_cut(t, text, used, NULL, 1) == used, "cut inside a word");
     for (size_t i = 0; i + 100 < used; i += 200000) memcpy(text + i, END_OF_TEXT, 13);
     test_chunks(t, text, used, END_OF_TEXT);
     free(text);
@@ -463,10 +465,9 @@ static void join_naively(NaiveWord *word, int32_t left, int32_t right, int32_t m
 static void test_training_is_naive_training(const char *text, size_t size, int num_merges) {
     Text input = {text, size};
     Error error = {"", 0};
-    Tokenizer *t = NULL; // the largest vocabulary that the text gives
-    for (; t == NULL && num_merges > 0; num_merges--)
-        t = tokenizer_train(&input, 1, 257 + num_merges, NULL, &error);
-    if (t == NULL) return;
+    Tokenizer *t = tokenizer_train(&input, 1, 257 + num_merges, NULL,
+                                   &error); // or the largest that the text gives
+    if (!EXPECT(t != NULL, "%s", error.text)) return;
     NaiveWord *words = (NaiveWord *)xmalloc((size + 1) * sizeof(NaiveWord));
     size_t num_words = 0, length;
     Splitter *splitter = splitter_create();
@@ -495,6 +496,11 @@ static void test_training_is_naive_training(const char *text, size_t size, int n
         int32_t merged = tokenizer_find(t, joined, size1 + size2);
         for (size_t w = 0; w < num_words; w++) join_naively(&words[w], left, right, merged);
     }
+    if (tokenizer_num_merges(t) < (size_t)num_merges) {
+        int32_t left = 0, right = 0;
+        EXPECT(best_naively(words, num_words, &left, &right) < 2, "'%.*s': it ends too early", (int)size,
+               text);
+    }
     for (size_t w = 0; w < num_words; w++) free(words[w].ids);
     free(words);
     splitter_free(splitter);
@@ -520,12 +526,20 @@ static void expect_training_error(const char *text, int32_t vocab_size, const ch
     tokenizer_free(t);
 }
 
+// A text that is too small for the vocabulary gives the tokens that there are.
+static void expect_smaller(const char *text, int32_t vocab_size, int32_t expected) {
+    Tokenizer *t = train(text, strlen(text), vocab_size);
+    EXPECT(tokenizer_vocab_size(t) == expected && tokenizer_end_of_text(t) == expected - 1, "'%s': %d tokens",
+           text, tokenizer_vocab_size(t));
+    tokenizer_free(t);
+}
+
 static void test_training_edges(void) {
     expect_training_error("some text", 255, "expected at least 256");
     expect_training_error("some text", -1, "expected at least 256");
-    expect_training_error("", 258, "too small for the vocabulary");
-    expect_training_error("abc abc", 300, "too small for the vocabulary");
-    expect_training_error("<|endoftext|>a<|endoftext|>a<|endoftext|>a", 258, "too small for the vocabulary");
+    expect_smaller("", 258, 257);
+    expect_smaller("abc abc", 300, 259);
+    expect_smaller("<|endoftext|>a<|endoftext|>a<|endoftext|>a", 258, 257);
     Tokenizer *t = train("", 0, 257);
     EXPECT(tokenizer_end_of_text(t) == 256 && tokenizer_num_merges(t) == 0, "257 tokens");
     tokenizer_free(t);
@@ -560,12 +574,12 @@ static void write_text(const char *path, const char *text, size_t size) {
     EXPECT(file_write(path, text, size, &error) == 0, "%s", error.text);
 }
 
-// Must load, and be the same tokenizer.
-static void expect_same(const char *path, Tokenizer *t) {
+// Must load, and be the same tokenizer; GPT-2's two files do not say what a prompt begins with.
+static void expect_same(const char *path, Tokenizer *t, int with_prompt) {
     Error error = {"", 0};
     Tokenizer *other = tokenizer_load(path, &error);
     if (!EXPECT(other != NULL, "%s", error.text)) return;
-    EXPECT(tokenizer_checksum(other) == tokenizer_checksum(t), "%s: other tokens", path);
+    EXPECT((tokenizer_checksum(other) == tokenizer_checksum(t)) == with_prompt, "%s: other tokens", path);
     EXPECT(tokenizer_end_of_text(other) == tokenizer_end_of_text(t), "%s: other end of text", path);
     TokenList a = {NULL, 0, 0}, b = {NULL, 0, 0};
     tokenizer_encode(t, TABLE_TEXT, sizeof TABLE_TEXT - 1, END_OF_TEXT, &a);
@@ -617,8 +631,8 @@ static void test_files(void) {
     Error error = {"", 0};
     char *path = in_folder("tokenizer.json"), *second = in_folder("second.json");
     EXPECT(tokenizer_save(t, path, &error) == 0, "%s", error.text);
-    expect_same(path, t);
-    expect_same(folder, t);
+    expect_same(path, t, 1);
+    expect_same(folder, t, 1);
     size_t size, size2;
     char *text = read_text(path, &size);
     Tokenizer *loaded = tokenizer_load(path, &error);
@@ -627,13 +641,13 @@ static void test_files(void) {
     EXPECT(size == size2 && memcmp(text, again, size) == 0, "saved, loaded and saved is not the same");
     char *arrays = with_array_merges(text);
     write_text(second, arrays, strlen(arrays));
-    expect_same(second, t);
+    expect_same(second, t, 1);
     const char *const names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
     unlink(path);
     for (int i = 0; i < 2; i++) {
         char *vocabulary = in_folder(names[i][0]), *merges = in_folder(names[i][1]);
         write_pair(text, vocabulary, merges);
-        expect_same(folder, t);
+        expect_same(folder, t, 0);
         unlink(vocabulary);
         unlink(merges);
         free(vocabulary);
@@ -693,6 +707,23 @@ static void test_damaged_files(void) {
         {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer"},
         {"\"use_regex\": true", "\"use_regex\": false", "GPT-2's pattern"},
         {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+        {"\"version\"", "\"vision\": 1, \"version\"", "key vision is not known"},
+        {"\"type\": \"BPE\"", "\"type\": \"BPE\", \"shift\": 0", "key model.shift is not known"},
+        {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"behavior\": 1,",
+         "key pre_tokenizer.behavior is not known"},
+        {"\"pre_tokenizer\": {\"type\": \"ByteLevel\"", "\"pre_tokenizer\": {\"type\": \"Split\"",
+         "pre_tokenizer is Split"},
+        {"\"single_word\"", "\"flag\": 0, \"single_word\"", "key added_tokens.flag is not known"},
+        {"\"single_word\": false", "\"single_word\": 1", "neither true nor false"},
+        {"\"truncation\": null", "\"truncation\": {\"max_length\": 8}", "truncation shortens"},
+        {"\"padding\": null", "\"padding\": {\"pad_id\": 0}", "padding adds"},
+        {"{\"type\":\"TemplateProcessing\"", "{\"type\":\"RobertaProcessing\"",
+         "post_processor is RobertaProcessing"},
+        {"\"type\":\"TemplateProcessing\"", "\"type\":\"TemplateProcessing\",\"sep\":1",
+         "key post_processor.sep is not known"},
+        {"\"ids\":[440]", "\"ids\":[441]", "an id that is not a token"},
+        {"\"ids\":[440]", "\"id2\":[440]", "no ids for its special token"},
+        {"\"Sequence\":{\"id\":\"A\"", "\"Sequence\":{\"id\":\"B\"", "special token"},
         {"\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"WordPiece\"", "decoder"},
         {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"",
          "continuing_subword_prefix"},
@@ -716,7 +747,7 @@ static void test_damaged_files(void) {
         {"\"!\": 0", "\"\\u4e00\": 0", "byte alphabet"},
         {"\"!\": 0", "\"#\": 0", "are the same"},
         {"\"id\": 440", "\"id\": 442", "added_tokens"},
-        {"\"id\": 440", "\"id\": 441", "tokens 441 and 440 are the same"},
+        {"\"id\": 440", "\"id\": 441", "has id 441 in added_tokens and 440 in the vocabulary"},
         {"\"id\": 440", "\"ID\": 440", "added_tokens"},
     };
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++)
@@ -729,6 +760,345 @@ static void test_damaged_files(void) {
     free(path);
     free(text);
     tokenizer_free(t);
+}
+
+// ---- added tokens, end of text, prompts --------------------------------------------------------------------
+
+// The tokenizer.json of the table's tokenizer with one piece of it replaced. Caller frees.
+static char *changed_json(const char *from, const char *to) {
+    Tokenizer *t = train_on_table();
+    char *json = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&json, &size);
+    tokenizer_write(t, stream);
+    fclose(stream);
+    tokenizer_free(t);
+    const char *at = strstr(json, from);
+    EXPECT(at != NULL, "'%s' is not in the file", from);
+    char *changed = at == NULL ? xstrdup(json)
+                               : format_text("%.*s%s%s", (int)(at - json), json, to, at + strlen(from));
+    free(json);
+    return changed;
+}
+
+static Tokenizer *load_json(const char *json, const TokenizerChoices *choices) {
+    const TokenizerChoices none = {NULL, NULL, NULL};
+    char *path = in_folder("tokenizer.json");
+    Error error = {"", 0};
+    write_text(path, json, strlen(json));
+    Tokenizer *t = tokenizer_open(path, choices == NULL ? &none : choices, &error);
+    EXPECT(t != NULL, "%s", error.text);
+    unlink(path);
+    free(path);
+    return t;
+}
+
+static Tokenizer *load_changed(const char *from, const char *to, const TokenizerChoices *choices) {
+    char *json = changed_json(from, to);
+    Tokenizer *t = load_json(json, choices);
+    free(json);
+    return t;
+}
+
+static const char END_OF_ADDED[] = "\"special\": true}\n  ]";
+
+static Tokenizer *load_with_added(const char *entries) {
+    char *to = format_text("\"special\": true}%s\n  ]", entries);
+    Tokenizer *t = load_changed(END_OF_ADDED, to, NULL);
+    free(to);
+    return t;
+}
+
+// As it is encoded in a prompt; in pieces of `least` bytes or more, or (0) as a whole.
+static void expect_ids(Tokenizer *t, const char *name, const char *text, size_t least, const char *expected) {
+    const char *separator = tokenizer_end_of_text_content(t);
+    const size_t size = strlen(text);
+    Numbers numbers = {"", 0};
+    TokenList ids = {NULL, 0, 0};
+    size_t count;
+    const int32_t *start = tokenizer_prompt_start(t, &count);
+    for (size_t i = 0; i < count; i++) add_number(&numbers, (size_t)start[i]);
+    for (size_t from = 0, cut; from < size; from += cut) {
+        cut = least == 0 ? size : tokenizer_cut(t, text + from, size - from, separator, least);
+        tokenizer_encode(t, text + from, cut, separator, &ids);
+    }
+    for (size_t i = 0; i < ids.count; i++) add_number(&numbers, (size_t)ids.ids[i]);
+    EXPECT(strcmp(numbers.text, expected) == 0, "%s: '%s' is %s, expected %s", name, text, numbers.text,
+           expected);
+    free(ids.ids);
+}
+
+static void test_added_table(void) {
+    for (size_t i = 0; i < sizeof ADDED_TABLE / sizeof ADDED_TABLE[0]; i++) {
+        Tokenizer *t = load_with_added(ADDED_TABLE[i].entries);
+        if (t == NULL) continue;
+        char *json = NULL; // what is written is the same tokenizer again, flags and all
+        size_t size;
+        FILE *stream = open_memstream(&json, &size);
+        tokenizer_write(t, stream);
+        fclose(stream);
+        EXPECT(strstr(json, "\"single_word\": true") == NULL ||
+                   strstr(ADDED_TABLE[i].entries, "\"single_word\": true"),
+               "%s: a flag that was not there", ADDED_TABLE[i].name);
+        Tokenizer *again = load_json(json, NULL);
+        EXPECT(tokenizer_checksum(again) == tokenizer_checksum(t), "%s: written otherwise",
+               ADDED_TABLE[i].name);
+        for (size_t k = 0; k < NUM_ADDED_TEXTS; k++)
+            for (size_t least = 0; least < 8; least++)
+                expect_ids(least == 7 ? again : t, ADDED_TABLE[i].name, ADDED_TEXTS[k], least % 7,
+                           ADDED_TABLE[i].ids[k]);
+        free(json);
+        tokenizer_free(again);
+        tokenizer_free(t);
+    }
+}
+
+// Wherever long text with added tokens is cut, and by however many threads it is encoded, the ids are the same.
+static void test_cuts_at_added_tokens(void) {
+    const size_t size = 60000;
+    char *text = (char *)xmalloc(size);
+    for (size_t i = 0; i < sizeof ADDED_TABLE / sizeof ADDED_TABLE[0]; i++) {
+        Tokenizer *t = load_with_added(ADDED_TABLE[i].entries);
+        const char *separator = tokenizer_end_of_text_content(t);
+        size_t used = random_text(text, size, 1);
+        for (size_t at = 0; at + 100 < used; at += 1 + random_below(60)) {
+            const char *piece = ADDED_TEXTS[random_below(NUM_ADDED_TEXTS)];
+            memcpy(text + at, piece, strlen(piece) < 20 ? strlen(piece) : 20);
+        }
+        TokenList whole = {NULL, 0, 0}, parts = {NULL, 0, 0};
+        tokenizer_encode(t, text, used, separator, &whole);
+        for (size_t from = 0, cut; from < used; from += cut) {
+            cut = tokenizer_cut(t, text + from, used - from, separator, 1 + random_below(40));
+            tokenizer_encode(t, text + from, cut, separator, &parts);
+        }
+        EXPECT(same_ids(&whole, &parts), "%s: cuts give other ids", ADDED_TABLE[i].name);
+        free(whole.ids);
+        free(parts.ids);
+        tokenizer_free(t);
+    }
+    free(text);
+}
+
+// A merge as the file spells it if it is of lower-case letters alone, else NULL. Caller frees.
+static char *spelled_merge(const Tokenizer *t, size_t index) {
+    int32_t left, right;
+    size_t size, right_size;
+    tokenizer_merge(t, index, &left, &right);
+    const char *a = tokenizer_bytes(t, left, &size), *b = tokenizer_bytes(t, right, &right_size);
+    char *text = format_text("%.*s %.*s", (int)size, a, (int)right_size, b);
+    if (strspn(text, "abcdefghijklmnopqrstuvwxyz ") == strlen(text) && text[0] != ' ') return text;
+    free(text);
+    return NULL;
+}
+
+// Whatever changes ids changes the checksum.
+static void test_checksum(void) {
+    static const char added[] =
+        ", {\"id\": 441, \"content\": \"<x>\", \"single_word\": false, \"lstrip\": false, "
+        "\"rstrip\": false, \"normalized\": false, \"special\": false}";
+    static const char *const flags[] = {"single_word", "lstrip", "rstrip", "normalized"};
+    Tokenizer *t = train_on_table(), *with = load_with_added(added);
+    const uint32_t base = tokenizer_checksum(t), base_with = tokenizer_checksum(with);
+    EXPECT(base != base_with, "an added token");
+    tokenizer_free(with);
+    for (int i = 0; i < 4; i++) {
+        char *from = format_text("\"%s\": false", flags[i]), *to = format_text("\"%s\": true", flags[i]);
+        const char *at = strstr(added, from);
+        char *changed = format_text("%.*s%s%s", (int)(at - added), added, to, at + strlen(from));
+        Tokenizer *other = load_with_added(changed);
+        EXPECT(tokenizer_checksum(other) != base_with, "%s", flags[i]);
+        tokenizer_free(other);
+        free(from);
+        free(to);
+        free(changed);
+    }
+    // Two merges in the other order: the same vocabulary.
+    char *one = spelled_merge(t, 0), *two = NULL;
+    for (size_t i = 1; one == NULL || two == NULL; i++) {
+        free(one);
+        one = two != NULL ? two : spelled_merge(t, i - 1);
+        two = spelled_merge(t, i);
+    }
+    char *from = format_text("\"%s\",\n      \"%s\"", one, two),
+         *to = format_text("\"%s\",\n      \"%s\"", two, one);
+    Tokenizer *swapped = load_changed(from, to, NULL);
+    EXPECT(tokenizer_checksum(swapped) != base, "the order of merges");
+    tokenizer_free(swapped);
+    Tokenizer *prompt = load_changed(
+        "\"post_processor\": {\"type\":\"TemplateProcessing\",\"single\":[",
+        "\"post_processor\": {\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+        "{\"id\":\"<|endoftext|>\",\"type_id\":0}},",
+        NULL);
+    EXPECT(tokenizer_checksum(prompt) != base, "what a prompt begins with");
+    tokenizer_free(prompt);
+    tokenizer_free(t);
+    free(one);
+    free(two);
+    free(from);
+    free(to);
+}
+
+static void expect_prompt_start(const char *post_processor, const char *expected) {
+    char *json = changed_json("\"post_processor\": ", "\"post_processor\": @");
+    char *at = strchr(json, '@');
+    char *changed = format_text("%.*s%s%s", (int)(at - json), json, post_processor, strchr(at, '\n') - 1);
+    Tokenizer *t = load_json(changed, NULL);
+    if (t != NULL) expect_ids(t, post_processor, "", 0, expected);
+    tokenizer_free(t);
+    free(json);
+    free(changed);
+}
+
+static void test_prompt_start(void) {
+#define TEMPLATE(single)                                                                                     \
+    "{\"type\": \"TemplateProcessing\", \"single\": [" single "], \"pair\": [], \"special_tokens\": {"       \
+    "\"a\": {\"id\": \"a\", \"ids\": [7], \"tokens\": [\"x\"]}, \"b\": {\"id\": \"b\", \"ids\": [8, 9], "    \
+    "\"tokens\": [\"y\", \"z\"]}}}"
+#define SPECIAL(name) "{\"SpecialToken\": {\"id\": \"" name "\", \"type_id\": 0}}"
+#define SEQUENCE      "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}"
+    static const char byte_level[] =
+        "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": false}";
+    Tokenizer *t = train_on_table();
+    expect_ids(t, "ours", "", 0, "440");
+    tokenizer_free(t);
+    expect_prompt_start("null", "");
+    expect_prompt_start(byte_level, "");
+    expect_prompt_start(TEMPLATE(SEQUENCE), "");
+    expect_prompt_start(TEMPLATE(SPECIAL("a") "," SEQUENCE), "7");
+    expect_prompt_start(TEMPLATE(SPECIAL("b") "," SPECIAL("a") "," SEQUENCE "," SPECIAL("a")), "8 9 7");
+    char *both = format_text("{\"type\": \"Sequence\", \"processors\": [%s, %s, %s]}", byte_level,
+                             TEMPLATE(SPECIAL("a") "," SEQUENCE), TEMPLATE(SPECIAL("b") "," SEQUENCE));
+    expect_prompt_start(both, "8 9 7");
+    free(both);
+}
+
+// A key that is not supported, and ignored on demand.
+static void test_ignored_keys(void) {
+    static const char *const changes[][3] = {
+        {"\"version\"", "\"vision\": 1, \"version\"", "vision"},
+        {"\"dropout\": null", "\"dropout\": 0.1", "x, model.dropout"},
+        {"\"ignore_merges\": false", "\"ignore_merges\": true", "model.ignore_merges,x"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer"},
+        {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "pre_tokenizer.add_prefix_space"},
+        {"{\"type\":\"TemplateProcessing\"", "{\"type\":\"BertProcessing\"", "post_processor"},
+    };
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        const TokenizerChoices choices = {NULL, NULL, changes[i][2]};
+        Tokenizer *t = load_changed(changes[i][0], changes[i][1], &choices);
+        if (t != NULL) expect_ids(t, changes[i][2], "the", 0, i < 5 ? "440 83 257" : "83 257");
+        tokenizer_free(t);
+    }
+    // unk_token, fuse_unk and byte_fallback stand for nothing, for every byte is a token.
+    Tokenizer *t = load_changed("\"unk_token\": null", "\"unk_token\": \"!\"", NULL);
+    if (t != NULL) expect_ids(t, "unk_token", "\xE6\x96\x87\x01", 0, "440 303 229 189");
+    tokenizer_free(t);
+}
+
+static void write_in_folder(const char *name, const char *text) {
+    char *path = in_folder(name);
+    write_text(path, text, strlen(text));
+    free(path);
+}
+
+static void remove_in_folder(const char *name) {
+    char *path = in_folder(name);
+    unlink(path);
+    free(path);
+}
+
+// Which token ends text: "" for none; or NULL: the tokenizer is refused with a sentence that has `expected`.
+static void expect_end(const char *config, const TokenizerChoices *choices, const char *content,
+                       const char *expected) {
+    char *json = changed_json(
+        END_OF_ADDED, "\"special\": true}, {\"id\": 441, \"content\": \"</s>\", \"single_word\": false, "
+                      "\"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": true}\n  ]");
+    char *path = in_folder("tokenizer.json");
+    Error error = {"(no message)", 0};
+    write_text(path, json, strlen(json));
+    if (config != NULL) write_in_folder("tokenizer_config.json", config);
+    Tokenizer *t = tokenizer_open(folder, choices, &error), *other = tokenizer_open(path, choices, &error);
+    if (content == NULL)
+        EXPECT(t == NULL && other == NULL && strstr(error.text, expected) != NULL, "%s: '%s'", config,
+               error.text);
+    else
+        EXPECT(t != NULL && other != NULL && strcmp(tokenizer_end_of_text_content(t), content) == 0 &&
+                   tokenizer_end_of_text(other) == tokenizer_end_of_text(t),
+               "%s: %s", config, error.text);
+    if (t != NULL) { // the same again, from what is written beside a checkpoint
+        char *text = tokenizer_config_text(t);
+        EXPECT((text == NULL) == (strcmp(content, END_OF_TEXT) == 0), "tokenizer_config.json");
+        EXPECT(text == NULL || strstr(text, content) != NULL, "'%s'", text);
+        TokenList ids = {NULL, 0, 0};
+        char *document = format_text("a%sa", content);
+        tokenizer_encode(t, document, strlen(document), content, &ids);
+        EXPECT(ids.count == 3 && ids.ids[1] == tokenizer_end_of_text(t), "'%s' is not one token", document);
+        free(ids.ids);
+        free(document);
+        free(text);
+    }
+    tokenizer_free(t);
+    tokenizer_free(other);
+    remove_in_folder("tokenizer_config.json");
+    unlink(path);
+    free(path);
+    free(json);
+}
+
+static void test_end_of_text(void) {
+    const TokenizerChoices none = {NULL, NULL, NULL}, chosen = {"</s>", NULL, NULL},
+                           ordinary = {"text", NULL, NULL}, absent = {"</x>", NULL, NULL},
+                           separator = {NULL, "</s>", NULL};
+    expect_end(NULL, &none, END_OF_TEXT, "");
+    expect_end("{}", &none, END_OF_TEXT, "");
+    expect_end("{\"eos_token\": null}", &none, END_OF_TEXT, "");
+    expect_end("{\"eos_token\": \"</s>\"}", &none, "</s>", "");
+    expect_end("{\"eos_token\": {\"content\": \"</s>\", \"lstrip\": false}}", &none, "</s>", "");
+    expect_end(NULL, &chosen, "</s>", "");
+    expect_end("{\"eos_token\": \"<|endoftext|>\"}", &chosen, "</s>", "");
+    expect_end(NULL, &ordinary, "text", "");
+    expect_end("{\"eos_token\": \"<|endoftext|>\"}", &separator, END_OF_TEXT, ""); // known already
+    expect_end(NULL, &absent, NULL, "no token '</x>', which --end-of-text names");
+    expect_end("{\"eos_token\": \"<e>\"}", &none, NULL, "no token '<e>', though tokenizer_config.json");
+    expect_end("{\"eos_token\": 7}", &none, NULL, "eos_token is neither");
+    expect_end("[]", &none, NULL, "expected a JSON object");
+}
+
+static void expect_stops(const char *generation, const char *config, const char *expected) {
+    TokenList stops = {NULL, 0, 0};
+    Error error = {"", 0};
+    Numbers numbers = {"", 0};
+    if (generation != NULL) write_in_folder("generation_config.json", generation);
+    if (config != NULL) write_in_folder("config.json", config);
+    int result = stop_tokens_read(folder, &stops, &error);
+    for (size_t i = 0; i < stops.count; i++) add_number(&numbers, (size_t)stops.ids[i]);
+    EXPECT(strcmp(result == 0 ? numbers.text : error.text, expected) == 0 ||
+               (result != 0 && strstr(error.text, expected)),
+           "%s, %s: '%s' '%s', expected '%s'", generation, config, numbers.text, error.text, expected);
+    if (result == 0 && stops.count > 0) { // written and read again
+        char *text = stop_tokens_text(&stops);
+        TokenList again = {NULL, 0, 0};
+        write_in_folder("generation_config.json", text);
+        EXPECT(stop_tokens_read(folder, &again, &error) == 0 && same_ids(&again, &stops), "'%s'", text);
+        free(again.ids);
+        free(text);
+    }
+    remove_in_folder("generation_config.json");
+    remove_in_folder("config.json");
+    free(stops.ids);
+}
+
+static void test_stop_tokens(void) {
+    expect_stops(NULL, NULL, "");
+    expect_stops(NULL, "{\"eos_token_id\": 5}", "5");
+    expect_stops(NULL, "{\"eos_token_id\": [5, 6]}", "5 6");
+    expect_stops("{\"eos_token_id\": 7}", "{\"eos_token_id\": 5}", "7");
+    expect_stops("{\"eos_token_id\": [7, 8]}", "{\"eos_token_id\": 5}", "7 8");
+    expect_stops("{\"eos_token_id\": null}", "{\"eos_token_id\": 5}", "5");
+    expect_stops("{}", "{\"eos_token_id\": null}", "");
+    expect_stops("{\"eos_token_id\": -1}", NULL, "whole number");
+    expect_stops("{\"eos_token_id\": [1, 2.5]}", NULL, "whole number");
+    expect_stops("{\"eos_token_id\": \"x\"}", NULL, "whole number");
+    expect_stops("nonsense", NULL, "not a JSON object");
 }
 
 int main(void) {
@@ -748,6 +1118,13 @@ int main(void) {
     test_training_edges();
     test_files();
     test_damaged_files();
+    test_added_table();
+    test_cuts_at_added_tokens();
+    test_checksum();
+    test_prompt_start();
+    test_ignored_keys();
+    test_end_of_text();
+    test_stop_tokens();
     char *command = format_text("rm -rf '%s'", folder);
     if (system(command) != 0) printf("could not remove %s\n", folder);
     free(command);
