@@ -95,7 +95,8 @@ static int is_stop(const TokenList *stops, const Tokenizer *tokenizer, int32_t t
     return stops->count == 0 && token == tokenizer_end_of_text(tokenizer);
 }
 
-// Prints the continuation of `text`, which it appends to, as it is generated, until `stop` is not 0 or one of `stops` comes;
+// Prints the continuation of `text`, which it appends to, as it is generated, until `stop` is not 0, one of `stops` comes, or it
+// cannot be written;
 // returns the number of tokens, or -1 where the model's logits are not finite. `sample` numbers the samples of one seed.
 // When the positions are used up, the second half of the text is kept as context. Ids of the model that the tokenizer
 // does not have are never chosen.
@@ -107,7 +108,7 @@ static int64_t continue_text(GPT *m, const Tokenizer *tokenizer, const TokenList
     generator_open(&generator, m);
     size_t start = text->count > capacity ? text->count - capacity : 0, past = 0;
     int64_t generated = 0;
-    while (generated < o->sample_tokens && !*stop) {
+    while (generated < o->sample_tokens && !*stop && !ferror(stdout)) {
         if (text->count - start > capacity) {
             start = text->count - capacity / 2 - 1;
             past = 0;

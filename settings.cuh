@@ -196,6 +196,29 @@ static const char *changed_model_option(const Settings *a, const Settings *b) {
     return NULL;
 }
 
+static int is_in(const char *folder, const char *name) {
+    char *path = format_text("%s/%s", folder, name);
+    const int exists = file_exists(path);
+    free(path);
+    return exists;
+}
+
+// A checkpoint's folder where a run's is expected, and the other way round.
+static int check_folders(const Settings *o, Error *error) {
+    const int uses_run = o->resume || ((o->sample != NULL || o->prompt_ids != NULL) && o->init_from == NULL);
+    if (uses_run && !is_in(o->run, "checkpoints") && is_in(o->run, "config.json"))
+        return fail(error,
+                    "'%s' is the folder of a model, not of a run: give --run the folder above its "
+                    "'checkpoints', or use "
+                    "--init-from",
+                    o->run);
+    if (o->init_from != NULL && !is_in(o->init_from, "config.json") && is_in(o->init_from, "checkpoints"))
+        return fail(error,
+                    "'%s' is the folder of a run: give --init-from one of the folders in '%s/checkpoints'",
+                    o->init_from, o->init_from);
+    return 0;
+}
+
 // A resumed run begins with its saved options; those given now win.
 static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
     char *file = format_text("@%s/options.txt", o->run), *words[] = {argv[0], file};
@@ -215,6 +238,7 @@ static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
 static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     options_defaults(OPTIONS, NUM_OPTIONS, o);
     int result = options_parse(OPTIONS, NUM_OPTIONS, o, argc, argv, NULL, 0, NULL, error);
+    if (result == 0) result = check_folders(o, error);
     if (result == 0 && o->resume) result = parse_resumed(o, argc, argv, error);
     if (o->prompt_ids != NULL && o->sample == NULL) o->sample = "";
     if (result != 0 || o->resume) return result;
@@ -263,7 +287,7 @@ static void print_help(void) {
            "  %d  a disk could not be read or written\n"
            "  %d  another process was lost\n"
            "  %d  too many steps were skipped\n"
-           "  %d  interrupted by SIGINT, SIGTERM, SIGHUP or SIGUSR1, after saving a checkpoint\n"
+           "  %d  interrupted by SIGINT, SIGTERM, SIGHUP or SIGUSR1, after saving\n"
            "     (a second signal ends the program at once)\n",
            EXIT_USER, EXIT_IO, EXIT_LOST_PEER, EXIT_SKIPPED, EXIT_INTERRUPTED);
 }

@@ -245,13 +245,24 @@ refuse "does not divide" "$train" $small "${data[@]}" --num-heads 3
 refuse "multiple of 8" "$train" $small "${data[@]}" --num-heads 8
 refuse "a multiple of 1/256" "$train" $small "${data[@]}" --dropout 0.001
 refuse "more than the model's 16 positions" "$train" $small "${data[@]}" --max-sequence-length 16
-refuse "give only one of them" "$train" $small "${data[@]}" --resume --init-from whole --run whole
+refuse "give only one of them" "$train" $small "${data[@]}" --resume --init-from whole/checkpoints/step_00000008 --run whole
 refuse "with --model free only" "$train" $small "${data[@]}" --model gpt2-124M
 refuse "vocabulary is unknown" "$train" $small --train "train_*.bin"
 refuse "needs --tokenizer" "$train" $small --train "train_*.bin" --vocab-size 300 --validate-documents
 refuse "the tokenizer tokenizer.json has 300 tokens, the model 299: " "$train" $small "${data[@]}" --vocab-size 299
 refuse "must be less than --steps" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
+refuse "is the folder of a model, not of a run" "$train" --run whole/checkpoints/step_00000008 --resume
+refuse "is the folder of a model, not of a run" "$train" --run whole/checkpoints/step_00000008 --sample "A"
+refuse "is the folder of a run: give --init-from one of the folders in 'whole/checkpoints'" "$train" $small "${data[@]}" --run other --init-from whole
+# Fewer positions than the default sequence length: the sequence length is theirs. A shard that is too short is named.
+expect 0 "step 1/1 " "$train" --run short ${small/--sequence-length 32/} "${data[@]}" --init-from whole/checkpoints/step_00000008 --steps 1 --warmup 0 --sample-tokens 1
+grep -q -- "--sequence-length=32" short/options.txt && pass || fail "the sequence length of a model with 32 positions"
+head -c 1064 train_000000.bin >short_000000.bin # 20 tokens
+printf '\24\0\0\0' | dd of=short_000000.bin bs=1 seek=8 conv=notrunc 2>/dev/null
+expect 0 "^warning: 1 of [0-9]+ shards have no more tokens than a sequence .* the first is 'short_000000.bin'" "$train" --run with_short $small \
+    "${data[@]}" --train "*_00000?.bin" --steps 1 --warmup 0 --sample-tokens 1
+expect 0 "this run has done 8 steps, and --steps is 4" "$train" --run whole --resume --steps 4
 refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"
 same <(curve whole) <(curve again)
 refuse "the largest batch that fits is --batch [0-9]+" "$train" --run huge $small "${data[@]}" --batch 1000000
