@@ -57,7 +57,7 @@ make_base() {
     rm -rf --one-file-system "$base.part"
     debootstrap --variant=minbase --components=$components --include="$compiler,make,git,ca-certificates,sudo" "$suite" "$base.part" \
         $(mirror) >"$folder/debootstrap.txt" 2>&1 || error "debootstrap failed; see $folder/debootstrap.txt"
-    cp /etc/resolv.conf "$base.part/etc/"
+    cp /etc/resolv.conf /etc/hosts "$base.part/etc/" # an installer writes them; without them names take MPI seconds
     cat /etc/apt/apt.conf /etc/apt/apt.conf.d/* 2>/dev/null | grep -i '^Acquire::.*proxy' >"$base.part/etc/apt/apt.conf.d/proxy"
     mv "$base.part" "$base"
 }
