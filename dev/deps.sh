@@ -134,7 +134,9 @@ explain() { # explain WORD NAME...: WORD is before the sentence that names what 
     shift
     verb=is
     [ $# -eq 1 ] || verb=are
-    if [ -n "$which" ]; then
+    if [ -n "$printing" ] && [ "$which" = apt ] && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
+        how="to install what is missing, run: make deps"
+    elif [ -n "$which" ]; then
         how="to install what is missing, run: $(command_for "$which" "$@")"
     else
         how="install what is missing by the names that your system has for it"
@@ -149,7 +151,9 @@ if ! command -v "${CC%% *}" >/dev/null; then
     case $CC in gcc | cc | clang) ;; *) echo "error: CC is '$CC', and there is no program ${CC%% *}" >&2 && exit 1 ;; esac
 fi
 needed=$(required | with_pkg_config)
+printing=
 if [ "$1" = --print ]; then
+    printing=yes
     [ -n "$needed" ] || exit 0
     explain error: $needed
     exit 1

@@ -95,7 +95,7 @@ run() { # run GOALS...: one machine
         fi >"$output" 2>&1 </dev/null
         status=$?
         if [ $status -eq 0 ]; then
-            say "$suite, $compiler, $who: make $goals as the $(ordinal $number) command: ok, $(($(date +%s) - begun)) s; its last line: $(tail -n 1 "$output")"
+            say "$suite, $compiler, $who: make $goals as the $(ordinal $number) command: ok, $(($(date +%s) - begun)) s; its last line: $(tail -n 1 "$output" | cut -c 1-100)"
         else
             failures=$((failures + 1))
             say "$suite, $compiler, $who: make $goals as the $(ordinal $number) command: FAILED with status $status, $(($(date +%s) - begun)) s; its output: $output"

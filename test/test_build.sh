@@ -222,6 +222,10 @@ for goal in all train deps test "deps test"; do
     says '^error: .*cJSON.* are not installed; .* sudo apt-get install -y .*libcjson-dev' 2 bare make BUILD=build/none $goal
 done
 if [ -e "$work/tried.txt" ]; then fail "it was tried: $(cat "$work/tried.txt")"; else pass; fi
+# Whoever can install is told the shorter way.
+printf '#!/bin/sh\necho 0\n' >"$work/bin/id"
+says '^error: .*cJSON.* are not installed; to install what is missing, run: make deps$' 1 bare dev/deps.sh --print
+printf '#!/bin/sh\necho 1000\n' >"$work/bin/id"
 # With sudo that needs no password it is tried: by apt-get alone.
 printf '#!/bin/sh\n[ "$1" != -n ] || shift\nexec "$@"\n' >"$work/bin/sudo" && chmod +x "$work/bin/sudo"
 printf '#!/bin/sh\n' >"$work/bin/apt-cache" && chmod +x "$work/bin/apt-cache"
