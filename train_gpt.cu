@@ -735,14 +735,23 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
     return gpt_config_check(config, ATTENTION_LARGEST_HEAD, error);
 }
 
+// The tokenizer beside weights: its file or, where it is two files, their folder. NULL if there is none; caller frees.
+static char *tokenizer_beside(const char *folder) {
+    static const char *const names[] = {"tokenizer.json", "encoder.json", "vocab.json"};
+    for (int i = 0; folder != NULL && i < 3; i++) {
+        char *path = format_text("%s/%s", folder, names[i]);
+        const int found = file_exists(path);
+        if (found && i == 0) return path;
+        free(path);
+        if (found) return xstrdup(folder);
+    }
+    return NULL;
+}
+
 // The tokenizer of the checkpoint that is resumed, else the one that is given, else the one beside the weights.
 static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
     const Settings *o = &t->options;
-    char *beside = folder ? format_text("%s/tokenizer.json", folder) : NULL;
-    if (beside != NULL && !file_exists(beside)) {
-        free(beside);
-        beside = NULL;
-    }
+    char *beside = tokenizer_beside(folder);
     const char *path = beside != NULL && (o->resume || o->tokenizer == NULL) ? beside : o->tokenizer;
     const TokenizerChoices choices = {o->end_of_text, NULL, o->ignore_key};
     int result = folder != NULL ? stop_tokens_read(folder, &t->stops, error) : 0;

@@ -223,6 +223,11 @@ static int train_on(const Corpus *corpus, const Settings *settings, Error *error
                                    error);
     free(texts);
     if (t == NULL) return -1;
+    if (tokenizer_vocab_size(t) < settings->vocab)
+        warn("the text is too small for a vocabulary of %lld tokens: it gives %d, since no pair of them "
+             "occurs "
+             "twice any more",
+             (long long)settings->vocab, tokenizer_vocab_size(t));
     int result = tokenizer_save(t, settings->out, error);
     if (result == 0)
         printf("%s: %d tokens, %zu merges, checksum %08x, from %.1f MB of text\n", settings->out,

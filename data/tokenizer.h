@@ -83,7 +83,7 @@ typedef struct {
 // Learns merges until there are vocab_size tokens: 256 bytes, merges, end of text (the last id; not with
 // exactly 256). The most frequent pair is merged first; of equally frequent ones, the one with the smaller
 // ids, as in Hugging Face's trainer. `separator` (NULL: none) parts texts and is not learnt. When no pair occurs twice
-// any more, there are fewer tokens, with a warning.
+// any more, there are fewer tokens than asked for.
 Tokenizer *tokenizer_train(const Text *texts, size_t num_texts, int32_t vocab_size, const char *separator,
                            Error *error);
 

@@ -403,11 +403,6 @@ static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Er
         progress_update(&progress, (uint64_t)tokenizer_vocab_size(t));
     }
     progress_finish(&progress);
-    if (result == 0 && tokenizer_vocab_size(t) < num_ordinary)
-        warn("the text is too small for a vocabulary of %d tokens: it gives %d, since no pair of them occurs "
-             "twice any "
-             "more",
-             num_ordinary + 1, tokenizer_vocab_size(t) + 1);
     return result;
 }
 

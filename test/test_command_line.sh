@@ -178,6 +178,17 @@ expect 0 "^1 tokens" "$train" --init-from stops --sample Onc --temperature 0 --s
 expect 0 "step 1/1" "$train" --run stopped $small --train "train_*.bin" --init-from stops --warmup 0 --steps 1
 same <(python3 -c "import json; print(json.load(open('stops/generation_config.json')))") \
     <(python3 -c "import json; print(json.load(open('stopped/checkpoints/step_00000001/generation_config.json')))") "the tokens that stop, in a checkpoint"
+# A tokenizer of two files beside the weights.
+cp -r whole/checkpoints/step_00000008 pair
+rm pair/manifest pair/tokenizer.json
+python3 - <<'END'
+import json
+tokenizer = json.load(open("tokenizer.json"))["model"]
+json.dump(tokenizer["vocab"], open("pair/vocab.json", "w"))
+open("pair/merges.txt", "w").write("#version: 0.2\n" + "".join(merge + "\n" for merge in tokenizer["merges"]))
+END
+"$train" --init-from pair --sample "<|endoftext|>Onc" --temperature 0 --sample-tokens 20 >b.txt 2>/dev/null
+same a.txt b.txt "the tokenizer of two files"
 # A tokenizer with the same vocabulary and other merges is another one.
 python3 - <<'END'
 import json

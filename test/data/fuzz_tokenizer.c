@@ -10,6 +10,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+// White space may be dropped beside added tokens; then text does not come back.
+static int drops_white_space(const Tokenizer *t) {
+    for (size_t i = 0; i < tokenizer_num_added(t); i++)
+        if (tokenizer_added(t, i)->lstrip || tokenizer_added(t, i)->rstrip) return 1;
+    return 0;
+}
+
 static void check_decoding(const Tokenizer *t, const TokenList *ids, const char *text, size_t size) {
     size_t at = 0, length;
     for (size_t i = 0; i < ids->count; i++) {
@@ -23,7 +30,7 @@ static void check_decoding(const Tokenizer *t, const TokenList *ids, const char 
 static void encode(Tokenizer *t, const char *text, size_t size, size_t least) {
     TokenList whole = {NULL, 0, 0}, parts = {NULL, 0, 0};
     tokenizer_encode(t, text, size, END_OF_TEXT, &whole);
-    check_decoding(t, &whole, text, size);
+    if (!drops_white_space(t)) check_decoding(t, &whole, text, size);
     for (size_t start = 0, cut; start < size; start += cut) {
         cut = tokenizer_cut(t, text + start, size - start, END_OF_TEXT, least);
         must(cut > 0 && cut <= size - start);
@@ -88,6 +95,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     must(t != NULL && tokenizer_save(t, path, &error) == 0 &&
          file_read(path, 1 << 20, &json, &size, &error) == 0);
     write_seed(*argc, *argv, "json", 0, json, size);
+    char *end = strstr(json, "\n  ]"); // of added_tokens
+    must(end != NULL);
+    char *added = format_text(
+        "%.*s, {\"id\": 260, \"content\": \" the\", \"single_word\": true, \"lstrip\": true, "
+        "\"rstrip\": true, \"normalized\": true, \"special\": false}%s",
+        (int)(end - json), json, end);
+    write_seed(*argc, *argv, "added", 0, added, strlen(added));
+    free(added);
     write_seed(*argc, *argv, "text", 't', TABLE_TEXT, sizeof TABLE_TEXT - 1);
     free(json);
     free(path);
