@@ -7,6 +7,7 @@
 #undef main
 
 #include "test/arrays.h"
+#include <fcntl.h>
 
 enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19 };
 
@@ -530,6 +531,61 @@ static void test_initialisation(void) {
     gpt_free(&m);
 }
 
+// Continues a text of one token with the generator's output thrown away.
+static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
+                                TokenList *text) {
+    const sig_atomic_t never = 0;
+    fflush(stdout);
+    const int output = dup(STDOUT_FILENO), nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, STDOUT_FILENO);
+    text->ids = (int32_t *)xrealloc(text->ids, sizeof(int32_t));
+    text->ids[0] = 7;
+    text->count = text->capacity = 1;
+    int64_t generated = continue_text(m, tokenizer, stops, o, text, 0, &never);
+    fflush(stdout);
+    dup2(output, STDOUT_FILENO);
+    close(output);
+    close(nowhere);
+    return generated;
+}
+
+// Of a model with more ids than its tokenizer has, those of the tokenizer alone are sampled, until one comes that stops.
+static void test_larger_vocabulary(void) {
+    GPT m;
+    Error error;
+    GPTConfig config = {64, 600, 2, 2, 32, -1};
+    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone};
+    gpt_describe(&m, &config, &shape);
+    m.seed = 1;
+    if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
+    gpt_initialise(&m, 0.05, 0.03);
+    Tokenizer *tokenizer = tokenizer_train(NULL, 0, 257, NULL, &error);
+    if (tokenizer == NULL) die("%s", error.text);
+    Settings o;
+    TokenList text = {NULL, 0, 0}, stops = {NULL, 0, 0};
+    options_defaults(OPTIONS, NUM_OPTIONS, &o);
+    o.temperature = 100; // each id of the 600 as likely as the others
+    stops.ids = (int32_t *)xmalloc(sizeof(int32_t));
+    stops.ids[stops.count++] = 599; // never comes
+    for (int kind = 0; kind < 3; kind++) {
+        o.top_k = kind == 1 ? 400 : 0;
+        o.top_p = kind == 2 ? 0.9 : 1;
+        EXPECT(continue_quietly(&m, tokenizer, &stops, &o, &text) == 200 && text.count == 201, "%zu tokens",
+               text.count);
+        size_t foreign = 0;
+        for (size_t i = 0; i < text.count; i++) foreign += text.ids[i] >= 257;
+        EXPECT(foreign == 0, "kind %d: %zu ids that the tokenizer does not have", kind, foreign);
+    }
+    stops.ids[0] = text.ids[100];
+    const size_t first = text.count;
+    EXPECT(continue_quietly(&m, tokenizer, &stops, &o, &text) <= 100 && text.count < first,
+           "it does not stop");
+    free(text.ids);
+    free(stops.ids);
+    tokenizer_free(tokenizer);
+    gpt_free(&m);
+}
+
 // Every use of dropout has its own stream, layer, step and seed.
 static void test_dropout_keys(void) {
     GPT m;
@@ -694,6 +750,7 @@ int main(int argc, char **argv) {
     test_schedules();
     test_tables();
     test_initialisation();
+    test_larger_vocabulary();
     test_dropout_keys();
     test_train_steps();
     comm_close(alone);

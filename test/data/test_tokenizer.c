@@ -689,6 +689,56 @@ static void expect_change_refused(const char *text, const char *from, const char
     free(changed);
 }
 
+// What is replaced in a good file, by what, and a part of the sentence that refuses it.
+static const char *const DAMAGES[][3] = {
+    {"\"BPE\"", "\"Unigram\"", "not of type BPE"},
+    {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer"},
+    {"\"use_regex\": true", "\"use_regex\": false", "GPT-2's pattern"},
+    {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+    {"\"version\"", "\"vision\": 1, \"version\"", "key vision is not known"},
+    {"\"type\": \"BPE\"", "\"type\": \"BPE\", \"shift\": 0", "key model.shift is not known"},
+    {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"behavior\": 1,",
+     "key pre_tokenizer.behavior is not known"},
+    {"\"pre_tokenizer\": {\"type\": \"ByteLevel\"", "\"pre_tokenizer\": {\"type\": \"Split\"",
+     "pre_tokenizer is Split"},
+    {"\"single_word\"", "\"flag\": 0, \"single_word\"", "key added_tokens.flag is not known"},
+    {"\"single_word\": false", "\"single_word\": 1", "neither true nor false"},
+    {"\"truncation\": null", "\"truncation\": {\"max_length\": 8}", "truncation shortens"},
+    {"\"padding\": null", "\"padding\": {\"pad_id\": 0}", "padding adds"},
+    {"{\"type\":\"TemplateProcessing\"", "{\"type\":\"RobertaProcessing\"",
+     "post_processor is RobertaProcessing"},
+    {"\"type\":\"TemplateProcessing\"", "\"type\":\"TemplateProcessing\",\"sep\":1",
+     "key post_processor.sep is not known"},
+    {"\"ids\":[440]", "\"ids\":[441]", "an id that is not a token"},
+    {"\"ids\":[440]", "\"id2\":[440]", "no ids for its special token"},
+    {"\"Sequence\":{\"id\":\"A\"", "\"Sequence\":{\"id\":\"B\"", "special token"},
+    {"\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"WordPiece\"", "decoder"},
+    {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"",
+     "continuing_subword_prefix"},
+    {"\"ignore_merges\": false", "\"ignore_merges\": true", "ignore_merges"},
+    {"\"dropout\": null", "\"dropout\": 0.1", "dropout"},
+    {"\"vocab\": {", "\"vocabulary\": {", "model.vocab"},
+    {"\"merges\": [", "\"merges\": [7,", "merge 1 is neither"},
+    {"\"merges\": [", "\"merges\": [[\"a\"],", "merge 1 is neither"},
+    {"\"merges\": [", "\"merges\": [\"ab\",", "merge 1 is 'ab'"},
+    {"\"merges\": [", "\"merges\": [\"q \",", "not a token"},
+    {"\"merges\": [", "\"merges\": [\"q zzz\",", "not a token"},
+    {"\"merges\": [", "\"merges\": [\"q q\",", "no ordinary token"},
+    {"\"!\": 0", "\"!\": 1", "two tokens with id 1"},
+    {"\"!\": 0", "\"!\": -1", "no valid id"},
+    {"\"!\": 0", "\"!\": 0.5", "no valid id"},
+    {"\"!\": 0", "\"!\": 1e99", "no valid id"},
+    {"\"!\": 0", "\"!\": \"0\"", "no valid id"},
+    {"\"!\": 0", "\"\": 0", "empty"},
+    {"\"!\": 0", "\"qqqq\": 0", "no token for byte 33"},
+    {"\"!\": 0", "\" \": 0", "byte alphabet"},
+    {"\"!\": 0", "\"\\u4e00\": 0", "byte alphabet"},
+    {"\"!\": 0", "\"#\": 0", "are the same"},
+    {"\"id\": 440", "\"id\": 442", "added_tokens"},
+    {"\"id\": 440", "\"id\": 441", "has id 441 in added_tokens and 440 in the vocabulary"},
+    {"\"id\": 440", "\"ID\": 440", "added_tokens"},
+};
+
 static void test_damaged_files(void) {
     Tokenizer *t = train_on_table();
     Error error = {"", 0};
@@ -702,56 +752,8 @@ static void test_damaged_files(void) {
     expect_refused("{} x", 4, "is damaged");
     expect_refused(text, size / 2, "is damaged");
     expect_refused("{\"a\0\": 1}", 9, "is damaged");
-    static const char *const changes[][3] = {
-        {"\"BPE\"", "\"Unigram\"", "not of type BPE"},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer"},
-        {"\"use_regex\": true", "\"use_regex\": false", "GPT-2's pattern"},
-        {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
-        {"\"version\"", "\"vision\": 1, \"version\"", "key vision is not known"},
-        {"\"type\": \"BPE\"", "\"type\": \"BPE\", \"shift\": 0", "key model.shift is not known"},
-        {"\"pre_tokenizer\": {", "\"pre_tokenizer\": {\"behavior\": 1,",
-         "key pre_tokenizer.behavior is not known"},
-        {"\"pre_tokenizer\": {\"type\": \"ByteLevel\"", "\"pre_tokenizer\": {\"type\": \"Split\"",
-         "pre_tokenizer is Split"},
-        {"\"single_word\"", "\"flag\": 0, \"single_word\"", "key added_tokens.flag is not known"},
-        {"\"single_word\": false", "\"single_word\": 1", "neither true nor false"},
-        {"\"truncation\": null", "\"truncation\": {\"max_length\": 8}", "truncation shortens"},
-        {"\"padding\": null", "\"padding\": {\"pad_id\": 0}", "padding adds"},
-        {"{\"type\":\"TemplateProcessing\"", "{\"type\":\"RobertaProcessing\"",
-         "post_processor is RobertaProcessing"},
-        {"\"type\":\"TemplateProcessing\"", "\"type\":\"TemplateProcessing\",\"sep\":1",
-         "key post_processor.sep is not known"},
-        {"\"ids\":[440]", "\"ids\":[441]", "an id that is not a token"},
-        {"\"ids\":[440]", "\"id2\":[440]", "no ids for its special token"},
-        {"\"Sequence\":{\"id\":\"A\"", "\"Sequence\":{\"id\":\"B\"", "special token"},
-        {"\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"WordPiece\"", "decoder"},
-        {"\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"",
-         "continuing_subword_prefix"},
-        {"\"ignore_merges\": false", "\"ignore_merges\": true", "ignore_merges"},
-        {"\"dropout\": null", "\"dropout\": 0.1", "dropout"},
-        {"\"vocab\": {", "\"vocabulary\": {", "model.vocab"},
-        {"\"merges\": [", "\"merges\": [7,", "merge 1 is neither"},
-        {"\"merges\": [", "\"merges\": [[\"a\"],", "merge 1 is neither"},
-        {"\"merges\": [", "\"merges\": [\"ab\",", "merge 1 is 'ab'"},
-        {"\"merges\": [", "\"merges\": [\"q \",", "not a token"},
-        {"\"merges\": [", "\"merges\": [\"q zzz\",", "not a token"},
-        {"\"merges\": [", "\"merges\": [\"q q\",", "no ordinary token"},
-        {"\"!\": 0", "\"!\": 1", "two tokens with id 1"},
-        {"\"!\": 0", "\"!\": -1", "no valid id"},
-        {"\"!\": 0", "\"!\": 0.5", "no valid id"},
-        {"\"!\": 0", "\"!\": 1e99", "no valid id"},
-        {"\"!\": 0", "\"!\": \"0\"", "no valid id"},
-        {"\"!\": 0", "\"\": 0", "empty"},
-        {"\"!\": 0", "\"qqqq\": 0", "no token for byte 33"},
-        {"\"!\": 0", "\" \": 0", "byte alphabet"},
-        {"\"!\": 0", "\"\\u4e00\": 0", "byte alphabet"},
-        {"\"!\": 0", "\"#\": 0", "are the same"},
-        {"\"id\": 440", "\"id\": 442", "added_tokens"},
-        {"\"id\": 440", "\"id\": 441", "has id 441 in added_tokens and 440 in the vocabulary"},
-        {"\"id\": 440", "\"ID\": 440", "added_tokens"},
-    };
-    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++)
-        expect_change_refused(text, changes[i][0], changes[i][1], changes[i][2]);
+    for (size_t i = 0; i < sizeof DAMAGES / sizeof DAMAGES[0]; i++)
+        expect_change_refused(text, DAMAGES[i][0], DAMAGES[i][1], DAMAGES[i][2]);
     char *deep = (char *)xmalloc(1000000);
     memset(deep, '[', 1000000);
     expect_refused(deep, 1000000, "is damaged");
