@@ -6,6 +6,7 @@
 // again, so that plain text comes back byte for byte. With a tokenizer that has no end-of-text token, documents run
 // into each other, and the separator is text like any other.
 #define _GNU_SOURCE // memmem
+#include "tokenize.h"
 #include "corpus.h"
 #include "files.h"
 #include "options.h"
@@ -21,24 +22,13 @@
 #include <string.h>
 
 enum {
-    MAX_WORDS = 100000,         // input files on a command line
-    ENCODE_BYTES = 16 << 20,    // text encoded at a time
-    DECODE_TOKENS = 256 * 1024, // tokens decoded at a time
-    SHOWN_TOKENS = 24           // decoded by inspect
+    MAX_WORDS = 100000,     // input files on a command line
+    ENCODE_BYTES = 16 << 20 // text encoded at a time
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
 // ---- options ----------------------------------------------------------------------------------------------
-
-typedef struct {
-    const char *tokenizer, *input, *out, *separator, *end_of_text, *ignore_key, *field;
-    int64_t vocab, shard_tokens, validation_every;
-    double validation_fraction;
-    int whole_files, overwrite;
-    const char **words; // further input files
-    int num_words;
-} Settings;
 
 #define FIELD(name) offsetof(Settings, name)
 #define TOKENIZER_OPTION                                                                                     \
@@ -131,14 +121,13 @@ static const Option inspect_options[] = {
      "Shards or patterns; more may follow as words."},
 };
 
-static int require(const char *value, const char *name, Error *error) {
+int require_option(const char *value, const char *name, Error *error) {
     return value[0] != 0 ? 0 : fail(error, "--%s is missing; see --help", name);
 }
 
-// Calls `add` for --input and for every word.
-static int add_all(const Settings *settings, int (*add)(void *, const char *, Error *), void *target,
-                   Error *error) {
-    if (settings->input[0] == 0 && settings->num_words == 0) return require("", "input", error);
+int add_inputs(const Settings *settings, int (*add)(void *, const char *, Error *), void *target,
+               Error *error) {
+    if (settings->input[0] == 0 && settings->num_words == 0) return require_option("", "input", error);
     if (settings->input[0] != 0 && add(target, settings->input, error) != 0) return -1;
     for (int i = 0; i < settings->num_words; i++)
         if (add(target, settings->words[i], error) != 0) return -1;
@@ -159,8 +148,7 @@ static char *folder_of(const char *out) {
                           : format_text("%.*s", (int)(slash - out), out);
 }
 
-// Creates it where it is missing.
-static int create_folder_of(const char *out, Error *error) {
+int create_folder_of(const char *out, Error *error) {
     char *folder = folder_of(out);
     int result = file_exists(folder) ? 0 : folder_create(folder, error);
     free(folder);
@@ -174,29 +162,23 @@ static int open_corpus(Corpus *corpus, const Settings *settings, const Option *o
     corpus->field = settings->field;
     corpus->folder = file_exists(folder) ? folder : ".";
     corpus->lines = options_given(options, num_options, "field");
-    int result = require(settings->field, "field", error);
-    if (result == 0) result = add_all(settings, add_corpus, corpus, error);
+    int result = require_option(settings->field, "field", error);
+    if (result == 0) result = add_inputs(settings, add_corpus, corpus, error);
     if (result == 0) result = corpus_check(corpus, error);
     free(folder);
     return result;
 }
 
-static int add_shards(void *target, const char *pattern, Error *error) {
-    return shards_add((ShardSet *)target, pattern, error);
-}
-
-static Tokenizer *open_tokenizer(const Settings *settings, Error *error) {
+Tokenizer *open_tokenizer(const Settings *settings, Error *error) {
     const TokenizerChoices choices = {settings->end_of_text, settings->separator, settings->ignore_key};
-    if (require(settings->tokenizer, "tokenizer", error) != 0) return NULL;
+    if (require_option(settings->tokenizer, "tokenizer", error) != 0) return NULL;
     return tokenizer_open(settings->tokenizer, &choices, error);
 }
 
-// What stands between documents in text: what was asked for, else the end-of-text token; NULL if there is none.
-static int choose_separator(const Settings *settings, const Tokenizer *t, const char **separator,
-                            Error *error) {
+int choose_separator(const Settings *settings, const Tokenizer *t, const char **separator, Error *error) {
     *separator = tokenizer_end_of_text_content(t);
     if (settings->separator == NULL) return 0;
-    if (require(settings->separator, "separator", error) != 0) return -1;
+    if (require_option(settings->separator, "separator", error) != 0) return -1;
     if (*separator == NULL)
         return fail(error,
                     "%s has no token to put where --separator '%s' stands: name its end-of-text token with "
@@ -239,8 +221,8 @@ static int train_on(const Corpus *corpus, const Settings *settings, Error *error
 
 static int train(const Settings *settings, Error *error) {
     Corpus corpus = {0};
-    int result = require(settings->out, "out", error);
-    if (result == 0) result = require(settings->separator, "separator", error);
+    int result = require_option(settings->out, "out", error);
+    if (result == 0) result = require_option(settings->separator, "separator", error);
     if (result == 0) result = open_corpus(&corpus, settings, train_options, COUNT(train_options), error);
     if (result == 0) result = create_folder_of(settings->out, error);
     if (result == 0) result = train_on(&corpus, settings, error);
@@ -448,8 +430,9 @@ static int encode(const Settings *settings, Error *error) {
     Encoding encoding = {0};
     Corpus corpus = {0};
     encoding.settings = settings;
-    int result = require(settings->out, "out", error);
-    if (result == 0 && settings->separator != NULL) result = require(settings->separator, "separator", error);
+    int result = require_option(settings->out, "out", error);
+    if (result == 0 && settings->separator != NULL)
+        result = require_option(settings->separator, "separator", error);
     if (result == 0 && settings->validation_every > 0 && settings->validation_fraction > 0)
         result = fail(
             error, "--validation-every and --validation-fraction exclude each other, expected one of them");
@@ -458,153 +441,6 @@ static int encode(const Settings *settings, Error *error) {
     if (result == 0) result = encode_with(&encoding, &corpus, error);
     tokenizer_free(encoding.tokenizer);
     corpus_close(&corpus);
-    return result;
-}
-
-// ---- decode and inspect -----------------------------------------------------------------------------------
-
-// Calls `use` for consecutive stretches of all tokens, after checking that each is in the vocabulary.
-typedef int (*UseTokens)(void *state, const int32_t *tokens, size_t count, Error *error);
-
-static int read_shard(const Shard *shard, int32_t vocab_size, int32_t *tokens, UseTokens use, void *state,
-                      Error *error) {
-    for (uint64_t first = 0; first < shard->num_tokens;) {
-        uint64_t left = shard->num_tokens - first;
-        size_t count = left < DECODE_TOKENS ? (size_t)left : DECODE_TOKENS;
-        if (shard_read(shard, first, count, tokens, error) != 0) return -1;
-        for (size_t i = 0; i < count; i++)
-            if ((uint32_t)tokens[i] >= (uint32_t)vocab_size)
-                return fail(error, "token %llu of %s is %u, expected 0 to %d as in the tokenizer",
-                            (unsigned long long)(first + i), shard->path, (uint32_t)tokens[i],
-                            vocab_size - 1);
-        if (use(state, tokens, count, error) != 0) return -1;
-        first += count;
-    }
-    return 0;
-}
-
-static int read_shards(const ShardSet *set, const Tokenizer *t, UseTokens use, void *state, Error *error) {
-    int32_t *tokens = (int32_t *)xmalloc(DECODE_TOKENS * sizeof(int32_t));
-    int result = 0;
-    for (size_t i = 0; i < set->count && result == 0; i++)
-        result = read_shard(&set->shards[i], tokenizer_vocab_size(t), tokens, use, state, error);
-    free(tokens);
-    return result;
-}
-
-typedef struct {
-    const Tokenizer *tokenizer;
-    const char *separator, *path;
-    FILE *stream;
-    int started; // has any token been seen?
-} Decoding;
-
-static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error *error) {
-    Decoding *d = (Decoding *)state;
-    const int32_t end_of_text = tokenizer_end_of_text(d->tokenizer);
-    for (size_t i = 0; i < count; i++) {
-        size_t size;
-        const char *bytes = tokenizer_bytes(d->tokenizer, tokens[i], &size);
-        if (tokens[i] == end_of_text) { // nothing stands in front of the first document
-            bytes = d->separator;
-            size = d->started ? strlen(bytes) : 0;
-        }
-        fwrite(bytes, 1, size, d->stream);
-        d->started = 1;
-    }
-    return ferror(d->stream) ? fail_io(error, "cannot write %s", d->path) : 0;
-}
-
-static int decode_to(const ShardSet *set, const Tokenizer *t, const Settings *settings, Error *error) {
-    Decoding decoding = {t, NULL, settings->out, stdout, 0};
-    if (choose_separator(settings, t, &decoding.separator, error) != 0) return -1;
-    if (strcmp(settings->out, "-") == 0) {
-        decoding.path = "standard output";
-        if (read_shards(set, t, decode_tokens, &decoding, error) != 0) return -1;
-        return fflush(stdout) == 0 ? 0 : fail_io(error, "cannot write %s", decoding.path);
-    }
-    FileWriter writer;
-    if (create_folder_of(settings->out, error) != 0) return -1;
-    if (overwrite_check(settings->out, settings->overwrite, NULL, error) != 0) return -1;
-    if (file_writer_open(&writer, settings->out, error) != 0) return -1;
-    decoding.stream = writer.stream;
-    if (read_shards(set, t, decode_tokens, &decoding, error) == 0) return file_writer_commit(&writer, error);
-    file_writer_abandon(&writer);
-    return -1;
-}
-
-static int decode(const Settings *settings, Error *error) {
-    ShardSet set = {0};
-    Tokenizer *t = NULL;
-    int result = require(settings->out, "out", error);
-    if (result == 0) result = add_all(settings, add_shards, &set, error);
-    if (result == 0 && (t = open_tokenizer(settings, error)) == NULL) result = -1;
-    if (result == 0) result = decode_to(&set, t, settings, error);
-    tokenizer_free(t);
-    shards_close(&set);
-    return result;
-}
-
-typedef struct {
-    int32_t end_of_text, smallest, largest;
-    uint64_t num_documents;
-    int32_t first[SHOWN_TOKENS];
-    size_t num_first;
-} Summary;
-
-static int summarise(void *state, const int32_t *tokens, size_t count, Error *error) {
-    Summary *s = (Summary *)state;
-    (void)error;
-    for (size_t i = 0; i < count; i++) {
-        if (tokens[i] < s->smallest) s->smallest = tokens[i];
-        if (tokens[i] > s->largest) s->largest = tokens[i];
-        s->num_documents += tokens[i] == s->end_of_text;
-        if (s->num_first < SHOWN_TOKENS) s->first[s->num_first++] = tokens[i];
-    }
-    return 0;
-}
-
-static void print_escaped(const char *bytes, size_t size) {
-    for (size_t i = 0; i < size; i++) {
-        uint8_t c = (uint8_t)bytes[i];
-        if (c == '\n')
-            printf("\\n");
-        else if (c < 0x20 || c == 0x7F)
-            printf("\\x%02x", c);
-        else
-            putchar(c);
-    }
-}
-
-static void print_summary(const ShardSet *set, const Tokenizer *t, const Summary *s) {
-    for (size_t i = 0; i < set->count; i++)
-        printf("%s: %llu tokens, uint%d\n", set->shards[i].path,
-               (unsigned long long)set->shards[i].num_tokens, 8 * set->shards[i].token_bytes);
-    printf("all: %llu tokens, %llu documents, ids %d to %d of %d, tokenizer checksum %08x\n",
-           (unsigned long long)set->num_tokens, (unsigned long long)s->num_documents, s->smallest, s->largest,
-           tokenizer_vocab_size(t), tokenizer_checksum(t));
-    if (s->end_of_text >= 0 && s->first[0] != s->end_of_text) printf("begins in the middle of a document\n");
-    printf("begins with: ");
-    for (size_t i = 0; i < s->num_first; i++) {
-        size_t size;
-        const char *bytes = tokenizer_bytes(t, s->first[i], &size);
-        print_escaped(bytes, size);
-    }
-    printf("\n");
-}
-
-static int inspect(const Settings *settings, Error *error) {
-    ShardSet set = {0};
-    Tokenizer *t = NULL;
-    int result = add_all(settings, add_shards, &set, error);
-    if (result == 0 && (t = open_tokenizer(settings, error)) == NULL) result = -1;
-    if (result == 0) {
-        Summary summary = {tokenizer_end_of_text(t), INT32_MAX, -1, 0, {0}, 0};
-        result = read_shards(&set, t, summarise, &summary, error);
-        if (result == 0) print_summary(&set, t, &summary);
-    }
-    tokenizer_free(t);
-    shards_close(&set);
     return result;
 }
 
@@ -622,8 +458,8 @@ static const Command commands[] = {
     {"train", train, train_options, COUNT(train_options),
      "learn a vocabulary from text, write tokenizer.json"},
     {"encode", encode, encode_options, COUNT(encode_options), "text to token shards"},
-    {"decode", decode, decode_options, COUNT(decode_options), "token shards to text"},
-    {"inspect", inspect, inspect_options, COUNT(inspect_options),
+    {"decode", decode_shards, decode_options, COUNT(decode_options), "token shards to text"},
+    {"inspect", inspect_shards, inspect_options, COUNT(inspect_options),
      "what is in token shards; check every token"},
 };
 
