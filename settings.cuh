@@ -167,7 +167,7 @@ static int check_options(const Settings *o, Error *error) {
          contradicts("channels", o->channels, MODEL_SHAPES[o->model].channels)))
         return fail(error, "--model sets the shape; --num-layers, --num-heads and --channels can be given "
                            "with --model free only");
-    if (o->validate_documents && o->tokenizer == NULL)
+    if (o->validate_documents && o->tokenizer == NULL && o->init_from == NULL && !o->resume)
         return fail(error, "--validate-documents needs --tokenizer, which says where a document ends");
     if (o->prompt_ids != NULL && o->sample[0] != '\0')
         return fail(error, "--prompt-ids and --sample are both prompts: give only one of them");

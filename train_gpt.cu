@@ -864,12 +864,14 @@ static int check_validation(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0, 0, 1};
     if (t->validation.count == 0) return 0;
+    if (o->validate_documents && t->tokenizer == NULL)
+        return fail(error, "--validate-documents needs --tokenizer: there is none beside the weights");
     if (o->validate_documents && tokenizer_end_of_text(t->tokenizer) < 0)
         return fail(
             error,
-            "--validate-documents needs a token that separates documents, and the tokenizer '%s' has no "
+            "--validate-documents needs a token that separates documents, and the tokenizer%s%s has no "
             "%s: name its own with --end-of-text",
-            o->tokenizer, END_OF_TEXT);
+            o->tokenizer ? " " : "", o->tokenizer ? o->tokenizer : "", END_OF_TEXT);
     if (!o->validate_documents) {
         Loader *loader = loader_open(&t->validation, &config, error);
         if (loader != NULL) loader_close(loader);

@@ -157,13 +157,20 @@ expect 0 "step 1/1" "$train" --run ends $small --warmup 0 --train ends_000000.bi
 holds grep -q '"eos_token": "</s>"' ends/checkpoints/step_00000001/tokenizer_config.json
 holds grep -q '"eos_token_id":[[:space:]]*299' ends/checkpoints/step_00000001/config.json
 expect 0 "This run|already|has done" "$train" --run ends --resume
-refuse "needs a token that separates documents, and the tokenizer 'other_end.json' has no <|endoftext|>: name its own with --end-of-text" "$train" --run ends2 $small \
+refuse "needs a token that separates documents, and the tokenizer other_end.json has no <|endoftext|>: name its own with --end-of-text" "$train" --run ends2 $small \
     --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end.json --steps 1 --validate-documents
 expect 0 "step 1/1" "$train" --run ends2 $small --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end.json --steps 1 \
     --validate-documents --end-of-text "</s>"
 refuse "has no token '</x>', which --end-of-text names" "$train" --run ends2 $small --train ends_000000.bin --tokenizer other_end.json --end-of-text "</x>"
 refuse "the token ~, which begins each, is not in it" "$train" --run ends3 $small --train train_000000.bin --validation val_000000.bin --tokenizer tokenizer.json \
     --end-of-text "~" --validate-documents
+# The tokenizer beside the weights says what a document is.
+expect 0 "step 1/1" "$train" --run beside $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from whole/checkpoints/step_00000008 \
+    --steps 1 --validate-documents
+cp -r whole/checkpoints/step_00000008 without
+rm without/manifest without/tokenizer.json
+refuse "needs --tokenizer: there is none beside the weights" "$train" --run beside2 $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from without \
+    --steps 1 --validate-documents
 # What stops a sample is what the folder says: here, the most probable token after the prompt.
 cp -r whole/checkpoints/step_00000008 stops
 rm stops/manifest
