@@ -724,6 +724,7 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
     }
     if (folder == NULL || config->end_of_text < 0)
         config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
+    if (folder == NULL) config->begin_of_text = config->end_of_text; // documents begin with it
     if (config->vocab_size < 1)
         return fail(error, "the size of the vocabulary is unknown: give --tokenizer or --vocab-size");
     if (V > config->vocab_size)

@@ -134,6 +134,13 @@ static int check_inner(const char *path, const cJSON *json, int64_t channels, Er
                 inner, 4 * channels);
 }
 
+// A token's id, or -1 where there is none, or a list.
+static int64_t read_token(const cJSON *json, const char *name) {
+    const cJSON *item = json != NULL ? cJSON_GetObjectItemCaseSensitive(json, name) : NULL;
+    const int known = cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble < 1e9;
+    return known ? (int64_t)item->valuedouble : -1;
+}
+
 int gpt_config_read(const char *folder, const char *ignored, GPTConfig *config, Error *error) {
     char *path = format_text("%s/config.json", folder);
     cJSON *json = json_read(path, error);
@@ -145,9 +152,8 @@ int gpt_config_read(const char *folder, const char *ignored, GPTConfig *config, 
     if (result == 0) result = json_integer(json, path, "n_head", -1, &config->num_heads, error);
     if (result == 0) result = json_integer(json, path, "n_embd", -1, &config->channels, error);
     if (result == 0) result = check_inner(path, json, config->channels, error);
-    const cJSON *end = json ? cJSON_GetObjectItemCaseSensitive(json, "eos_token_id") : NULL;
-    int known = cJSON_IsNumber(end) && end->valuedouble >= 0 && end->valuedouble < 1e9;
-    config->end_of_text = known ? (int64_t)end->valuedouble : -1;
+    config->begin_of_text = read_token(json, "bos_token_id");
+    config->end_of_text = read_token(json, "eos_token_id");
     cJSON_Delete(json);
     free(path);
     return result;
@@ -191,8 +197,9 @@ char *gpt_config_text(const GPTConfig *config) {
     cJSON_AddNumberToObject(json, "initializer_range", 0.02);
     for (int i = 0; i < 2; i++) {
         const char *name = i == 0 ? "bos_token_id" : "eos_token_id";
-        if (config->end_of_text >= 0)
-            cJSON_AddNumberToObject(json, name, (double)config->end_of_text);
+        const int64_t token = i == 0 ? config->begin_of_text : config->end_of_text;
+        if (token >= 0)
+            cJSON_AddNumberToObject(json, name, (double)token);
         else
             cJSON_AddNullToObject(json, name);
     }

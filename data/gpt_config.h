@@ -18,7 +18,7 @@ typedef struct {
     int64_t max_sequence_length; // n_positions
     int64_t vocab_size;
     int64_t num_layers, num_heads, channels;
-    int64_t end_of_text; // bos_token_id and eos_token_id; -1: none
+    int64_t begin_of_text, end_of_text; // bos_token_id, eos_token_id (one number); -1: none
 } GPTConfig;
 
 // Checks the bounds, and that the heads divide the channels into sizes that are multiples of 8 and at most `largest_head`.

@@ -155,7 +155,7 @@ typedef struct {
 
 static void create_model(GPT *m, const StepShape *s, Precision precision, AttentionVariant attention) {
     Error error;
-    GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1};
+    GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1, -1};
     Shape shape = {s->B, s->T, KEEP_ALL, 0, attention, SHARD_NONE, 1, comm_alone(), 1};
     const size_t N = s->B * s->T;
     gpt_describe(m, &config, &shape);

@@ -174,7 +174,7 @@ static float *copy_of_master(GPT *m) {
 static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size_t logits_bytes,
                              Sharding sharding) {
     Error error;
-    GPTConfig config = {T + 3, V, L, NH, C, -1};
+    GPTConfig config = {T + 3, V, L, NH, C, -1, -1};
     Shape shape = {B, T, keep, logits_bytes, attention, sharding, 1, alone, 1};
     gpt_describe(m, &config, &shape);
     m->seed = 5;
@@ -385,7 +385,7 @@ static void test_sharding(void) {
 
 // What a process needs shrinks with their number.
 static void test_sharded_memory(void) {
-    GPTConfig config = {1024, 50257, 12, 12, 768, -1};
+    GPTConfig config = {1024, 50257, 12, 12, 768, -1, -1};
     size_t of[3][NUM_MEMORIES];
     for (int sharding = 0; sharding < 3; sharding++) {
         GPT m;
@@ -496,7 +496,7 @@ static void test_tables(void) {
 static void test_initialisation(void) {
     GPT m;
     Error error;
-    GPTConfig config = {64, 500, 4, 4, 64, -1};
+    GPTConfig config = {64, 500, 4, 4, 64, -1, -1};
     Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
     m.seed = 1;
@@ -553,8 +553,8 @@ static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenL
 static void test_larger_vocabulary(void) {
     GPT m;
     Error error;
-    GPTConfig config = {64, 600, 2, 2, 32, -1};
-    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone};
+    GPTConfig config = {64, 600, 2, 2, 32, -1, -1};
+    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
     m.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);

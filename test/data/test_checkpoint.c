@@ -291,7 +291,7 @@ static void test_headers(void) {
 
 // ---- checkpoint.c -----------------------------------------------------------------------------------------
 
-static const GPTConfig config = {32, 300, 2, 4, 64, 299};
+static const GPTConfig config = {32, 300, 2, 4, 64, 298, 299};
 static const TrainingState state = {7, 6172839452835061, 98765, 3, 1, 2, 3, {5.25, 0.1 + 0.2, 1e-300}};
 
 // The folder of the newest whole checkpoint, or NULL.
@@ -398,7 +398,8 @@ static void expect_config(const char *path, const char *text, const char *words)
 }
 
 #define SHAPE                                                                                                \
-    "\"eos_token_id\":299,\"n_positions\":32,\"vocab_size\":300,\"n_layer\":2,\"n_head\":4,\"n_embd\":64"
+    "\"bos_token_id\":298,\"eos_token_id\":299,\"n_positions\":32,\"vocab_size\":300,\"n_layer\":2,\"n_"     \
+    "head\":4,\"n_embd\":64"
 static void test_config(void) {
     char *path = in_folder("config.json"), *text = gpt_config_text(&config);
     expect_config(path, text, NULL);
@@ -447,7 +448,7 @@ static void test_config(void) {
     EXPECT(gpt_config_read(folder, "rope_theta, scale_attn_weights", &read_config, &error) == 0, "%s",
            error.text);
     EXPECT(gpt_config_read(folder, "rope_theta", &read_config, &error) == -1, "one of two keys is ignored");
-    none.end_of_text = -1;
+    none.begin_of_text = none.end_of_text = -1;
     text = gpt_config_text(&none);
     put(path, text, strlen(text));
     EXPECT(gpt_config_read(folder, NULL, &read_config, &error) == 0 &&
