@@ -67,7 +67,7 @@ static int read_file(const Corpus *corpus, struct CorpusFile *file, int descript
                      int is_pipe, Error *error) {
     const Compression compression = compression_of_name(file->path);
     uint64_t size = 0;
-    if (S_ISDIR(status->st_mode)) return fail(error, "%s is not a file, expected text", file->path);
+    if (S_ISDIR(status->st_mode)) return fail(error, "%s is a folder, not a file", file->path);
     if (!is_pipe && compression == NOT_COMPRESSED)
         return status->st_size == 0 ? 0 : map_file(file, descriptor, (uint64_t)status->st_size, error);
     FILE *spool = open_spool(corpus, error);
@@ -93,7 +93,7 @@ static int has_nul(const char *line, size_t size) {
 // Writes the field of a line to the spool; -1 with a sentence if there is none.
 static int copy_field(const Corpus *corpus, const char *path, size_t number, const char *line, size_t size,
                       FILE *spool, uint64_t *bytes, Error *error) {
-    if (has_nul(line, size)) return fail(error, "%s: line %zu has a NUL character in it", path, number);
+    if (has_nul(line, size)) return fail(error, "%s: line %zu contains a NUL character", path, number);
     cJSON *json = cJSON_ParseWithLength(line, size);
     const cJSON *field = cJSON_GetObjectItemCaseSensitive(json, corpus->field);
     const char *text = cJSON_GetStringValue(field);
@@ -101,8 +101,8 @@ static int copy_field(const Corpus *corpus, const char *path, size_t number, con
     if (!cJSON_IsObject(json)) {
         result = fail(error, "%s: line %zu is not a JSON object", path, number);
     } else if (text == NULL) {
-        result = fail(error, "%s: line %zu has no text '%.100s' (--field names another)", path, number,
-                      corpus->field);
+        result = fail(error, "%s: line %zu has no text named '%.100s' (--field gives another name)", path,
+                      number, corpus->field);
     } else {
         *bytes = strlen(text);
         if (fwrite(text, 1, *bytes, spool) != *bytes)
@@ -168,7 +168,7 @@ static int add_texts(Corpus *corpus, struct CorpusFile *file, int descriptor, in
     const int is_pipe = is_input || !S_ISREG(status.st_mode); // standard input may have been read in part
     if (read_file(corpus, file, descriptor, &status, is_pipe, error) != 0) return -1;
     if (file->size == 0) {
-        warn("%s is empty and is left out", file->path);
+        warn("%s is empty and is skipped", file->path);
         return 0;
     }
     if (!holds_lines(corpus, file->path, is_pipe)) {

@@ -14,6 +14,7 @@
 #include "progress.h"
 #include "shards.h"
 #include "tokenizer.h"
+#include "version.h"
 
 #include <errno.h>
 #include <math.h>
@@ -30,96 +31,55 @@ enum {
 
 // ---- options ----------------------------------------------------------------------------------------------
 
-#define FIELD(name) offsetof(Settings, name)
-#define TOKENIZER_OPTION                                                                                     \
-    {                                                                                                        \
-        "Tokenizer", "tokenizer", OPTION_TEXT, FIELD(tokenizer), "", 0, 0, NULL,                             \
-            "tokenizer.json, or a folder with it or with GPT-2's encoder.json and vocab.bpe."                \
-    }
-#define TOKENIZER_CHOICES                                                                                    \
-    {NULL,                                                                                                   \
-     "end-of-text",                                                                                          \
-     OPTION_TEXT,                                                                                            \
-     FIELD(end_of_text),                                                                                     \
-     NULL,                                                                                                   \
-     0,                                                                                                      \
-     0,                                                                                                      \
-     NULL,                                                                                                   \
-     "The token that stands before each document, by its text. Without it, eos_token of the "                \
-     "tokenizer_config.json beside tokenizer.json, else <|endoftext|>."},                                    \
-    {                                                                                                        \
-        NULL, "ignore-key", OPTION_TEXT, FIELD(ignore_key), NULL, 0, 0, NULL,                                \
-            "Keys of tokenizer.json that are ignored although they are not supported, with commas between "  \
-            "them."                                                                                          \
-    }
-#define SEPARATOR_OPTION(standard)                                                                           \
-    {                                                                                                        \
-        NULL, "separator", OPTION_TEXT, FIELD(separator), standard, 0, 0, NULL,                              \
-            "What stands between documents (without it, the end-of-text token)."                             \
-    }
-#define CORPUS_OPTIONS                                                                                       \
-    {"Text",                                                                                                 \
-     "input",                                                                                                \
-     OPTION_TEXT,                                                                                            \
-     FIELD(input),                                                                                           \
-     "",                                                                                                     \
-     0,                                                                                                      \
-     0,                                                                                                      \
-     NULL,                                                                                                   \
-     "Text files, .jsonl files, both also as .gz or .zst, patterns of them, or - for standard input; more "  \
-     "may follow as words."},                                                                                \
-    {                                                                                                        \
-        NULL, "field", OPTION_TEXT, FIELD(field), "text", 0, 0, NULL,                                        \
-            "The member of each line of a .jsonl file that is its text. Where it is given, - and pipes are " \
-            "JSON "                                                                                          \
-            "lines, too."                                                                                    \
-    }
-#define OVERWRITE_OPTION(help)                                                                               \
-    { NULL, "overwrite", OPTION_FLAG, FIELD(overwrite), "0", 0, 0, NULL, help }
+#define TEXT(name, member, standard, help)                                                                   \
+    name, OPTION_TEXT, offsetof(Settings, member), standard, 0, 0, NULL, help
+#define FLAG(name, member, help) name, OPTION_FLAG, offsetof(Settings, member), "0", 0, 0, NULL, help
+#define NUMBER(name, type, member, standard, low, high, help)                                                \
+    name, type, offsetof(Settings, member), standard, low, high, NULL, help
+// clang-format off
+#define TOKENIZER_OPTIONS \
+    {"Tokenizer", TEXT("tokenizer", tokenizer, "", "tokenizer.json, or a folder that contains one, or GPT-2's encoder.json and vocab.bpe")}, \
+    {NULL, TEXT("end-of-text", end_of_text, NULL, "token that begins each document; by default tokenizer_config.json's eos_token, or else <|endoftext|>")}, \
+    {NULL, TEXT("ignore-key", ignore_key, NULL, "keys of tokenizer.json, separated by commas, to ignore although this program does not know or support them")}
+#define CORPUS_OPTIONS \
+    {"Text", TEXT("input", input, "", "text files or .jsonl files, both also as .gz or .zst, patterns of them, or - for standard input; more may follow as words")}, \
+    {NULL, TEXT("field", field, "text", "member of each line of a .jsonl file that is its text; if given, - and pipes are JSON lines too")}
+#define SHARDS_INPUT {"Shards", TEXT("input", input, "", "token shards or patterns; more may follow as words")}
+#define SEPARATOR_HELP "text between documents; by default that of the end-of-text token"
 
 static const Option train_options[] = {
     CORPUS_OPTIONS,
-    SEPARATOR_OPTION(END_OF_TEXT),
-    {"Tokenizer", "vocab", OPTION_INTEGER, FIELD(vocab), "8192", 256, 1e8, NULL,
-     "Tokens: 256 bytes, merges, <|endoftext|>; exactly 256 is bytes alone."},
-    {NULL, "out", OPTION_TEXT, FIELD(out), "tokenizer.json", 0, 0, NULL, "File to write."},
-    OVERWRITE_OPTION("Replace the file if it exists, even if this program did not write it."),
+    {NULL, TEXT("separator", separator, END_OF_TEXT, SEPARATOR_HELP)},
+    {"Tokenizer", NUMBER("vocab", OPTION_INTEGER, vocab, "8192", 256, 1e8, "size of the vocabulary: 256 bytes, merges and <|endoftext|>; exactly 256 means bytes alone")},
+    {NULL, TEXT("out", out, "tokenizer.json", "file to write")},
+    {NULL, FLAG("overwrite", overwrite, "replace the file if it exists, even if this program did not write it")},
 };
 
 static const Option encode_options[] = {
-    TOKENIZER_OPTION,
-    TOKENIZER_CHOICES,
+    TOKENIZER_OPTIONS,
     CORPUS_OPTIONS,
-    SEPARATOR_OPTION(NULL),
-    {NULL, "whole-files", OPTION_FLAG, FIELD(whole_files), "0", 0, 0, NULL,
-     "Every file is one document, separators in it are text."},
-    {"Shards", "out", OPTION_TEXT, FIELD(out), "", 0, 0, NULL,
-     "Writes <out>_000000.bin, ..., or <out>_train_000000.bin, ... and <out>_val_000000.bin, ..."},
-    {NULL, "shard-tokens", OPTION_INTEGER, FIELD(shard_tokens), "100M", 1, SHARD_MAX_TOKENS, NULL,
-     "Tokens in a shard."},
-    OVERWRITE_OPTION("Replace shards of these names that this program did not write."),
-    {"Validation", "validation-every", OPTION_INTEGER, FIELD(validation_every), "0", 0, 1e15, NULL,
-     "Every so many documents, one for validation; 0 for none."},
-    {NULL, "validation-fraction", OPTION_REAL, FIELD(validation_fraction), "0", 0, 0.999, NULL,
-     "Fraction of the documents for validation, evenly spread; a single document is cut and gives its end."},
+    {NULL, TEXT("separator", separator, NULL, SEPARATOR_HELP)},
+    {NULL, FLAG("whole-files", whole_files, "take each file as one document, and separators in it as text")},
+    {"Shards", TEXT("out", out, "", "prefix of the shards: PREFIX_000000.bin and so on; with validation, PREFIX_train_000000.bin and PREFIX_val_000000.bin")},
+    {NULL, NUMBER("shard-tokens", OPTION_INTEGER, shard_tokens, "100M", 1, SHARD_MAX_TOKENS, "tokens in a shard")},
+    {NULL, FLAG("overwrite", overwrite, "replace shards of these names, even if this program did not write them")},
+    {"Validation", NUMBER("validation-every", OPTION_INTEGER, validation_every, "0", 0, 1e15, "take every N-th document for validation; 0: none")},
+    {NULL, NUMBER("validation-fraction", OPTION_REAL, validation_fraction, "0", 0, 0.999, "fraction of the documents to take for validation, evenly spread; of a single document, its end")},
 };
 
 static const Option decode_options[] = {
-    TOKENIZER_OPTION,
-    TOKENIZER_CHOICES,
-    {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
-     "Shards or patterns; more may follow as words."},
-    {"Text", "out", OPTION_TEXT, FIELD(out), "-", 0, 0, NULL, "File to write, - for standard output."},
-    OVERWRITE_OPTION("Replace the file if it exists."),
-    SEPARATOR_OPTION(NULL),
+    TOKENIZER_OPTIONS,
+    SHARDS_INPUT,
+    {"Text", TEXT("out", out, "-", "file to write; -: standard output")},
+    {NULL, FLAG("overwrite", overwrite, "replace the file if it exists")},
+    {NULL, TEXT("separator", separator, NULL, SEPARATOR_HELP)},
 };
 
 static const Option inspect_options[] = {
-    TOKENIZER_OPTION,
-    TOKENIZER_CHOICES,
-    {"Shards", "input", OPTION_TEXT, FIELD(input), "", 0, 0, NULL,
-     "Shards or patterns; more may follow as words."},
+    TOKENIZER_OPTIONS,
+    SHARDS_INPUT,
 };
+// clang-format on
 
 int require_option(const char *value, const char *name, Error *error) {
     return value[0] != 0 ? 0 : fail(error, "--%s is missing; see --help", name);
@@ -206,10 +166,9 @@ static int train_on(const Corpus *corpus, const Settings *settings, Error *error
     free(texts);
     if (t == NULL) return -1;
     if (tokenizer_vocab_size(t) < settings->vocab)
-        warn("the text is too small for a vocabulary of %lld tokens: it gives %d, since no pair of them "
-             "occurs "
-             "twice any more",
-             (long long)settings->vocab, tokenizer_vocab_size(t));
+        warn(
+            "the text is too small for a vocabulary of %lld tokens: after %d, no pair of tokens occurs twice",
+            (long long)settings->vocab, tokenizer_vocab_size(t));
     int result = tokenizer_save(t, settings->out, error);
     if (result == 0)
         printf("%s: %d tokens, %zu merges, checksum %08x, from %.1f MB of text\n", settings->out,
@@ -330,10 +289,11 @@ static int encode_single(Encoding *e, const CorpusText *text, Error *error) {
 static int check_split(const Settings *settings, uint64_t documents, Error *error) {
     const uint64_t validation = validation_documents(settings, documents);
     if (validation > 0 && validation < documents) return 0;
-    return fail(error,
-                "of %llu document%s, %llu would be for validation, expected at least 1 and not all: "
-                "--validation-fraction, such as 0.1, takes a part of them, also of a single one",
-                (unsigned long long)documents, documents == 1 ? "" : "s", (unsigned long long)validation);
+    return fail(
+        error,
+        "of %llu document%s, %llu would be for validation, but it must be at least one and not all of "
+        "them: --validation-fraction 0.1 takes a part of them, even of a single one",
+        (unsigned long long)documents, documents == 1 ? "" : "s", (unsigned long long)validation);
 }
 
 // Encodes the documents from `first` on that are whole texts, about ENCODE_BYTES of them, all cores at a time. Returns
@@ -420,7 +380,8 @@ static int encode_with(Encoding *e, const Corpus *corpus, Error *error) {
     const Settings *settings = e->settings;
     if (choose_separator(settings, e->tokenizer, &e->separator, error) != 0) return -1;
     if (e->separator == NULL)
-        warn("%s has no end-of-text token, so that documents run into each other; --end-of-text names one",
+        warn("%s has no end-of-text token, so that documents are not separated; --end-of-text names a token "
+             "for it",
              settings->tokenizer);
     if (settings->whole_files) e->separator = NULL;
     return encode_to_shards(e, corpus, error);
@@ -435,7 +396,7 @@ static int encode(const Settings *settings, Error *error) {
         result = require_option(settings->separator, "separator", error);
     if (result == 0 && settings->validation_every > 0 && settings->validation_fraction > 0)
         result = fail(
-            error, "--validation-every and --validation-fraction exclude each other, expected one of them");
+            error, "--validation-every and --validation-fraction exclude each other: give only one of them");
     if (result == 0 && (encoding.tokenizer = open_tokenizer(settings, error)) == NULL) result = -1;
     if (result == 0) result = open_corpus(&corpus, settings, encode_options, COUNT(encode_options), error);
     if (result == 0) result = encode_with(&encoding, &corpus, error);
@@ -456,17 +417,17 @@ typedef struct {
 
 static const Command commands[] = {
     {"train", train, train_options, COUNT(train_options),
-     "learn a vocabulary from text, write tokenizer.json"},
-    {"encode", encode, encode_options, COUNT(encode_options), "text to token shards"},
-    {"decode", decode_shards, decode_options, COUNT(decode_options), "token shards to text"},
+     "learn a vocabulary from text and write tokenizer.json"},
+    {"encode", encode, encode_options, COUNT(encode_options), "turn text into token shards"},
+    {"decode", decode_shards, decode_options, COUNT(decode_options), "turn token shards into text"},
     {"inspect", inspect_shards, inspect_options, COUNT(inspect_options),
-     "what is in token shards; check every token"},
+     "check every token of shards and say what is in them"},
 };
 
 static void print_help(void) {
     printf("usage: tokenize COMMAND [options] [files]\n\n");
     for (size_t i = 0; i < COUNT(commands); i++) printf("  %-8s %s\n", commands[i].name, commands[i].help);
-    printf("\n`tokenize COMMAND --help` lists the options of one.\n");
+    printf("\n`tokenize COMMAND --help` lists the options of a command.\n");
 }
 
 static int run_command(const Command *command, int argc, char **argv) {
@@ -477,7 +438,9 @@ static int run_command(const Command *command, int argc, char **argv) {
     int parsed = options_parse(command->options, command->num_options, &settings, argc, argv, settings.words,
                                MAX_WORDS, &settings.num_words, &error);
     if (parsed < 0) die_of(&error);
-    if (parsed > 0) {
+    if (parsed == OPTIONS_VERSION) {
+        printf("tokenize %s\n", VERSION);
+    } else if (parsed > 0) {
         printf("usage: tokenize %s [options] [files]: %s\n\n", command->name, command->help);
         options_help(command->options, command->num_options, stdout);
     } else if (command->run(&settings, &error) != 0) {
@@ -490,12 +453,16 @@ static int run_command(const Command *command, int argc, char **argv) {
 
 int main(int argc, char **argv) {
     open_standard_descriptors();
-    if (argc < 2 || strcmp(argv[1], "--help") == 0) {
-        print_help();
+    const int version = argc > 1 && strcmp(argv[1], "--version") == 0;
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || version) {
+        if (version)
+            printf("tokenize %s\n", VERSION);
+        else
+            print_help();
         close_output();
         return argc < 2;
     }
     for (size_t i = 0; i < COUNT(commands); i++)
         if (strcmp(argv[1], commands[i].name) == 0) return run_command(&commands[i], argc - 1, argv + 1);
-    die("'%s' is not a command of tokenize, expected train, encode, decode or inspect", argv[1]);
+    die("'%s' is not a command of tokenize: use train, encode, decode or inspect", argv[1]);
 }

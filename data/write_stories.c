@@ -14,6 +14,7 @@
 #include "byte_ngram.h"
 #include "files.h"
 #include "options.h"
+#include "version.h"
 #include "overwrite.h"
 #include "progress.h"
 #include "stories.h"
@@ -264,7 +265,9 @@ int main(int argc, char **argv) {
     options_defaults(options, NUM_OPTIONS, &settings);
     int status = options_parse(options, NUM_OPTIONS, &settings, argc, argv, NULL, 0, &num_words, &error);
     if (status < 0) die("%s", error.text);
-    if (status == 1)
+    if (status == OPTIONS_VERSION)
+        printf("write_stories %s\n", VERSION);
+    else if (status > 0)
         options_help(options, NUM_OPTIONS, stdout);
     else if (settings.parse[0])
         parse_file(settings.parse);

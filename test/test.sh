@@ -28,10 +28,11 @@ make_data() {
     "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
 }
 
-# until_holds LIMIT COMMAND...: waits until the command succeeds; fails after so many seconds, which only a hang reaches.
+# How long anything may take, in seconds: only a hang reaches it, whatever else the machine does.
+hang=600
+# until_holds COMMAND...: waits until the command succeeds; fails when only a hang can be the reason that it does not.
 until_holds() {
-    local end=$((SECONDS + $1))
-    shift
+    local end=$((SECONDS + hang))
     until "$@"; do
         [ $SECONDS -lt $end ] || return 1
         sleep 0.1
@@ -39,7 +40,7 @@ until_holds() {
 }
 # wait_for_steps RUN [STEPS]: until a run has done three steps, or so many.
 has_steps() { [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge "$2" ]; }
-wait_for_steps() { until_holds 600 has_steps "$1" "${2:-3}"; }
+wait_for_steps() { until_holds has_steps "$1" "${2:-3}"; }
 
 # expect STATUS PATTERN WORD...: runs the command; its exit status, and a line of its output (in out.txt) that matches.
 expect() {

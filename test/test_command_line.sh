@@ -223,7 +223,7 @@ for signal in INT:5 TERM:5 USR1:5; do
     run=signal_${signal%:*}
     "$train" --run "$run" $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
     pid=$!
-    for _ in $(seq 100); do grep -qs '"step"' "$run/metrics.jsonl" log.txt && break; grep -q "^step" log.txt && break; sleep 0.1; done
+    wait_for_steps "$run" 1
     kill -"${signal%:*}" $pid
     wait $pid
     status=$?
@@ -235,10 +235,10 @@ done
 # What nohup ignores stays ignored.
 nohup "$train" --run nohup $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
 pid=$!
-for _ in $(seq 100); do grep -qs '"step"' nohup/metrics.jsonl && break; sleep 0.1; done
+wait_for_steps nohup 1
+steps=$(grep -c '"loss"' nohup/metrics.jsonl)
 kill -HUP $pid
-sleep 0.5
-kill -0 $pid && pass || fail "nohup does not protect a run"
+wait_for_steps nohup $((steps + 20)) && kill -0 $pid && pass || fail "nohup does not protect a run"
 kill -TERM $pid
 wait $pid
 

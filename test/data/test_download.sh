@@ -91,7 +91,7 @@ server.serve_forever()
 END
 python3 server.py &
 server=$!
-for _ in $(seq 100); do [ -e port ] && break; sleep 0.1; done
+until_holds [ -e port ]
 [ -e port ] || { echo "the server does not start"; exit 1; }
 DOWNLOAD_BASE=http://127.0.0.1:$(cat port)
 export DOWNLOAD_BASE

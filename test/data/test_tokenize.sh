@@ -30,7 +30,7 @@ accept "from 0.1 MB" train --input '{one,tw?}.txt' --vocab 300 --out pattern.jso
 same several.json pattern.json
 printf 'ab<|endoftext|>ab#ab#ab<|endoftext|>' >separated.txt
 accept "258 tokens, 1 merges" train --input separated.txt --vocab 258 --out separated.json
-accept "^warning: the text is too small for a vocabulary of 270 tokens: it gives 258" train --input separated.txt --vocab 270 --out small.json
+accept "^warning: the text is too small for a vocabulary of 270 tokens: after 258, no pair" train --input separated.txt --vocab 270 --out small.json
 holds grep -q "^small.json: 258 tokens, 1 merges" out.txt
 accept "tokens" train --input separated.txt --vocab 259 --separator '#' --out other.json
 accept "^new/folder/tokenizer.json: 300 tokens" train --input one.txt --vocab 300 --out new/folder/tokenizer.json
@@ -80,7 +80,7 @@ same back.txt <(printf 'a<|endoftext|>b<|endoftext|>c') "two files"
 accept "2 documents" encode --tokenizer tokenizer.json --whole-files first.txt second.txt --out x
 accept "^all: [0-9]+ tokens, 2 documents" inspect --tokenizer tokenizer.json x_000000.bin
 # A tokenizer of bytes alone has no end of text: a token a byte.
-accept "^warning: bytes.json has no end-of-text token, so that documents run into each other" encode --tokenizer bytes.json --input binary.txt --out x
+accept "^warning: bytes.json has no end-of-text token, so that documents are not separated" encode --tokenizer bytes.json --input binary.txt --out x
 refuse "bytes.json has no token to put where --separator '#' stands: .*--end-of-text" encode --tokenizer bytes.json --input binary.txt --out x --separator '#'
 holds [ "$(stat -c %s x_000000.bin)" = $((1024 + 2 * $(stat -c %s binary.txt))) ]
 "$tokenize" decode --tokenizer bytes.json --input x_000000.bin --overwrite --out back.txt
@@ -158,7 +158,7 @@ printf '{"text": "a"}\n{"text": 7}\n' >number.jsonl
 printf '{"text": "a"}\n{"text": "b"' >half.jsonl
 printf '{"text": "a\\u0000b"}\n' >nul.jsonl
 printf '["text"]\n' >array.jsonl
-refuse "6 inputs cannot be used: .*absent.txt; .*number.jsonl: line 2 has no text.*half.jsonl: line 2 is not a JSON object.*nul.jsonl: line 1 has a NUL.*array.jsonl: line 1 is not.*text is not a file" \
+refuse "6 inputs cannot be used: .*absent.txt; .*number.jsonl: line 2 has no text.*half.jsonl: line 2 is not a JSON object.*nul.jsonl: line 1 contains a NUL.*array.jsonl: line 1 is not.*text is a folder" \
     encode --tokenizer tokenizer.json absent.txt one.txt number.jsonl half.jsonl nul.jsonl array.jsonl text --out new_folder/e
 holds [ ! -e new_folder ]
 accept "tokens" encode --tokenizer tokenizer.json one.txt --out new_folder/below/f
@@ -288,9 +288,9 @@ refuse "--separator is missing" encode --tokenizer tokenizer.json --input one.tx
 refuse "absent.txt" encode --tokenizer tokenizer.json --input absent.txt --out e
 refuse "absent.txt" encode --tokenizer tokenizer.json one.txt absent.txt --out e
 : >empty.txt
-accept "^warning: empty.txt is empty and is left out" encode --tokenizer tokenizer.json --input '{empty,one}.txt' --out with_empty
+accept "^warning: empty.txt is empty and is skipped" encode --tokenizer tokenizer.json --input '{empty,one}.txt' --out with_empty
 refuse "there is no text in the input" encode --tokenizer tokenizer.json --input empty.txt --out e
-refuse "text is not a file" encode --tokenizer tokenizer.json --input text --out e
+refuse "text is a folder" encode --tokenizer tokenizer.json --input text --out e
 refuse "absent.json" encode --tokenizer absent.json --input one.txt --out e
 refuse "one.txt" encode --tokenizer one.txt --input one.txt --out e
 refuse "text has no tokenizer|text" encode --tokenizer text --input one.txt --out e
