@@ -150,7 +150,7 @@ refuse "WORLD_SIZE" env RANK=1 "$gpt" "${data[@]}" "${shape[@]}"
 refuse "torchrun does not start" env RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 \
     TORCHELASTIC_RUN_ID=x "$gpt" "${data[@]}" "${shape[@]}"
 refuse "24 sequences .* cannot be divided evenly among 5" mpi 5 uneven
-refuse "is no multiple of --batch 24 times 2" mpi 2 uneven --batch 24
+refuse "is not a multiple of --batch 24 times 2" mpi 2 uneven --batch 24
 refuse "there are 2, started by a launcher" mpi 2 uneven --processes 3
 [ -e uneven ] && fail "a refused run leaves a folder" || pass
 # What fails for one of them is said once, by that one.

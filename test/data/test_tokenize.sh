@@ -111,7 +111,7 @@ accept "3000 documents" encode --tokenizer tokenizer.json --input many.jsonl --o
 accept "3000 documents" encode --tokenizer tokenizer.json --input many_documents.txt --out many_documents
 same <(tokens_of many_000000.bin) <(tokens_of many_documents_000000.bin) "lines and separated documents"
 accept "^validation: [0-9]+ tokens, 30 documents" encode --tokenizer tokenizer.json --input many.jsonl --out split --validation-fraction 0.01
-for field in id other absent; do refuse "lines.jsonl: line 1 has no text '$field' \(--field names another\)" encode --tokenizer tokenizer.json --input lines.jsonl --field $field --out e; done
+for field in id other absent; do refuse "lines.jsonl: line 1 has no text named '$field' \(--field gives another name\)" encode --tokenizer tokenizer.json --input lines.jsonl --field $field --out e; done
 accept "^lines.json: 300 tokens" train --input many.jsonl --vocab 300 --out lines.json
 
 # Pipes, as they are and compressed; files that are compressed.
