@@ -53,6 +53,20 @@ done
 [ -e "$left/writing_thesis/1.md" ] && [ -e damaged/notes.tmp ] && pass || fail "files of others are gone: $(checkpoints damaged)"
 same {waiting,damaged}/checkpoints/step_00000010/config.json # written again
 
+# make clean_stories and make profile remove a run's own files, and only those.
+cp -r waiting cleaned
+touch cleaned/notes.md cleaned/checkpoints/step_00000012/notes.md
+cp -r cleaned foreign && rm foreign/run_id
+expect 1 "^error: 'foreign' is not the folder of a run" "$root/dev/remove_made.sh" run foreign
+[ -s foreign/checkpoints/step_00000012/model.safetensors ] && pass || fail "a folder without run_id was touched"
+accept "'cleaned' is kept" "$root/dev/remove_made.sh" run cleaned
+[ "$(find cleaned -type f | sort | xargs)" = "cleaned/checkpoints/step_00000012/notes.md cleaned/notes.md" ] && pass || fail "left: $(find cleaned -type f)"
+cp -r waiting cleaned_whole
+"$root/dev/remove_made.sh" run cleaned_whole && [ ! -e cleaned_whole ] && pass || fail "left: $(find cleaned_whole)"
+mkdir corpus && cp stories/*.txt stories/floor.json tokenizer.json corpus && touch corpus/mine.txt
+accept "'corpus' is kept" "$root/dev/remove_made.sh" stories corpus
+[ "$(ls corpus)" = mine.txt ] && pass || fail "left: $(ls corpus)"
+
 # Shards that came since: their order is another, and that is said.
 cp -r waiting grown
 for shard in data_*.bin; do cp "$shard" "more_$shard"; done

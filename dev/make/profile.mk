@@ -13,7 +13,7 @@ profile:
 	@$(MAKE) --no-print-directory profile_run
 endif
 profile_run: programs $$(STORIES)/validation_000000.bin
-	@rm -rf $(PROFILE) && mkdir -p $(PROFILE)
+	@dev/remove_made.sh run $(PROFILE)/run && mkdir -p $(PROFILE)
 	nsys=$$($(FIND_CUDA) nsys) && "$$nsys" profile --trace=cuda,nvtx,cublas --capture-range=cudaProfilerApi \
 	    --capture-range-end=stop --force-overwrite=true --output=$(PROFILE)/steps \
 	    $(BUILD)/train_gpt --run $(PROFILE)/run --train '$(STORIES)/train_*.bin' --tokenizer $(STORIES)/tokenizer.json \

@@ -30,4 +30,5 @@ stories_run: $(STORIES)/validation_000000.bin
 	@sed 's/.*"ngram_bits_per_byte": \([0-9.]*\).*/For comparison, an order-5 byte n-gram model has \1 bits per byte./' $(STORIES)/floor.json
 	@echo 'To see more of what it writes: $(TRAIN_GPT) --run $(RUN) --sample "Once upon a time"'
 clean_stories:
-	rm -rf $(STORIES) $(RUN)
+	dev/remove_made.sh run $(RUN)
+	dev/remove_made.sh stories $(STORIES)
