@@ -72,12 +72,12 @@ else
 include dev/make/compiler.mk dev/make/device.mk
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
-COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o data/overwrite.o
+COMMON    := data/files.o data/options.o data/progress.o data/json.o data/json_keys.o data/overwrite.o
 TOKENIZER := data/tokenizer.o data/tokenizer_added.o data/tokenizer_json.o data/tokenizer_write.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
-CHECKPOINT := data/json.o data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
+CHECKPOINT := data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
 COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o comm/plan.o \
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
              $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)

@@ -1,9 +1,7 @@
 #include "generation_config.h"
 
-#include "data/cjson.h"
 #include <stdlib.h>
-
-enum { LARGEST_CONFIG = 16 << 20 };
+#include "json.h"
 
 static int add_stop(const cJSON *item, TokenList *stops, const char *path, Error *error) {
     if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0 && item->valuedouble <= INT32_MAX) ||
@@ -16,13 +14,9 @@ static int add_stop(const cJSON *item, TokenList *stops, const char *path, Error
 
 // Leaves `stops` as it is if the file or the key is missing, or null.
 static int read_stops(const char *path, TokenList *stops, Error *error) {
-    char *text;
-    size_t size;
     if (!file_exists(path)) return 0;
-    if (file_read(path, LARGEST_CONFIG, &text, &size, error) != 0) return -1;
-    cJSON *json = cJSON_ParseWithLength(text, size);
-    free(text);
-    int result = cJSON_IsObject(json) ? 0 : fail(error, "'%s' is not a JSON object", path);
+    cJSON *json = json_read(path, error);
+    int result = json != NULL ? 0 : -1;
     const cJSON *eos = cJSON_GetObjectItemCaseSensitive(json, "eos_token_id");
     if (result == 0 && cJSON_IsArray(eos)) {
         for (const cJSON *item = eos->child; item != NULL && result == 0; item = item->next)

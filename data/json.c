@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LARGEST_JSON = 16 << 20 };
+enum { LARGEST_JSON = 64 << 20 }; // a large vocabulary
 
 static int compare_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
@@ -37,7 +37,7 @@ cJSON *json_read(const char *path, Error *error) {
     if (twice != NULL)
         fail(error, "'%s' has the key %.60s twice", path, twice);
     else
-        fail(error, "'%s' is not a JSON object", path);
+        fail(error, "'%s' is damaged: it is not a JSON object", path);
     cJSON_Delete(json);
     return NULL;
 }

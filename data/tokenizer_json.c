@@ -9,7 +9,7 @@
 #include "json_keys.h"
 #include "tokenizer.h"
 
-#include "data/cjson.h"
+#include "json.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -436,22 +436,9 @@ static Tokenizer *read_root(const cJSON *root, const char *path, const char *con
     return finish(t, read_parts(&reader, t, root, limit), path, configured, choices, error);
 }
 
-static cJSON *read_json(const char *path, Error *error) {
-    char *data;
-    size_t size;
-    if (file_read(path, LARGEST_TOKENIZER, &data, &size, error) != 0) return NULL;
-    // Nothing may follow the object but the NUL that file_read puts behind the data, nor any NUL stand in it.
-    cJSON *root = strlen(data) == size ? cJSON_ParseWithLengthOpts(data, size + 1, NULL, 1) : NULL;
-    free(data);
-    if (cJSON_IsObject(root)) return root;
-    fail(error, "%s is damaged: expected a JSON object", path);
-    cJSON_Delete(root);
-    return NULL;
-}
-
 static Tokenizer *load_tokenizer_json(const char *path, const char *configured,
                                       const TokenizerChoices *choices, Error *error) {
-    cJSON *root = read_json(path, error);
+    cJSON *root = json_read(path, error);
     if (root == NULL) return NULL;
     Tokenizer *t = read_root(root, path, configured, choices, error);
     cJSON_Delete(root);
@@ -465,7 +452,7 @@ static int read_configured(const char *folder, char **token, Error *error) {
     *token = NULL;
     cJSON *root = NULL;
     int result = 0;
-    if (file_exists(path) && (root = read_json(path, error)) == NULL) result = -1;
+    if (file_exists(path) && (root = json_read(path, error)) == NULL) result = -1;
     const cJSON *eos = cJSON_GetObjectItemCaseSensitive(root, "eos_token");
     const char *content = cJSON_GetStringValue(
         cJSON_IsObject(eos) ? cJSON_GetObjectItemCaseSensitive(eos, "content") : eos);
@@ -499,7 +486,7 @@ static int read_bpe_file(Tokenizer *t, const char *path, Error *error) {
 
 static Tokenizer *load_pair(const char *vocabulary_path, const char *merges_path, const char *configured,
                             const TokenizerChoices *choices, Error *error) {
-    cJSON *vocabulary = read_json(vocabulary_path, error);
+    cJSON *vocabulary = json_read(vocabulary_path, error);
     if (vocabulary == NULL) return NULL;
     int32_t limit = cJSON_GetArraySize(vocabulary);
     Tokenizer *t = tokenizer_create(limit);

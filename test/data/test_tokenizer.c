@@ -748,7 +748,7 @@ static void test_damaged_files(void) {
     char *text = read_text(path, &size);
     expect_refused("", 0, "is damaged");
     expect_refused("{}", 2, "no \"model\"");
-    expect_refused("[1]", 3, "expected a JSON object");
+    expect_refused("[1]", 3, "not a JSON object");
     expect_refused("{} x", 4, "is damaged");
     expect_refused(text, size / 2, "is damaged");
     expect_refused("{\"a\0\": 1}", 9, "is damaged");
@@ -1062,7 +1062,7 @@ static void test_end_of_text(void) {
     expect_end(NULL, &absent, NULL, "no token '</x>', which --end-of-text names");
     expect_end("{\"eos_token\": \"<e>\"}", &none, NULL, "no token '<e>', though tokenizer_config.json");
     expect_end("{\"eos_token\": 7}", &none, NULL, "eos_token is neither");
-    expect_end("[]", &none, NULL, "expected a JSON object");
+    expect_end("[]", &none, NULL, "not a JSON object");
 }
 
 static void expect_stops(const char *generation, const char *config, const char *expected) {
