@@ -1,8 +1,9 @@
 #!/bin/sh
-# The emulated CUDA kernels (test/emulated.sh) in fp32, with NCCL's code; mistakes planted in flash attention; and, on small
+# The emulated CUDA kernels (test/emulated.sh) with several processes; in fp32, with NCCL's code; mistakes planted in flash attention; and, on small
 # shapes, with AddressSanitizer and UndefinedBehaviorSanitizer, with threads and blocks in five other orders, and with
 # ThreadSanitizer, which finds races. In `make test_long`.
 . test/suites.sh
+suite "emulated, processes" DEVICE=emulated PRECISION=bf16 test_processes
 suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test
 suite "mutations of flash attention" DEVICE=emulated PRECISION=bf16 test_mutations
 export TEST_SMALL=1

@@ -40,7 +40,10 @@ standin: programs cpu_programs
 	@$(MAKE) --no-print-directory NCCL=standin NO_LINKS=1 build/emulated-fp32-nccl/train_gpt build/emulated-fp32-nccl/test/comm/test_nccl
 endif
 endif
-.PHONY: cpu_programs test_seeds
+.PHONY: cpu_programs test_seeds test_processes
+test_processes: tests programs cpu_programs
+	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) \
+	    $(RUN_TESTS) $(if $(filter-out $(LEFT_OUT),$(TESTS_PROCESSES)),$(TESTS_PROCESSES),test/skipped.sh)
 cpu_programs:
 	@$(MAKE) --no-print-directory DEVICE=cpu NO_LINKS=1 programs
 # Emulated attention with mistakes in it, which its test must find.
