@@ -40,8 +40,8 @@ judge() { # judge PROGRAM LOG STATUS SECONDS: what is to be seen of a program th
         line=${line/, 0 failed/, 1 failed}
     fi
     if [[ $line != *", 0 failed"* ]]; then
-        tail -n 60 "$2"
-        if ! grep -q '^----' "$2"; then # not a suite, whose own programs have been told of
+        tail -n 60 "$2" | sed 's/^/  /'
+        if ! grep -qE '^---- .*: [0-9]+ passed' "$2"; then # not a suite, whose own programs have been told of
             { echo "$1: $line" && grep -E 'FAILED|error|before its last line' "$2" | head -n 20 && echo "  alone: $(command_of "$1")"; } \
                 >>"$TEST_RECORD/failures"
         fi

@@ -21,6 +21,9 @@ skip() {
 holds() { if "$@"; then pass; else fail "$*"; fi; }
 same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ: ${*:3}"; fi; }
 
+# written FILE: a file of a checkpoint, without what differs between runs that write the same: the manifest names its run.
+written() { if [ "${1##*/}" = manifest ]; then grep -v -e '^run ' -e ' manifest$' "$1"; else cat "$1"; fi; }
+
 # make_data BYTES VOCABULARY: stories, tokenizer.json and data_*.bin to train on.
 make_data() {
     "$build/data/write_stories" --train-bytes "$1" --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"

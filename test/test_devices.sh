@@ -76,7 +76,7 @@ fi
 # A checkpoint that is written beside training is of the step it is named for.
 run "$gpu" beside "${hard[@]}" --save-every 1
 run "$gpu" waiting "${hard[@]}" --save-every 1 --save-synchronously
-for file in waiting/checkpoints/*/*; do same "$file" "beside/${file#waiting/}" saved beside training; done
+for file in waiting/checkpoints/*/*; do same <(written "$file") <(written "beside/${file#waiting/}") "$file, saved beside training"; done
 
 # Attention in several tiles of queries and keys: naive, flash, and flash that adds in any order, learn alike.
 long=(--sequence-length 144 --steps 6)
@@ -124,9 +124,9 @@ refuse "--attention cudnn: " --attention cudnn --dropout 0 --sequence-length 1
 case $(basename "$device_build") in emulated*) # where the size of memory can be set
     refuse "no cuBLAS" --matmul cublas
     export CUDA_EMULATION_MEMORY=60000000
-    refuse "the largest that fits is --batch [0-9]+" --run large --batch 4000
+    refuse "the largest batch that fits is --batch [0-9]+" --run large --batch 4000
     fits=$(sed -n 's/.*that fits is --batch \([0-9]*\).*/\1/p' out.txt)
-    refuse "the largest that fits is --batch $fits " --run large --batch $((fits + 1))
+    refuse "the largest batch that fits is --batch $fits " --run large --batch $((fits + 1))
     expect 0 "step 1/1 " --run fits --batch "$fits" --sequence-length 1 --steps 1 --warmup 0
     refuse "not even --batch 1 fits" --run large --channels 512 --num-layers 20
     unset CUDA_EMULATION_MEMORY

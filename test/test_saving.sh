@@ -18,9 +18,7 @@ checkpoints() { ls "$1/checkpoints" | tr '\n' ' '; }
 run waiting --save-every 2 --save-synchronously
 run beside --save-every 2
 same <(checkpoints waiting) <(checkpoints beside) the checkpoints there are
-for file in waiting/checkpoints/*/*; do # manifests name their runs
-    same <(grep -av -e '^run ' -e ' manifest$' "$file") <(grep -av -e '^run ' -e ' manifest$' "beside/${file#waiting/}") "$file", saved beside training
-done
+for file in waiting/checkpoints/*/*; do same <(written "$file") <(written "beside/${file#waiting/}") "$file, saved beside training"; done
 run timed --save-every 0 --save-minutes 0.00001
 [ "$(ls timed/checkpoints | wc -l)" -gt 1 ] && pass || fail "no checkpoints by time: $(checkpoints timed)"
 same {timed,waiting}/checkpoints/step_00000012/optimizer.safetensors saved by time
