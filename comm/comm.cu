@@ -33,18 +33,18 @@ static const CommTransport *const TRANSPORTS[] = {
 int comm_start(Launch *launch, int processes, int argc, char **argv, Error *error) {
     const CommTransport *transport = TRANSPORTS[0];
     if (processes > 1 && launch->size > 1 && processes != launch->size)
-        return fail(error, "--processes %d: there are %d, started by a launcher", processes, launch->size);
+        return fail(error, "--processes %d: the launcher has already started %d processes", processes,
+                    launch->size);
     if (processes <= 1 && launch->size == 1) return 0;
     if (transport == NULL)
         return fail(
             error,
-            "this build trains with one process: it was made without MPI (pkg-config finds neither ompi nor "
-            "mpich) and without NCCL");
+            "this build can train with one process only: it was built without MPI (pkg-config found neither "
+            "ompi nor mpich) and without NCCL; install Open MPI or MPICH and run make again");
     if (transport->needs_mpirun && launch->launcher == LAUNCHED_BY_TORCHRUN)
         return fail(error,
-                    "this build's processes talk over MPI, which torchrun does not start: use --processes "
-                    "%d, mpirun -n "
-                    "%d ./train_gpt ... or srun --mpi=pmix",
+                    "processes of this build communicate over MPI, which torchrun does not start: use "
+                    "--processes %d, mpirun -n %d ./train_gpt ... or srun --mpi=pmix",
                     launch->size, launch->size);
     if (launch->size > 1) return 0;
     return transport->needs_mpirun ? launch_mpirun(processes, argc, argv, error)
@@ -75,7 +75,7 @@ Comm *comm_open(const Launch *launch, int deterministic, double deadline, Error 
 void comm_close(Comm *comm) {
     if (comm == NULL) return;
     if (comm->transport != NULL) {
-        comm_limit("leaving the other processes", comm->deadline);
+        comm_limit("disconnecting from the other processes", comm->deadline);
         comm->transport->close(comm->state);
         comm_limit(NULL, 0);
     }
@@ -111,7 +111,7 @@ static void on_limit(int number) {
 void comm_limit(const char *what, double seconds) {
     if (what != NULL) {
         snprintf(limit_sentence, sizeof(limit_sentence),
-                 "error: %s has taken more than %.0f s: another process is lost\n", what, seconds);
+                 "error: %s has taken more than %.0f s: another process was lost\n", what, seconds);
         signal(SIGALRM, on_limit);
     }
     alarm(what != NULL && seconds < 1e6 ? (unsigned)ceil(seconds) : 0);

@@ -182,7 +182,7 @@ static int is_loopback(const char *host) {
 // Process 0, from launch->master and launch->port: the first port that is free.
 static int listen_for(const Launch *launch, Error *error) {
     Address addresses[8];
-    const char *reason = "it has no address";
+    const char *reason = "no address was found for it";
     int local = is_loopback(launch->master), which = 0;
     if (local) {
         int count = resolve(launch->master, addresses, 8, &reason);
@@ -198,7 +198,7 @@ static int listen_for(const Launch *launch, Error *error) {
     }
     return fail(
         error,
-        "process 0 cannot listen: ports %d to %d of its host are all taken (MASTER_PORT chooses others)",
+        "process 0 cannot listen: ports %d to %d of its host are all in use (set MASTER_PORT to use others)",
         launch->port, launch->port + CONTROL_PORTS - 1);
 }
 
@@ -303,11 +303,12 @@ static int join(Meeting *m, const Guest *guest) {
     int rank = message_number(&guest->message, AT_RANK), size = message_number(&guest->message, AT_SIZE);
     const char *host = message_text(&guest->message);
     if (size != control->size) {
-        meeting_fail(m, "process %d (host %.63s) counts %d processes, process 0 (host %s) counts %d", rank,
-                     host, size, control->hosts[0], control->size);
+        meeting_fail(m,
+                     "process %d (host %.63s) was started as one of %d, but process 0 (host %s) as one of %d",
+                     rank, host, size, control->hosts[0], control->size);
     } else if (rank < 1 || rank >= size || control->sockets[rank] >= 0) {
         const char *other = rank < 0 || rank >= size ? "?" : control->hosts[rank];
-        meeting_fail(m, "two processes say that they are process %d of %d, on host %s and on host %.63s",
+        meeting_fail(m, "two processes claim to be process %d of %d: one on host %s and one on host %.63s",
                      rank, size, other, host);
     }
     if (m->failed) {
@@ -342,7 +343,7 @@ static void check_joined(Meeting *m, int rank) {
     close(m->control->sockets[rank]);
     m->control->sockets[rank] = -1;
     m->joined--;
-    meeting_fail(m, "process %d (host %s) has ended while others were still missing", rank,
+    meeting_fail(m, "process %d (host %s) disconnected while others were still missing", rank,
                  m->control->hosts[rank]);
 }
 
@@ -445,7 +446,7 @@ typedef struct {
 
 static void look_up(Search *s) {
     char hosts[sizeof(s->hosts)], *rest = hosts, *host;
-    const char *reason = "it has no address";
+    const char *reason = "no address was found for this host";
     memcpy(hosts, s->hosts, sizeof(hosts));
     while ((host = strsep(&rest, ",")) != NULL) {
         Address addresses[8];
@@ -490,7 +491,7 @@ static void connect_place(Search *s, Place *place) {
 
 // 1 when process 0 has answered.
 static int advance_place(Search *s, Place *place, const char *host) {
-    const char *silent = "something that is not of this run listens there";
+    const char *silent = "another program, which is not part of this run, listens there";
     if (!place->asked) {
         int reason = 0;
         socklen_t length = sizeof(reason);
@@ -499,7 +500,7 @@ static int advance_place(Search *s, Place *place, const char *host) {
             send_message(place->descriptor, s->run, HELLO, s->launch->rank, s->launch->size, host) != 0)
             reason = errno;
         place->asked = reason == 0;
-        snprintf(s->trouble, sizeof(s->trouble), "it has not answered");
+        snprintf(s->trouble, sizeof(s->trouble), "there is no answer yet");
         place->until = seconds_now() + ANSWERING;
         if (reason != 0) leave_place(s, place, strerror(reason));
         return 0;
@@ -519,7 +520,9 @@ static Place *search_step(Search *s, const char *host, double until) {
     for (int i = 0; i < s->num_places; i++) {
         Place *place = &s->places[i];
         if (place->until <= now && place->descriptor >= 0)
-            leave_place(s, place, place->asked ? "what listens there does not answer" : "no connection");
+            leave_place(s, place,
+                        place->asked ? "the program that listens there does not answer"
+                                     : "connecting timed out");
         else if (place->until <= now)
             connect_place(s, place);
         polled[i] = (struct pollfd){place->descriptor, place->asked ? POLLIN : POLLOUT, 0};
@@ -549,7 +552,7 @@ static int search(Search *s, double deadline, char *host0, Error *error) {
     char ports[64];
     snprintf(ports, sizeof(ports), s->num_ports == 1 ? "port %d" : "ports %d to %d", s->port,
              s->port + s->num_ports - 1);
-    return fail(error, "process %d has not found process 0 within %.3g s at %s, %s: %s", s->launch->rank,
+    return fail(error, "process %d could not reach process 0 within %.3g s at %s, %s: %s", s->launch->rank,
                 deadline, s->hosts, ports, s->trouble);
 }
 
@@ -566,8 +569,8 @@ static int await_start(int descriptor, uint64_t run, double deadline, const char
     if (arrival == COMPLETE && message_kind(&message) == START) return 0;
     if (arrival == COMPLETE && message_kind(&message) == FAILED)
         return fail(error, "%s", message_text(&message));
-    if (arrival == INCOMPLETE) return fail(error, "process 0 (host %s) does not answer any more", host0);
-    return fail(error, "process 0 (host %s) has ended while processes were still missing", host0);
+    if (arrival == INCOMPLETE) return fail(error, "process 0 (host %s) no longer answers", host0);
+    return fail(error, "process 0 (host %s) disconnected while processes were still missing", host0);
 }
 
 // ---- all --------------------------------------------------------------------------------------------------
@@ -578,7 +581,7 @@ static int read_address(const ControlAddress *address, Search *s, Error *error) 
     memcpy(text, address->text, sizeof(address->text));
     text[sizeof(address->text)] = '\0';
     if (sscanf(text, "%d %" SCNx64 " %511s", &s->port, &s->run, s->hosts) != 3)
-        return fail(error, "'%.100s' is not the address of a process 0", text);
+        return fail(error, "'%.100s' is not an address of process 0", text);
     s->num_ports = 1;
     return 0;
 }
@@ -623,8 +626,9 @@ Control *control_open(const Launch *launch, int listening, const ControlAddress 
     if (address != NULL)
         result = read_address(address, s, error);
     else if (launch->master[0] == '\0')
-        result = fail(error,
-                      "which host is process 0 on? Set MASTER_ADDR, for example: mpirun -x MASTER_ADDR=host");
+        result = fail(
+            error,
+            "the host of process 0 is unknown: set MASTER_ADDR, for example: mpirun -x MASTER_ADDR=host");
     if (result == 0 && launch->rank == 0) {
         if (listening < 0) listening = listen_for(launch, error);
         result = listening < 0 ? -1 : open_at_0(control, listening, s->run, error);
@@ -671,14 +675,15 @@ int control_tell(Control *control, void *data, size_t bytes, Error *error) {
         int descriptor = control->sockets[peer];
         int result = transfer(descriptor, head, sizeof(head), sending, until, &late);
         if (result == 0 && memcmp(head, expected, sizeof(head)) != 0)
-            return fail(error, "process 0 (host %s) tells something else than the %zu bytes expected",
+            return fail(error,
+                        "process 0 (host %s) sent something other than the %zu bytes that were expected",
                         control->hosts[0], bytes);
         if (result == 0) result = transfer(descriptor, (unsigned char *)data, bytes, sending, until, &late);
         if (result != 0 && late)
             return fail(error, "process %d (host %s) has not answered for %.3g s", peer, control->hosts[peer],
                         control->deadline);
         if (result != 0)
-            return fail(error, "the connection with process %d (host %s) has ended", peer,
+            return fail(error, "the connection to process %d (host %s) was closed", peer,
                         control->hosts[peer]);
     }
     return 0;

@@ -35,8 +35,7 @@ static int read_number(const char *name, int minimum, int maximum, int *number, 
     long parsed = strtol(value, &end, 10);
     if (*end != '\0' || isspace((unsigned char)value[0]) || errno != 0 || parsed < minimum ||
         parsed > maximum)
-        return fail(error, "%s=%s: a whole number between %d and %d was expected", name, value, minimum,
-                    maximum);
+        return fail(error, "%s=%s: expected a whole number between %d and %d", name, value, minimum, maximum);
     *number = (int)parsed;
     return 0;
 }
@@ -173,10 +172,10 @@ static int read_local(Launch *launch, const char *rank, const char *size, Error 
 static int read_local_by_hand(Launch *launch, Error *error) {
     int here = is_this_host(launch->master), have_size = variable("LOCAL_WORLD_SIZE") != NULL;
     if (variable("LOCAL_RANK") == NULL && (!here || have_size))
-        return fail(
-            error,
-            "LOCAL_RANK is not set: which of this host's processes is RANK=%d, where process 0 is on %s?",
-            launch->rank, launch->master);
+        return fail(error,
+                    "LOCAL_RANK is not set: give the process with RANK=%d its number on its host, from 0 "
+                    "(process 0 is on %s)",
+                    launch->rank, launch->master);
     if (have_size) return read_local(launch, "LOCAL_RANK", "LOCAL_WORLD_SIZE", error);
     launch->local_rank = launch->rank;
     if (variable("LOCAL_RANK") != NULL &&
@@ -323,14 +322,14 @@ static void note_end(Supervisor *s, int rank, int status) {
     if (number)
         fprintf(stderr, "error: process %d was killed by signal %d (%s)\n", rank, number, strsignal(number));
     else if (first && code > EXIT_INTERRUPTED) // the others come with a sentence
-        fprintf(stderr, "error: process %d ended with status %d\n", rank, code);
+        fprintf(stderr, "error: process %d exited with status %d\n", rank, code);
     if (s->kill_at == 0) s->kill_at = seconds_now() + GRACE;
 }
 
 static void kill_all(Supervisor *s) {
     for (int rank = 0; rank < s->count; rank++)
         if (s->children[rank] > 0)
-            fprintf(stderr, "error: process %d did not end within %d s and is killed\n", rank, GRACE);
+            fprintf(stderr, "error: process %d did not exit within %d s and is being killed\n", rank, GRACE);
     signal_all(s, SIGKILL); // ends what is stopped too
     s->killed = 1;
     s->kill_at = 0;
@@ -431,7 +430,7 @@ int launch_processes(Launch *launch, int count, Error *error) {
     launch->listening = -1;
     strcpy(launch->master, "127.0.0.1");
     if (getrandom(&launch->run, sizeof(launch->run), 0) != sizeof(launch->run))
-        return fail(error, "the system gives no random numbers: %s", strerror(errno));
+        return fail(error, "cannot get random numbers from the system: %s", strerror(errno));
     int listening = listen_here(&launch->port, error);
     if (listening < 0) return -1;
     Supervisor s = {(pid_t *)xcalloc((size_t)count, sizeof(pid_t)), count, 0, 0, 0, 0, 0};
@@ -522,7 +521,7 @@ int launch_mpirun(int count, int argc, char **argv, Error *error) {
         {"PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
     };
     if (getenv("OMPI_COMM_WORLD_SIZE") != NULL || getenv("PMI_SIZE") != NULL)
-        return fail(error, "mpirun has started this process already: give mpirun -n %d, without --processes",
+        return fail(error, "mpirun has already started this process: use mpirun -n %d, without --processes",
                     count);
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
         setenv(settings[i][0], settings[i][1], 0);
@@ -544,7 +543,7 @@ int launch_mpirun(int count, int argc, char **argv, Error *error) {
     if (reason == ENOENT)
         return fail(
             error,
-            "the command mpirun is not found: processes of this build are started by MPI; install Open MPI "
+            "the command mpirun was not found: this build starts its processes with MPI; install Open MPI "
             "or MPICH (Debian, Ubuntu: apt-get install openmpi-bin)");
     return fail(error, "cannot run mpirun: %s", strerror(reason));
 }

@@ -298,11 +298,11 @@ static int check_size(const Launch *launch, Error *error) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     if (rank == launch->rank && size == launch->size) return 0;
-    return fail(error,
-                "the launcher started %d processes, but MPI here knows of %d: the mpirun or srun at hand is "
-                "not that of the MPI "
-                "this was built with (srun needs --mpi=pmix or --mpi=pmi2)",
-                launch->size, size);
+    return fail(
+        error,
+        "the launcher started %d processes, but MPI reports %d: this mpirun or srun does not belong to the "
+        "MPI that the program was built with (srun needs --mpi=pmix or --mpi=pmi2)",
+        launch->size, size);
 }
 
 static void *mpi_open(const Launch *launch, int deterministic, double deadline, Control **control,
@@ -310,10 +310,10 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
     int provided, listening = -1;
     ControlAddress address = {{0}};
     (void)deterministic; // always
-    comm_limit("MPI's meeting of all processes", deadline);
+    comm_limit("connecting all processes over MPI", deadline);
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS ||
         provided < MPI_THREAD_SERIALIZED) {
-        fail(error, "MPI cannot be used by more than one thread here");
+        fail(error, "this MPI cannot be used by more than one thread (MPI_THREAD_SERIALIZED)");
         return NULL;
     }
     if (check_size(launch, error) != 0) return NULL;
@@ -333,7 +333,7 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->changed, NULL);
     if (thread_start(&s->thread, worker, s) == 0) return s;
-    fail(error, "cannot start the thread that talks to the other processes");
+    fail(error, "cannot start the thread that communicates with the other processes");
     free(s);
     return NULL;
 }

@@ -50,7 +50,7 @@ typedef struct {
 
 static void describe_failure(char *text, size_t size, ncclComm_t comm, ncclResult_t result) {
     const char *details = ncclGetLastError(comm);
-    snprintf(text, size, "NCCL says: %s%s%s", ncclGetErrorString(result),
+    snprintf(text, size, "NCCL reports: %s%s%s", ncclGetErrorString(result),
              details != NULL && *details ? ": " : "", details != NULL ? details : "");
     text[strcspn(text, "\n")] = 0; // one sentence
 }
@@ -121,16 +121,17 @@ static ncclDataType_t nccl_type(CommType type) {
 // ---- open and close ---------------------------------------------------------------------------------------------------
 
 static int connection_failed(const Nccl *n, ncclResult_t result, double deadline, Error *error) {
-    char host[256] = "", reason[512] = "some do not answer", limit[64] = "";
+    char host[256] = "", reason[512] = "some of them did not answer", limit[64] = "";
     gethostname(host, sizeof(host) - 1);
     if (result != ncclInProgress)
         describe_failure(reason, sizeof(reason), n->comm, result);
     else
         snprintf(limit, sizeof(limit), " within %g seconds", deadline);
-    return fail(error,
-                "NCCL did not connect the %d processes%s (this is process %d, host %s): %s; NCCL_DEBUG=INFO "
-                "shows more",
-                n->size, limit, n->rank, host, reason);
+    return fail(
+        error,
+        "NCCL could not connect the %d processes%s (this is process %d, host %s): %s; set NCCL_DEBUG=INFO "
+        "for details",
+        n->size, limit, n->rank, host, reason);
 }
 
 static int connect_processes(Nccl *n, Control *control, double deadline, Error *error) {
@@ -186,8 +187,7 @@ static int nccl_prepare_sums(Nccl *n, Error *error) {
     n->ranges = (CommPiece *)xcalloc((size_t)n->size, sizeof(CommPiece));
     n->scratch = (char *)device_alloc((size_t)n->size * SEGMENT_BYTES);
     if (n->scratch != NULL) return 0;
-    return fail(error,
-                "sums in the order of ranks need %d MiB of device memory, and there is not that much left",
+    return fail(error, "--deterministic-reduce needs %d MiB of GPU memory, and there is not that much left",
                 n->size);
 }
 

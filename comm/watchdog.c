@@ -145,7 +145,7 @@ static void *print_and_abort(void *argument) {
     Ending *ending = (Ending *)argument;
     Watchdog *w = ending->watchdog;
     fprintf(stderr, "error: %s; this is process %d (host %s), in %s\n", ending->sentence, w->rank, w->host,
-            w->self.current[0] != '\0' ? w->self.current : "no operation");
+            w->self.current[0] != '\0' ? w->self.current : "no collective operation");
     w->watched.abort(w->watched.comm);
     fflush(stdout);
     __atomic_store_n(&ending->done, 1, __ATOMIC_RELEASE);
@@ -211,7 +211,7 @@ static const char *name_step(const Peer *peer, char *text, size_t size) {
 static void judge_lost(Watchdog *w, const Peer *peer, const char *why) __attribute__((noreturn));
 static void judge_lost(Watchdog *w, const Peer *peer, const char *why) {
     char sentence[TEXT_SIZE], where[48];
-    snprintf(sentence, sizeof(sentence), "process %d (host %.63s) is lost %s: %.95s", peer->rank,
+    snprintf(sentence, sizeof(sentence), "process %d (host %.63s) was lost %s: %.95s", peer->rank,
              host_of(w, peer), name_step(peer, where, sizeof(where)), why);
     judge(w, sentence);
 }
@@ -219,7 +219,7 @@ static void judge_lost(Watchdog *w, const Peer *peer, const char *why) {
 static void note_trouble(Watchdog *w, const Peer *peer, const char *what) {
     if (w->trouble[0] != '\0') return;
     char where[48];
-    snprintf(w->trouble, sizeof(w->trouble), "process %d (host %.63s) cannot go on %s: %.160s", peer->rank,
+    snprintf(w->trouble, sizeof(w->trouble), "process %d (host %.63s) cannot continue %s: %.160s", peer->rank,
              host_of(w, peer), name_step(peer, where, sizeof(where)), what);
     w->trouble_at = w->now;
 }
@@ -228,7 +228,8 @@ static void hear(Watchdog *w, Peer *peer) {
     const unsigned char *bytes = peer->in;
     char text[TEXT_SIZE];
     snprintf(text, sizeof(text), "%.*s", TEXT_SIZE - 1, (const char *)bytes + AT_TEXT);
-    if (memcmp(bytes, MAGIC, sizeof(MAGIC)) != 0) judge_lost(w, peer, "it sends what is no heartbeat");
+    if (memcmp(bytes, MAGIC, sizeof(MAGIC)) != 0)
+        judge_lost(w, peer, "it sent something that is not a heartbeat");
     uint64_t begun = peer->state.begun;
     read_state(bytes, &peer->state);
     if (begun != peer->state.begun) peer->step_began = w->step_clock;
@@ -279,7 +280,7 @@ static void listen_to_all(Watchdog *w, struct pollfd *polled) {
     for (int i = 0; i < w->num_peers; i++) {
         Peer *peer = &w->peers[i];
         if (polled[i].revents == 0 || !receive_from(w, peer)) continue;
-        if (!peer->left) judge_lost(w, peer, "its connection has ended");
+        if (!peer->left) judge_lost(w, peer, "its connection was closed");
         peer->socket = -1; // poll passes over it; the control channel closes it
     }
 }
@@ -330,8 +331,8 @@ static void judge_step(Watchdog *w, double seconds) {
         all += !member(w, rank)->left;
         behind += !member(w, rank)->left && compare_progress(&member(w, rank)->state, &least->state) == 0;
     }
-    const char *operation = least->current[0] != '\0' ? least->current : "no operation";
-    char what[64] = "what is done between steps";
+    const char *operation = least->current[0] != '\0' ? least->current : "no collective operation";
+    char what[64] = "the work between steps";
     if (least->state.step > 0) snprintf(what, sizeof(what), "step %lld", (long long)least->state.step);
     if (behind == all) {
         snprintf(sentence, sizeof(sentence), "%s has taken %.1f s: all processes are in %.95s", what, seconds,

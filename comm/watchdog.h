@@ -16,7 +16,7 @@
 // floors: until then a process sets things up. Time in which this process itself did not run (suspended, a host that
 // sleeps) does not count as another's silence.
 //
-// What is printed: "error: process 3 (host b) is lost in step 1201: no heartbeat for 10.2 s; this is process 0 (host a),
+// What is printed: "error: process 3 (host b) was lost in step 1201: no heartbeat for 10.2 s; this is process 0 (host a),
 // in all-reduce 37, 9.4 MB". Then comm_abort, and the process exits with EXIT_LOST_PEER.
 #ifndef COMM_WATCHDOG_H
 #define COMM_WATCHDOG_H

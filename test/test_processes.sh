@@ -151,7 +151,7 @@ refuse "torchrun does not start" env RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORL
     TORCHELASTIC_RUN_ID=x "$gpt" "${data[@]}" "${shape[@]}"
 refuse "24 sequences .* cannot be divided evenly among 5" mpi 5 uneven
 refuse "is not a multiple of --batch 24 times 2" mpi 2 uneven --batch 24
-refuse "there are 2, started by a launcher" mpi 2 uneven --processes 3
+refuse "the launcher has already started 2 processes" mpi 2 uneven --processes 3
 [ -e uneven ] && fail "a refused run leaves a folder" || pass
 # What fails for one of them is said once, by that one.
 cp data_000000.bin elsewhere.bin
@@ -302,7 +302,7 @@ case $OMPI_COMM_WORLD_RANK$PMI_RANK in 1) kill -STOP $$ ;; esac
 exec "$@"
 END
 chmod +x frozen.sh
-expect 3 "^error: MPI's meeting of all processes has taken more than 2 s" timeout -k 5 $hang mpirun -n 3 ./frozen.sh "$gpt" --run frozen \
+expect 3 "^error: connecting all processes over MPI has taken more than 2 s" timeout -k 5 $hang mpirun -n 3 ./frozen.sh "$gpt" --run frozen \
     "${data[@]}" "${shape[@]}" --batch 4 --deadline 2
 if [ -n "$nccl_build" ]; then # an operation that never ends: setting up, validating
     for call in 4 12; do

@@ -69,6 +69,6 @@ while kill -0 "$pid" 2>/dev/null && [ $((SECONDS - started)) -lt $hang ]; do sle
 until_holds grep -q "^error: process" out.txt # what it said goes through mpirun
 ip netns pids $a | xargs -r kill -9 # Open MPI's mpirun waits for the other host for ever
 wait $launcher
-grep -qE "^error: process 1 \(host $b\) is lost (in step [0-9]+|before its first step): no heartbeat for [0-9.]+ s; this is process 0 \(host $a\)" out.txt &&
+grep -qE "^error: process 1 \(host $b\) was lost (in step [0-9]+|before its first step): no heartbeat for [0-9.]+ s; this is process 0 \(host $a\)" out.txt &&
     pass || fail "nothing says which host is lost: $(tr '\r' '\n' <out.txt | grep -v '^.\[Kstep' | tail -n 5)"
 finish

@@ -296,13 +296,14 @@ static void test_errors(void) {
         expect_error(&cases[0], p, "1 of 4 processes is missing after 5 s: rank 2", 25);
     expect_error(&cases[1], 0, "3 of 4 processes are missing after 1 s: ranks 1, 2 and 3", 20);
     for (int p = 0; p < 2; p++)
-        expect_error(&cases[2], p, "has not found process 0 within 2 s at 127.0.0.1, ports ", 20);
+        expect_error(&cases[2], p, "could not reach process 0 within 2 s at 127.0.0.1, ports ", 20);
     for (int p = 0; p < 4; p++)
-        expect_error(&cases[3], p, "two processes say that they are process 1 of 4", 25);
-    for (int p = 0; p < 4; p++) expect_error(&cases[4], p, "counts 3 processes, process 0 (host ", 25);
+        expect_error(&cases[3], p, "two processes claim to be process 1 of 4: one on host ", 25);
+    for (int p = 0; p < 4; p++)
+        expect_error(&cases[4], p, "was started as one of 3, but process 0 (host ", 25);
     expect_error(&cases[5], 0, "process 1 (host ", 25);
-    expect_error(&cases[5], 2, "has ended while others were still missing", 25);
-    expect_error(&cases[6], 0, "are all taken", 20);
+    expect_error(&cases[5], 2, "disconnected while others were still missing", 25);
+    expect_error(&cases[6], 0, "are all in use", 20);
     for (int p = 0; p < 2; p++) expect_error(&cases[7], p, "mpirun -x MASTER_ADDR=host", 20);
 }
 
@@ -321,7 +322,7 @@ static void test_silence(void) {
         }
         char byte;
         EXPECT(control != NULL && control_tell(control, &byte, 1, &error) == -1, "told");
-        EXPECT(strstr(error.text, silent ? "has not answered for 4 s" : "has ended") != NULL, "'%s'",
+        EXPECT(strstr(error.text, silent ? "has not answered for 4 s" : "was closed") != NULL, "'%s'",
                error.text);
         control_close(control);
         kill(child, SIGKILL);

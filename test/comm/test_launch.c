@@ -92,9 +92,9 @@ static void test_torchrun(void) {
     REFUSE("LOCAL_RANK is not set", "RANK=1", "WORLD_SIZE=2", MASTER);
     REFUSE("LOCAL_RANK is not set", "RANK=1", "WORLD_SIZE=2", "LOCAL_WORLD_SIZE=2", MASTER);
     REFUSE("RANK=2 and WORLD_SIZE=2 contradict", "RANK=2", "WORLD_SIZE=2", "LOCAL_RANK=0", MASTER);
-    REFUSE("RANK=-1: a whole number", "RANK=-1", "WORLD_SIZE=2", "LOCAL_RANK=0", MASTER);
-    REFUSE("RANK=0x: a whole number", "RANK=0x", "WORLD_SIZE=2", "LOCAL_RANK=0", MASTER);
-    REFUSE("WORLD_SIZE=0: a whole number", "RANK=0", "WORLD_SIZE=0");
+    REFUSE("RANK=-1: expected a whole number", "RANK=-1", "WORLD_SIZE=2", "LOCAL_RANK=0", MASTER);
+    REFUSE("RANK=0x: expected a whole number", "RANK=0x", "WORLD_SIZE=2", "LOCAL_RANK=0", MASTER);
+    REFUSE("WORLD_SIZE=0: expected a whole number", "RANK=0", "WORLD_SIZE=0");
     REFUSE("WORLD_SIZE=99999999999999999999", "RANK=0", "WORLD_SIZE=99999999999999999999");
     REFUSE("MASTER_PORT=65536", "RANK=0", "WORLD_SIZE=2", "LOCAL_RANK=0", "MASTER_ADDR=h",
            "MASTER_PORT=65536");
@@ -347,7 +347,7 @@ static void test_processes(void) {
         {.name = "one ends badly",
          .deeds = {END_LOST, END_LOST, END_BADLY, END_WELL},
          .status = 9,
-         .lines = "error: process 2 ended with status 9\n"},
+         .lines = "error: process 2 exited with status 9\n"},
         {.name = "one is killed",
          .deeds = {END_LOST, BE_KILLED, END_LOST, END_LOST},
          .status = 137,
@@ -355,13 +355,13 @@ static void test_processes(void) {
         {.name = "one is frozen",
          .deeds = {END_WELL, END_BADLY, WAIT, FREEZE},
          .status = 9,
-         .lines = "error: process 1 ended with status 9\n"
-                  "error: process 2 did not end within 10 s and is killed\n"
-                  "error: process 3 did not end within 10 s and is killed\n"},
+         .lines = "error: process 1 exited with status 9\n"
+                  "error: process 2 did not exit within 10 s and is being killed\n"
+                  "error: process 3 did not exit within 10 s and is being killed\n"},
         {.name = "one is frozen, the others notice",
          .deeds = {END_LOST, FREEZE, END_LOST, END_LOST},
          .status = 3,
-         .lines = "error: process 1 did not end within 10 s and is killed\n"},
+         .lines = "error: process 1 did not exit within 10 s and is being killed\n"},
         {.name = "a signal",
          .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
          .status = EXIT_INTERRUPTED,
@@ -375,7 +375,7 @@ static void test_processes(void) {
         {.name = "Ctrl-C twice, one is frozen",
          .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, FREEZE},
          .status = EXIT_INTERRUPTED,
-         .lines = "error: process 3 did not end within 10 s and is killed\n",
+         .lines = "error: process 3 did not exit within 10 s and is being killed\n",
          .signal = SIGINT,
          .then = SIGINT},
         {.name = "Ctrl-Z, then Ctrl-C",
@@ -413,7 +413,7 @@ static void test_mpirun_command(void) {
     setenv("PATH", folder, 1);
     setenv("OMPI_MCA_hwloc_base_binding_policy", "core", 1); // the user's
     int result = launch_mpirun(4, 8, words, &error);
-    EXPECT(result == -1 && strstr(error.text, "the command mpirun is not found"), "'%s'", error.text);
+    EXPECT(result == -1 && strstr(error.text, "the command mpirun was not found"), "'%s'", error.text);
     FILE *file = fopen(path, "w");
     fputs(script, file);
     fclose(file);
