@@ -14,9 +14,9 @@ typedef struct {
 
 // --plan: what the model would take, here and elsewhere.
 static void print_plan(const GPT *m, const Settings *o) {
-    static const char *const purposes[] = {
-        "weights", "master weights",    "gradients", "optimizer moments", "activations of blocks",
-        "logits",  "other activations", "workspace"};
+    static const char *const purposes[] = {"weights",           "master weights",    "gradients",
+                                           "optimizer moments", "block activations", "logits",
+                                           "other activations", "workspace"};
     static const PlannedBuild builds[] = {{"CPU", 0, 4}, {"GPU bf16", 1, 2}, {"GPU fp32", 1, 4}};
     enum { NUM_BUILDS = sizeof(builds) / sizeof(builds[0]) };
     static const double gigabytes[] = {16, 24, 40, 80, 141};
@@ -34,9 +34,9 @@ static void print_plan(const GPT *m, const Settings *o) {
         printf("\n%-28s", purposes[memory]);
         for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);
     }
-    printf("\n%-28s", "in all");
+    printf("\n%-28s", "total");
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)total[b] * 1e-6);
-    printf("\n%-28s", "host's copy to save, beside"); // saving.cuh: weights and moments in fp32
+    printf("\n%-28s", "host copy while saving"); // saving.cuh: weights and moments in fp32
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", 3 * sizeof(float) * (double)m->num_floats * 1e-6);
     for (size_t i = 0; i < sizeof(gigabytes) / sizeof(gigabytes[0]); i++) {
         printf("\nlargest --batch in %3.0f GB    ", gigabytes[i]);
@@ -78,8 +78,9 @@ static void print_plan_of_many(const GPT *m, const Settings *o) {
     if (o->plan_link > 0) gpu.link = o->plan_link * 1e9;
     if (o->plan_network > 0) gpu.network = o->plan_network * 1e9;
     if (o->plan_utilisation > 0) gpu.utilisation = o->plan_utilisation;
-    printf("\nA model, not a measurement (comm/plan.h): %s at %.0f %% of %.0f TFLOP/s in bf16, %" PRId64
-           " a node with %.0f GB/s between them, %.1f GB/s of\nnetwork each, %.0f tokens a step on each, "
+    printf("\nThese figures are modelled, not measured (comm/plan.h): %s at %.0f %% of %.0f TFLOP/s in bf16, "
+           "%" PRId64
+           " per node with %.0f GB/s between them, %.1f GB/s of\nnetwork each, %.0f tokens per step on each, "
            "--shard %s\n"
            "%6s %10s %10s %10s %12s %10s %14s %11s\n",
            gpu.name, 100 * gpu.utilisation, gpu.flops * 1e-12, o->plan_node, gpu.link * 1e-9,
@@ -100,7 +101,7 @@ static void print_plan_of_many(const GPT *m, const Settings *o) {
                tokens * gpus / step.step, step.efficiency);
         gpt_free(&one);
     }
-    printf("!: more than the %.0f GB it has\n", gpu.memory * 1e-9);
+    printf("!: more than the %.0f GB of this GPU\n", gpu.memory * 1e-9);
     free(sizes);
 }
 

@@ -283,7 +283,7 @@ static void put_off(Saving *s) {
     s->retry_at = seconds_now() + s->pause;
     if (s->model->rank == 0 && s->pause > 0) {
         metrics_end_line(s->metrics);
-        warn("step %" PRId64 " is not saved: %s; trying again in %.0f s", s->step, s->error.text, s->pause);
+        warn("cannot save step %" PRId64 ": %s; trying again in %.0f s", s->step, s->error.text, s->pause);
     }
     s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
 }
@@ -373,7 +373,7 @@ static int save_now(Saving *s, const TrainingState *state, Error *error) {
         if (s->failed) sleep((unsigned)pauses[t]);
     }
     if (s->saved_step == state->step) return 0;
-    fail(error, "step %" PRId64 " is not saved: %s", state->step, s->error.text);
+    fail(error, "cannot save step %" PRId64 ": %s", state->step, s->error.text);
     error->status = EXIT_IO;
     return -1;
 }

@@ -454,8 +454,8 @@ static Loader *open_loader(Trainer *t, Error *error) {
     if (loader == NULL) return NULL;
     const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader), before = t->state.sequences;
     if (before > 0 && before != sequences && is_main(t))
-        warn("'%s' has %" PRId64 " sequences of %" PRId64 " tokens, %" PRId64
-             " when the checkpoint was written: from here on they come in a different order",
+        warn("'%s' has %" PRId64 " sequences of %" PRId64 " tokens, but had %" PRId64
+             " when the checkpoint was written: from now on they are read in a different order",
              o->train, sequences, o->sequence_length, before);
     t->state.sequences = sequences;
     return loader;
@@ -505,8 +505,8 @@ static int refuse_to_go_on(Trainer *t, Error *error) {
     if (t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     t->cannot_save = 1; // or need not: a step that is skipped changes nothing
     fail(error,
-         "%" PRId64 " steps in a row had a non-finite loss or gradient; stopped after step %" PRId64
-         ", the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
+         "%" PRId64 " steps in a row had a non-finite loss or gradient; training stopped after step %" PRId64
+         ", and the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
          t->state.skipped_in_row, t->state.step, t->saving.saved_step);
     error->status = EXIT_SKIPPED;
     return -1;
@@ -615,8 +615,8 @@ static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     int64_t started_at = t->state.step;
     if (started_at >= o->steps && is_main(t))
-        printf("this run has done %" PRId64 " steps, and --steps is %" PRId64
-               ": a larger --steps continues it\n",
+        printf("this run has already done %" PRId64 " steps, and --steps is %" PRId64
+               ": give a larger --steps to continue it\n",
                started_at, o->steps);
     if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     look_for_validation(t); // before which a run may have been interrupted
@@ -668,8 +668,8 @@ static void warn_of_short_shards(const ShardSet *set, int64_t T) {
     size_t first = 0;
     if (count == 0) return;
     while (set->shards[first].num_tokens > (uint64_t)T) first++;
-    warn("%zu of %zu shards have no more tokens than a sequence (--sequence-length %" PRId64
-         ") and are not used; the first is '%s'",
+    warn("skipping %zu of %zu shards for having too few tokens for a sequence (--sequence-length %" PRId64
+         "); the first is '%s'",
          count, set->count, T, set->shards[first].path);
 }
 
@@ -680,9 +680,10 @@ static void print_banner(const Trainer *t) {
     char device[320];
     device_describe(device, sizeof(device));
     int64_t per_step = o->global_batch * o->sequence_length;
-    printf("model       %zu layers, %zu heads, %zu channels, %" PRId64
+    printf("model       %zu layer%s, %zu head%s, %zu channels, %" PRId64
            " positions, vocabulary %zu: %.2f M parameters\n",
-           m->L, m->NH, m->C, m->config.max_sequence_length, m->V, (double)m->num_parameters * 1e-6);
+           m->L, m->L == 1 ? "" : "s", m->NH, m->NH == 1 ? "" : "s", m->C, m->config.max_sequence_length,
+           m->V, (double)m->num_parameters * 1e-6);
     printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB per "
            "token)\n",
            (double)m->arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
@@ -696,9 +697,10 @@ static void print_banner(const Trainer *t) {
            t->train.count - short_shards, t->train.count - short_shards == 1 ? "" : "s", per_step,
            (double)o->steps * (double)o->global_batch / (double)loader_sequences_per_epoch(t->loader));
     if (t->launch.size > 1)
-        printf("processes   %d over %s, each step %d x %" PRId64 " micro-steps of %" PRId64
-               " sequences, sharded: %s\n",
-               t->launch.size, comm_transport(m->comm), t->launch.size, o->accumulate, o->batch,
+        printf("processes   %d over %s, each step %d x %" PRId64 " micro-step%s of %" PRId64
+               " sequence%s, sharded: %s\n",
+               t->launch.size, comm_transport(m->comm), t->launch.size, o->accumulate,
+               o->accumulate == 1 ? "" : "s", o->batch, o->batch == 1 ? "" : "s",
                option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
            PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->attention]);
@@ -729,7 +731,7 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
         return fail(error, "the size of the vocabulary is unknown: give --tokenizer or --vocab-size");
     if (V > config->vocab_size)
         return fail(error,
-                    "the tokenizer%s%s has %" PRId64 " tokens, the model%s%s %" PRId64
+                    "the tokenizer%s%s has %" PRId64 " tokens, but the model%s%s has %" PRId64
                     ": a model's vocabulary may be larger than its tokenizer's, not smaller",
                     o->tokenizer ? " " : "", o->tokenizer ? o->tokenizer : "", V, folder ? " in " : "",
                     folder ? folder : "", config->vocab_size);
@@ -763,7 +765,7 @@ static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
         if (given == NULL)
             result = -1;
         else if (tokenizer_checksum(given) != tokenizer_checksum(t->tokenizer))
-            result = fail(error, "'%s' is not the tokenizer of the run", o->tokenizer);
+            result = fail(error, "'%s' is not the tokenizer that this run was started with", o->tokenizer);
         if (given != NULL) tokenizer_free(given);
     }
     free(beside);
@@ -776,8 +778,9 @@ static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
     double floats = (double)o->batch * (double)o->sequence_length *
                     ((double)c->num_layers * of_block + (double)c->vocab_size);
     if (floats <= 1e16) return 0;
-    return fail(error, "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB", o->batch,
-                o->sequence_length, floats * 4e-9);
+    return fail(error,
+                "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB: use smaller values",
+                o->batch, o->sequence_length, floats * 4e-9);
 }
 
 // A model whose weights alone do not fit is refused before anything is made for each part of it.
@@ -787,15 +790,14 @@ static int check_parameters(const Settings *o, const GPTConfig *c, int sharing, 
     const double parameters = 12 * L * C * C + ((double)c->vocab_size + (double)c->max_sequence_length) * C;
     size_t available, total;
     if (o->plan && parameters > MOST_PLANNED * 1e9)
-        return fail(error, "%.3g parameters are more than can be planned for: %d billion", parameters,
-                    MOST_PLANNED);
+        return fail(error, "a model of %.3g parameters is too large for --plan: expected at most %d billion",
+                    parameters, MOST_PLANNED);
     if (o->plan) return 0;
     device_memory(&available, &total, sharing);
     if (parameters * sizeof(floatX) <= (double)available) return 0;
     return fail(error,
                 "%.3g parameters take %.4g GB, but only %.4g GB are available, and not even --batch 1 fits: "
-                "try a smaller "
-                "model",
+                "try a smaller model",
                 parameters, parameters * sizeof(floatX) * 1e-9, (double)available * 1e-9);
 }
 
@@ -813,12 +815,12 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
         return fail(error, "--sequence-length %" PRId64 " is more than the model's %" PRId64 " positions",
                     o->sequence_length, config.max_sequence_length);
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
-        return fail(error, "on a GPU a model has %d channels at most", LARGEST_LAYERNORM);
+        return fail(error, "on a GPU a model can have at most %d channels", LARGEST_LAYERNORM);
     if (check_size(o, &config, error) != 0 || check_parameters(o, &config, t->launch.local_size, error) != 0)
         return -1;
     const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
-        return fail(error, "--logits-memory %" PRId64 " is less than one token's logits take: %zu",
+        return fail(error, "--logits-memory %" PRId64 " is too small: the logits of one token take %zu bytes",
                     o->logits_memory, row);
     o->num_layers = config.num_layers; // as they are saved with the run
     o->num_heads = config.num_heads;
@@ -866,12 +868,12 @@ static int check_validation(Trainer *t, Error *error) {
     LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0, 0, 1};
     if (t->validation.count == 0) return 0;
     if (o->validate_documents && t->tokenizer == NULL)
-        return fail(error, "--validate-documents needs --tokenizer: there is none beside the weights");
+        return fail(error, "--validate-documents needs --tokenizer: there is none in the folder of the weights");
     if (o->validate_documents && tokenizer_end_of_text(t->tokenizer) < 0)
         return fail(
             error,
-            "--validate-documents needs a token that separates documents, and the tokenizer%s%s has no "
-            "%s: name its own with --end-of-text",
+            "--validate-documents needs a token that separates documents, but the tokenizer%s%s has no "
+            "%s: name its own token with --end-of-text",
             o->tokenizer ? " " : "", o->tokenizer ? o->tokenizer : "", END_OF_TEXT);
     if (!o->validate_documents) {
         Loader *loader = loader_open(&t->validation, &config, error);
@@ -885,10 +887,10 @@ static int check_validation(Trainer *t, Error *error) {
     documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
     while (found == 1 && count == 0) found = documents_next(&reader, &token, 1, &count, error);
     documents_close(&reader);
-    return found == 0
-               ? fail(error,
-                      "'%s' has no documents to validate on: the token %s, which begins each, is not in it",
-                      o->validation, tokenizer_end_of_text_content(t->tokenizer))
+    return found == 0   ? fail(error,
+                               "'%s' has no documents to validate on: the token %s, which precedes each, does "
+                                 "not occur in it",
+                               o->validation, tokenizer_end_of_text_content(t->tokenizer))
            : found == 1 ? 0
                         : -1;
 }
@@ -959,8 +961,10 @@ static int open_saving(Trainer *t, Error *error) {
     for (int r = 0; r < t->launch.size; r++) {
         sees[r] = r == 0 || (all[0].owner[0] && strcmp(all[r].owner, all[0].owner) == 0);
         if (!sees[r] && o->rollback_after > 0)
-            result = fail(error, "--rollback-after: process %d does not see the folder '%s' of process 0", r,
-                          o->run);
+            result = fail(
+                error,
+                "--rollback-after: process %d must see the same folder '%s' as process 0, but does not", r,
+                o->run);
     }
     t->saving.metrics = &t->metrics;
     t->saving.tokenizer = t->tokenizer_text;
@@ -1060,7 +1064,7 @@ static int64_t print_sample_of_ids(Trainer *t) {
 
 // --sample: prints a continuation of the text and how fast it came.
 static void run_sample(Trainer *t) {
-    if (t->tokenizer == NULL) die("there is no tokenizer beside the weights: give --tokenizer");
+    if (t->tokenizer == NULL) die("there is no tokenizer in the folder of the weights: give --tokenizer");
     double started = seconds_now();
     int64_t count = t->options.prompt_ids != NULL
                         ? print_sample_of_ids(t)
@@ -1100,7 +1104,7 @@ static void set_threads(const Trainer *t) {
     }
     if (threads == 0 && sharing > 1) threads = CPU_COUNT(&mine.cores) / sharing;
     if (threads == 0 && omp_get_max_threads() > MOST_THREADS)
-        die("OMP_NUM_THREADS asks for %d threads; at most %d are possible", omp_get_max_threads(),
+        die("OMP_NUM_THREADS asks for %d threads, but at most %d are possible", omp_get_max_threads(),
             MOST_THREADS);
     if (threads > 0 || sharing > 1) omp_set_num_threads(threads > 0 ? threads : 1);
     free(all);
@@ -1121,7 +1125,7 @@ static int checkpoint_checksum(const char *folder, int64_t *checksum, Error *err
 // Do all processes train the same thing? What they begin with must agree.
 static void check_agreement(Trainer *t, const char *folder) {
     static const char *const what[] = {"options", "training shards", "validation shards",
-                                       "checkpoints to begin with"};
+                                       "initial checkpoints"};
     enum { NUM = sizeof(what) / sizeof(what[0]) };
     Error error;
     int64_t mine[NUM] = {options_checksum(&t->options), (int64_t)t->train.num_tokens,

@@ -17,7 +17,7 @@ static inline const char *attention_refusal(AttentionVariant variant, const Atte
 #ifdef HAVE_CUDNN
     return attention_cudnn_refusal(a);
 #else
-    return "this build has no cuDNN (make DEVICE=cuda CUDNN=1)";
+    return "this build has no cuDNN: build with make DEVICE=cuda CUDNN=1";
 #endif
 }
 

@@ -65,7 +65,7 @@ static cudnnHandle_t library(std::string *message) {
     cudnnStatus_t status = cudnnCreate(&handle);
     if (status == CUDNN_STATUS_SUCCESS) return handle;
     handle = NULL;
-    *message = std::string("cuDNN does not start: ") + cudnnGetErrorString(status);
+    *message = std::string("cuDNN cannot be initialized: ") + cudnnGetErrorString(status);
     return NULL;
 }
 
@@ -214,7 +214,7 @@ static const Plan *plan_find(const Attention *a, Pass pass, std::string *message
         std::string reason = *message;
         *message = plan_build(&plan, a, pass, false);
         if (message->empty() && !said)
-            fprintf(stderr, "note: cuDNN's backward pass does not repeat bit for bit here: %s\n",
+            fprintf(stderr, "note: cuDNN's backward pass is not reproducible bit for bit here: %s\n",
                     reason.c_str());
         said = said || message->empty();
     }
@@ -226,7 +226,8 @@ static const Plan *plan_find(const Attention *a, Pass pass, std::string *message
 static const Plan *plan_of(const Attention *a, Pass pass) {
     std::string message;
     const Plan *plan = plan_find(a, pass, &message);
-    if (plan == NULL) fail(pass == FORWARD ? "no forward pass" : "no backward pass", message);
+    if (plan == NULL)
+        fail(pass == FORWARD ? "cannot build the forward pass" : "cannot build the backward pass", message);
     return plan;
 }
 
@@ -238,7 +239,9 @@ static void *workspace(size_t bytes) {
     if (bytes <= size) return memory;
     device_free(memory); // waits for what still uses it
     memory = device_alloc(size = bytes);
-    if (memory == NULL) fail("no workspace", "the GPU has no " + std::to_string(bytes) + " bytes left");
+    if (memory == NULL)
+        fail("cannot allocate its workspace",
+             "the GPU does not have " + std::to_string(bytes) + " bytes left");
     return memory;
 }
 
@@ -254,9 +257,9 @@ static void plan_run(const Plan *plan, std::unordered_map<int64_t, void *> tenso
     }
     std::string message;
     cudnnHandle_t handle = library(&message);
-    if (handle == NULL) fail("no handle", message);
+    if (handle == NULL) fail("cannot create a handle", message);
     cudnnStatus_t status = cudnnSetStream(handle, stream);
-    if (status != CUDNN_STATUS_SUCCESS) fail("no stream", cudnnGetErrorString(status));
+    if (status != CUDNN_STATUS_SUCCESS) fail("cannot set the stream", cudnnGetErrorString(status));
     message = message_of([&] { return plan->graph->execute(handle, tensors, workspace(plan->workspace)); });
     if (!message.empty()) fail("a pass failed", message);
 }
@@ -269,7 +272,7 @@ static const char *refusal_of_device(void) {
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
         (void)cudaGetLastError();
-        return "cuDNN's attention needs an NVIDIA GPU, and none answers";
+        return "cuDNN's attention needs an NVIDIA GPU, but none was found";
     }
     if (major < 8) return "cuDNN's attention needs a GPU of compute capability 8.0 or later";
     if (cudnnGetVersion() < 90000) return "cuDNN's attention needs cuDNN 9 or later";
@@ -278,15 +281,18 @@ static const char *refusal_of_device(void) {
 
 const char *attention_cudnn_refusal(const Attention *a) {
     static std::string sentence;
-    if (!DEVICE_IS_BF16) return "cuDNN's attention computes in bf16, and this build is for fp32";
-    if (a->HS % 8 != 0 || a->HS > 256) return "cuDNN's attention needs a head size of 8, 16 ... 256";
+    if (!DEVICE_IS_BF16)
+        return "cuDNN's attention computes in bf16, but this build is for fp32: build with make "
+               "PRECISION=bf16";
+    if (a->HS % 8 != 0 || a->HS > 256)
+        return "cuDNN's attention needs a head size that is a multiple of 8 and at most 256";
     if (a->mask == MASK_CAUSAL && a->Tq != a->Tk)
         return "cuDNN's causal attention needs as many queries as keys";
     const char *refusal = refusal_of_device();
     if (refusal != NULL) return refusal;
     for (Pass pass : {FORWARD, BACKWARD})
         if (plan_find(a, pass, &sentence) == NULL) {
-            sentence = "cuDNN has no attention of this shape for this GPU: " + sentence;
+            sentence = "cuDNN does not support attention of this shape on this GPU: " + sentence;
             return sentence.c_str();
         }
     return NULL;

@@ -128,8 +128,8 @@ static int set_aside(const char *folder, const char *run, int64_t step) {
         char *name = format_text("%s/checkpoints/step_%08" PRId64 "_kept_%d", run, step, i);
         const int moved = !file_exists(name) && rename(folder, name) == 0;
         if (moved)
-            warn("'%s' keeps what was in the way of, or part of, the checkpoint of step %" PRId64
-                 " and was not written by this run",
+            warn("'%s' now holds files that were found in the folder of the checkpoint of step %" PRId64
+                 " but were not written by this run",
                  name, step);
         free(name);
         if (moved) return 0;
@@ -304,7 +304,7 @@ static int publish(const CheckpointWriter *writer, Error *error) {
     if (rename(writer->temporary, final) != 0) {
         result = fail_io(error, "cannot rename '%s' to '%s'", writer->temporary, final);
         if (replaces && rename(doomed, final) != 0)
-            warn("the checkpoint that was '%s' is now '%s': rename it", final, doomed);
+            warn("the checkpoint that was '%s' is now '%s': rename it back", final, doomed);
     } else {
         result = folder_sync(parent, error);
         if (result == 0) result = folder_sync(writer->run, error); // of the first, its folder is new
@@ -371,7 +371,7 @@ static int read_recent(const cJSON *json, const char *path, TrainingState *state
     memset(state->recent, 0, sizeof(state->recent));
     cJSON_ArrayForEach(loss, losses) {
         if (!cJSON_IsNumber(loss) || !isfinite(loss->valuedouble) || state->num_recent == RECENT_LOSSES)
-            return fail(error, "'%s': recent_losses must be %d finite numbers at most", path, RECENT_LOSSES);
+            return fail(error, "'%s': recent_losses must be at most %d finite numbers", path, RECENT_LOSSES);
         state->recent[state->num_recent++] = loss->valuedouble;
     }
     return 0;

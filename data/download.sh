@@ -4,23 +4,23 @@
 #     data/download.sh [--out DIR] NAME        (DIR: datasets/NAME)
 #
 #     tinyshakespeare         1.1 MB of Shakespeare, the first 90 % for training, the last 10 % for validation;
-#                             every byte a token
-#     tinystories             2.2 GB of short stories written by GPT-4 (Eldan & Li 2023); learns a vocabulary of
-#         [--vocab 4096]      that many tokens from them
+#                             each byte is a token
+#     tinystories             2.2 GB of short stories written by GPT-4 (Eldan & Li 2023); trains a tokenizer with
+#         [--vocab 4096]      a vocabulary of that size on them
 #     fineweb10B [N]          N (1 to 103, default 1) ready-made shards of 100 M GPT-2 tokens each, 200 MB, of FineWeb's
 #                             10 B sample, one for validation, and GPT-2's vocabulary
 #     gpt2                    GPT-2's vocabulary alone: encoder.json and vocab.bpe
 #
 # At the end there are token shards and a tokenizer in DIR, and the command line to train with is printed. Files arrive
-# as NAME.part and get their names when their size and SHA-256 are right; a download that was cut goes on where it
-# stopped, and what is there already is neither fetched nor prepared again. The checksums are in this script, or come
-# with the download (Hugging Face sends the SHA-256 of its large files); where there is none, the script says so.
+# as NAME.part and get their names once their size and SHA-256 are right; an interrupted download resumes where it
+# stopped, and what exists is neither fetched nor prepared again. The checksums are in this script, or come with the
+# download (Hugging Face sends the SHA-256 of its large files); where there is none, the script says so.
 #
 # Needs curl or wget, and for tinyshakespeare and tinystories the command data/tokenize, which `make` builds.
 #
 # Environment:
 #     BUILD=build/cpu             where data/tokenize is
-#     DOWNLOAD_BASE=http://HOST   stands for scheme and host of every address: a mirror with the same paths
+#     DOWNLOAD_BASE=http://HOST   replaces scheme and host of every address: a mirror with the same paths
 #     DOWNLOAD_SHA256=FILE        checksums to use instead of those below, lines `SHA256 PATH`
 set -u
 
@@ -88,8 +88,8 @@ fetch_part() { # ADDRESS FILE
         # A server that cannot send the rest alone sends the whole; one that finds the part too long refuses.
         case $code in 200 | 416) [ "$before" -eq 0 ] || rm -f "$2.part" ;; esac
         if [ "$(size_of "$2.part")" -gt "$before" ]; then tries=0; else tries=$((tries + 1)); fi
-        [ $tries -lt 4 ] || fail "cannot fetch $1: ${code:-no answer}, the transfer ended with status $result;" \
-            "the same command goes on from there"
+        [ $tries -lt 4 ] || fail "cannot fetch $1: ${code:+status }${code:-no answer}, and the transfer ended with exit status $result;" \
+            "run the same command again to resume it"
         echo "the transfer failed, trying again" >&2
         sleep $tries
     done
@@ -128,7 +128,7 @@ fetch() { # ADDRESS FILE
         fail "$2 as fetched from $address has $size; it was removed"
     fi
     if [ -z "$sum" ]; then
-        echo "$2: no checksum is published, only its size was compared"
+        echo "$2: no checksum is published, so only its size was checked"
     elif [ "$(sha256sum <"$2.part" | cut -d ' ' -f 1)" != "$sum" ]; then
         rm -f "$2.part"
         fail "$2 as fetched from $address does not have the SHA-256 $sum; it was removed"
@@ -210,7 +210,7 @@ while [ $# -gt 0 ]; do
     *)
         if [ -z "$name" ]; then name=$1
         elif [ -z "$shards" ]; then shards=$1
-        else fail "'$1' is one word too many; see --help"; fi
+        else fail "'$1' is an unexpected argument; see --help"; fi
         ;;
     esac
     shift
@@ -220,7 +220,7 @@ case $name in
 tinyshakespeare | tinystories | fineweb10B | gpt2) ;;
 *) fail "there is no data set '$name', only tinyshakespeare, tinystories, fineweb10B and gpt2" ;;
 esac
-[ "$name" = fineweb10B ] || [ -z "$shards" ] || fail "'$shards' is one word too many; see --help"
+[ "$name" = fineweb10B ] || [ -z "$shards" ] || fail "'$shards' is an unexpected argument; see --help"
 shards=${shards:-1}
 [[ $shards =~ ^[0-9]{1,3}$ ]] && [ "$shards" -ge 1 ] && [ "$shards" -le 103 ] ||
     fail "fineweb10B has 1 to 103 training shards, not '$shards'"

@@ -106,7 +106,7 @@ void close_output(void) {
 }
 
 static void *checked(void *pointer, size_t size) {
-    if (pointer == NULL && size > 0) die("out of memory: %zu bytes were asked for", size);
+    if (pointer == NULL && size > 0) die("out of memory: cannot allocate %zu bytes", size);
     return pointer;
 }
 
@@ -154,8 +154,8 @@ int file_read(const char *path, size_t limit, char **data, size_t *size, Error *
     } else if (!S_ISREG(status.st_mode)) {
         fail(error, "cannot read '%s': not a regular file", path);
     } else if ((uint64_t)status.st_size > limit) {
-        fail(error, "'%s' has %lld bytes, more than the %zu expected at most", path,
-             (long long)status.st_size, limit);
+        fail(error, "'%s' has %lld bytes, but at most %zu were expected", path, (long long)status.st_size,
+             limit);
     } else {
         *size = (size_t)status.st_size;
         *data = (char *)xmalloc(*size + 1);
@@ -178,7 +178,7 @@ int file_pread(int descriptor, const char *path, void *data, size_t size, uint64
         if (count < 0)
             return fail_io(error, "cannot read '%s' at byte %llu", path, (unsigned long long)(offset + done));
         if (count == 0)
-            return fail(error, "'%s' ends at byte %llu, %zu more were expected", path,
+            return fail(error, "'%s' ends at byte %llu, but %zu more bytes were expected", path,
                         (unsigned long long)(offset + done), size - done);
         done += (size_t)count;
     }
@@ -308,7 +308,7 @@ int folder_create(const char *path, Error *error) {
     }
     struct stat status;
     if (result == 0 && (stat(path, &status) != 0 || !S_ISDIR(status.st_mode)))
-        result = fail(error, "'%s' is in the way: it is not a folder", path);
+        result = fail(error, "cannot create the folder '%s': a file of that name exists", path);
     free(copy);
     return result;
 }

@@ -113,8 +113,7 @@ static int check_keys(const char *path, const cJSON *json, const char *ignored, 
         } else if (!is_in(used, COUNT(used), name) && !is_in(irrelevant, COUNT(irrelevant), name)) {
             return fail(error,
                         "'%s' has a key that this trainer does not know, %.60s, which may change the model; "
-                        "if it does "
-                        "not, give --ignore-key %.60s",
+                        "if it does not, give --ignore-key %.60s",
                         path, name, name);
         }
     }
@@ -130,8 +129,8 @@ static int check_inner(const char *path, const cJSON *json, int64_t channels, Er
     if (item == NULL || cJSON_IsNull(item)) return 0;
     if (json_integer(json, path, "n_inner", -1, &inner, error) != 0) return -1;
     if (inner == 4 * channels) return 0;
-    return fail(error, "'%s': n_inner is %" PRId64 ", and this trainer has 4 n_embd = %" PRId64 " only", path,
-                inner, 4 * channels);
+    return fail(error, "'%s': n_inner is %" PRId64 ", but this trainer supports only 4 n_embd = %" PRId64,
+                path, inner, 4 * channels);
 }
 
 // A token's id, or -1 where there is none, or a list.

@@ -106,7 +106,7 @@ static int read_sequence(Loader *loader, uint64_t position, int32_t *tokens, Err
     if (largest < vocab_size) return 0;
     size_t bad = 0;
     while ((uint32_t)tokens[bad] < vocab_size) bad++;
-    return fail(error, "token %llu of %s is %u, expected 0 to %u for a vocabulary of %u",
+    return fail(error, "token %llu of '%s' is %u, expected 0 to %u for a vocabulary of %u",
                 (unsigned long long)(offset + bad), shard->path, (uint32_t)tokens[bad], vocab_size - 1,
                 vocab_size);
 }
@@ -147,17 +147,15 @@ static void *reader_thread(void *argument) {
 
 static int check_config(const LoaderConfig *config, Error *error) {
     if (config->batch < 1 || config->batch > INT32_MAX)
-        return fail(error, "a batch of %lld sequences is not possible, expected at least 1",
+        return fail(error, "a batch cannot have %lld sequences: expected at least 1",
                     (long long)config->batch);
     if (config->T < 1 || config->T >= INT32_MAX)
-        return fail(error, "sequences of %lld tokens are not possible, expected at least 1",
-                    (long long)config->T);
+        return fail(error, "a sequence cannot have %lld tokens: expected at least 1", (long long)config->T);
     if (config->batch > ((int64_t)1 << 40) / (config->T + 1))
         return fail(error, "a batch of %lld sequences of %lld tokens is too large", (long long)config->batch,
                     (long long)config->T);
     if (config->vocab_size < 1)
-        return fail(error, "a vocabulary of %d tokens is not possible, expected at least 1",
-                    config->vocab_size);
+        return fail(error, "a vocabulary cannot have %d tokens: expected at least 1", config->vocab_size);
     return 0;
 }
 
@@ -170,8 +168,8 @@ static int fail_no_sequences(const ShardSet *set, const LoaderConfig *config, Er
     }
     return fail(
         error,
-        "no shard is long enough for sequences of %lld tokens: at least %lld are needed in one shard, the "
-        "shortest, %s, has %llu and the longest, %s, has %llu",
+        "no shard is long enough for sequences of %lld tokens: one shard must have at least %lld, but the "
+        "shortest, '%s', has %llu and the longest, '%s', has %llu; use a shorter --sequence-length",
         (long long)config->T, (long long)config->T + 1, shortest->path,
         (unsigned long long)shortest->num_tokens, longest->path, (unsigned long long)longest->num_tokens);
 }

@@ -46,7 +46,7 @@ static int cut_back(Metrics *metrics, int64_t done, Error *error) {
     if (metrics->num_pending > 0)
         metrics->num_pending = lines_up_to(metrics->pending, done, &metrics->validated);
     if (ftruncate(metrics->descriptor, (off_t)metrics->size) == 0) return 0;
-    return fail_io(error, "cannot cut '%s' back to step %" PRId64, metrics->path, done);
+    return fail_io(error, "cannot truncate '%s' after step %" PRId64, metrics->path, done);
 }
 
 int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_steps, double flop_per_token,
@@ -112,7 +112,7 @@ int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t seque
     if (done < metrics->first_step) metrics->first_step = done;
     // Under the number of a step that is repeated: a run that is resumed before the next checkpoint repeats this, too.
     add_line(metrics, format_text("{\"step\": %" PRId64 ", \"rollback_from\": %" PRId64
-                                  ", \"rollback_to\": %" PRId64 ", \"sequences_passed_over\": %" PRId64 "}\n",
+                                  ", \"rollback_to\": %" PRId64 ", \"sequences_skipped\": %" PRId64 "}\n",
                                   done + 1, step, done, sequences));
     return 0;
 }

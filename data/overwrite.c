@@ -7,7 +7,7 @@ int overwrite_check(const char *path, int overwrite, int (*is_ours)(const char *
     struct stat status;
     if (stat(path, &status) != 0) {
         if (errno == ENOENT || errno == ENOTDIR) return 0; // opening it will say more
-        return fail_io(error, "cannot look at '%s'", path);
+        return fail_io(error, "cannot access '%s'", path);
     }
     if (!S_ISREG(status.st_mode)) return fail(error, "cannot write '%s': it is not a regular file", path);
     if (overwrite || (is_ours != NULL && is_ours(path))) return 0;

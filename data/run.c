@@ -256,8 +256,8 @@ int run_open(RunLock *lock, const char *run, int resumed, int64_t last, const Op
 int run_check(const RunLock *lock, Error *error) {
     struct stat mine, there;
     if (stat(lock->path, &there) != 0)
-        return fail_io(error, "the run's folder has vanished: '%s'", lock->path);
-    if (fstat(lock->descriptor, &mine) != 0) return fail_io(error, "cannot look at '%s'", lock->path);
+        return fail_io(error, "the run's folder has disappeared: '%s'", lock->path);
+    if (fstat(lock->descriptor, &mine) != 0) return fail_io(error, "cannot access '%s'", lock->path);
     if (mine.st_dev == there.st_dev && mine.st_ino == there.st_ino) return 0;
     return fail(error, "'%s' is not the lock of this run: another folder has taken its place", lock->path);
 }
@@ -270,7 +270,7 @@ void run_close(RunLock *lock) {
         pthread_mutex_unlock(&lock->mutex);
         pthread_join(lock->thread, NULL);
         if (ftruncate(lock->descriptor, 0) != 0)
-            warn("'%s' could not be emptied: the next trainer will call it stale", lock->path);
+            warn("'%s' could not be emptied: the next trainer will report a stale lock", lock->path);
         close(lock->descriptor);
     }
     free(lock->path);

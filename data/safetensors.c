@@ -81,11 +81,13 @@ static int open_file(SafetensorsFile *file, Error *error) {
     uint64_t length;
     if (file_size(file->path, &file->size, error) != 0) return -1;
     if (file->size < 8)
-        return fail(error, "'%s' is not a safetensors file: only %" PRIu64 " bytes", file->path, file->size);
+        return fail(error, "'%s' is not a safetensors file: it has only %" PRIu64 " bytes", file->path,
+                    file->size);
     if (file_pread(file->descriptor, file->path, &length, 8, 0, error) != 0) return -1;
     if (length > file->size - 8 || length > LARGEST_HEADER)
         return fail(error,
-                    "'%s' is not a safetensors file, or cut: a header of %" PRIu64 " bytes is announced",
+                    "'%s' is not a safetensors file, or it is truncated: its first 8 bytes announce a header "
+                    "of %" PRIu64 " bytes",
                     file->path, length);
     char *text = (char *)xmalloc(length + 1);
     int result = file_pread(file->descriptor, file->path, text, length, 8, error);
@@ -146,8 +148,8 @@ static int check_shape(const SafetensorsFile *file, const NamedTensor *tensor, c
     if (equal) return 0;
     char *found = cJSON_PrintUnformatted(shape);
     fail(error,
-         dimensions == 2 ? "'%s': tensor %s has shape %.60s, [%zu,%zu] was expected"
-                         : "'%s': tensor %s has shape %.60s, [%zu] was expected",
+         dimensions == 2 ? "'%s': tensor %s has shape %.60s, expected [%zu,%zu]"
+                         : "'%s': tensor %s has shape %.60s, expected [%zu]",
          file->path, tensor->name, found ? found : "none", wanted[0], wanted[1]);
     cJSON_free(found);
     return -1;
@@ -160,14 +162,14 @@ static int read_tensor(const SafetensorsFile *file, const NamedTensor *tensor, c
     if (type == NULL) type = "missing";
     int is_single = strcmp(type, "F32") == 0, is_half = strcmp(type, "F16") == 0;
     if (!is_single && !is_half && strcmp(type, "BF16") != 0)
-        return fail(error, "'%s': tensor %s has type %.20s; F32, F16 or BF16 was expected", file->path,
+        return fail(error, "'%s': tensor %s has type %.20s, expected F32, F16 or BF16", file->path,
                     tensor->name, type);
     const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
     double begin = json_count(cJSON_GetArrayItem(offsets, 0)),
            end = json_count(cJSON_GetArrayItem(offsets, 1));
     double bytes = (double)tensor_elements(tensor) * (is_single ? 4 : 2);
     if (begin < 0 || end - begin != bytes || end > (double)(file->size - file->data))
-        return fail(error, "'%s' is damaged or cut: tensor %s does not lie inside it", file->path,
+        return fail(error, "'%s' is damaged or truncated: tensor %s lies outside it", file->path,
                     tensor->name);
     uint64_t offset = file->data + (uint64_t)begin;
     if (is_single)
@@ -209,8 +211,7 @@ static int check_extents(const SafetensorsFile *file, Error *error) {
     whole = whole && at == (double)(file->size - file->data);
     free(extents);
     return whole ? 0
-                 : fail(error, "'%s' is damaged or cut: its tensors do not fill it without gaps and overlaps",
-                        file->path);
+                 : fail(error, "'%s' is damaged or truncated: its tensors leave gaps or overlap", file->path);
 }
 
 // Fills what the file has of the list; `found` counts.
@@ -222,9 +223,9 @@ static int read_file(const SafetensorsFile *file, const NamedTensor *tensors, si
         const NamedTensor *tensor = find_tensor(tensors, count, name);
         if (tensor == NULL && can_do_without(name)) continue;
         if (tensor == NULL)
-            return fail(error, "'%s': tensor %.60s is not one of this model", file->path, entry->string);
+            return fail(error, "'%s': tensor %.60s is not part of this model", file->path, entry->string);
         if (found[tensor - tensors]++)
-            return fail(error, "'%s': tensor %s is there twice", file->path, tensor->name);
+            return fail(error, "'%s': tensor %s appears twice", file->path, tensor->name);
         if (read_tensor(file, tensor, entry, error) != 0) return -1;
     }
     return 0;
@@ -245,7 +246,7 @@ int safetensors_read(const char *const *paths, size_t num_paths, const NamedTens
     for (size_t i = 0; i < count && result == 0; i++)
         if (!found[i])
             result = fail(error, "'%s'%s: tensor %s is missing", paths[0],
-                          num_paths > 1 ? " and those beside it" : "", tensors[i].name);
+                          num_paths > 1 ? " and the files listed with it" : "", tensors[i].name);
     free(found);
     return result;
 }

@@ -57,7 +57,7 @@ static int write_files(Saver *s, Error *error) {
 static int commit(Saver *s, Error *error) {
     if (fsync(s->job.record) == 0 || errno == EINVAL)
         return checkpoint_commit(&s->writer, s->job.keep, error);
-    fail_io(error, "cannot sync the record of '%s'", s->run);
+    fail_io(error, "cannot sync '%s/metrics.jsonl'", s->run);
     checkpoint_abandon(&s->writer);
     return -1;
 }
@@ -120,7 +120,7 @@ static void start_job(Saver *s, const Job *job) {
 void saver_write(Saver *s, int64_t step, const SaverFile *files, size_t count, void (*ready)(void *),
                  void *argument) {
     Job job = {.kind = JOB_WRITE, .step = step, .num_files = count, .ready = ready, .argument = argument};
-    if (count > SAVER_MOST_FILES) die("a checkpoint of %zu files for one process", count);
+    if (count > SAVER_MOST_FILES) die("one process cannot write %zu files of a checkpoint", count);
     memcpy(job.files, files, count * sizeof(SaverFile));
     start_job(s, &job);
 }

@@ -45,8 +45,8 @@ int paths_match(const char *pattern, const char *what, char ***paths, size_t *co
     int status = glob(pattern, GLOB_BRACE | GLOB_TILDE | GLOB_NOSORT, NULL, &found);
     if (status != 0) {
         globfree(&found);
-        if (status == GLOB_NOMATCH) return fail(error, "no %s matches %s", what, pattern);
-        return fail(error, "cannot look for a %s that matches %s", what, pattern);
+        if (status == GLOB_NOMATCH) return fail(error, "no %s matches '%s'", what, pattern);
+        return fail(error, "cannot search for a %s that matches '%s'", what, pattern);
     }
     qsort(found.gl_pathv, found.gl_pathc, sizeof(char *), compare_paths);
     *paths = (char **)xmalloc(found.gl_pathc * sizeof(char *));
@@ -76,6 +76,15 @@ static int open_for_reading(const char *path) {
     return open(path, flags);
 }
 
+// Whether what should be a header may be uint16 tokens of GPT-2's vocabulary, as nanoGPT writes them.
+static int may_be_gpt2_tokens(const int32_t *header) {
+    uint16_t tokens[HEADER_BYTES / 2];
+    memcpy(tokens, header, HEADER_BYTES);
+    for (size_t i = 0; i < HEADER_BYTES / 2; i++)
+        if (tokens[i] > 50256) return 0;
+    return 1;
+}
+
 static int check_header(Shard *shard, const int32_t *header, uint64_t file_bytes, Error *error) {
     int32_t version;
     if (header[0] == MAGIC_16) {
@@ -85,20 +94,24 @@ static int check_header(Shard *shard, const int32_t *header, uint64_t file_bytes
         shard->token_bytes = 4;
         version = VERSION_32;
     } else {
-        return fail(error,
-                    "%s is not a token shard: it begins with %d, expected %d (uint16 tokens) or %d (uint32)",
-                    shard->path, header[0], MAGIC_16, MAGIC_32);
+        return fail(
+            error,
+            "'%s' is not a token shard: it begins with %d, expected %d (uint16 tokens) or %d (uint32)%s",
+            shard->path, header[0], MAGIC_16, MAGIC_32,
+            file_bytes % 2 == 0 && may_be_gpt2_tokens(header)
+                ? "; files of nanoGPT have no header: make shards from the text with data/tokenize encode"
+                : "");
     }
     if (header[1] != version)
-        return fail(error, "%s is a token shard of version %d, expected version %d", shard->path, header[1],
+        return fail(error, "'%s' is a token shard of version %d, expected version %d", shard->path, header[1],
                     version);
     if (header[2] <= 0)
-        return fail(error, "%s is damaged: its header counts %d tokens, expected at least 1", shard->path,
-                    header[2]);
+        return fail(error, "'%s' is damaged: its header says that it has %d tokens, expected at least 1",
+                    shard->path, header[2]);
     shard->num_tokens = (uint64_t)header[2];
     uint64_t expected = HEADER_BYTES + shard->num_tokens * (uint64_t)shard->token_bytes;
     if (file_bytes != expected)
-        return fail(error, "%s is %s: it has %llu bytes, expected %llu for the %llu tokens its header counts",
+        return fail(error, "'%s' is %s: it has %llu bytes, expected %llu for the %llu tokens of its header",
                     shard->path, file_bytes < expected ? "truncated" : "longer than its header says",
                     (unsigned long long)file_bytes, (unsigned long long)expected,
                     (unsigned long long)shard->num_tokens);
@@ -107,10 +120,11 @@ static int check_header(Shard *shard, const int32_t *header, uint64_t file_bytes
 
 static int check_file(Shard *shard, Error *error) {
     struct stat status;
-    if (fstat(shard->descriptor, &status) != 0) return fail_io(error, "cannot read %s", shard->path);
-    if (!S_ISREG(status.st_mode)) return fail(error, "%s is not a file, expected a token shard", shard->path);
+    if (fstat(shard->descriptor, &status) != 0) return fail_io(error, "cannot read '%s'", shard->path);
+    if (!S_ISREG(status.st_mode))
+        return fail(error, "'%s' is not a file, but a token shard was expected", shard->path);
     if (status.st_size < HEADER_BYTES)
-        return fail(error, "%s %s: it has %lld bytes, expected a token shard with a header of %d bytes",
+        return fail(error, "'%s' %s: it has %lld bytes, but the header of a token shard alone has %d",
                     shard->path, status.st_size == 0 ? "is empty" : "is truncated", (long long)status.st_size,
                     HEADER_BYTES);
     int32_t header[HEADER_INTS];
@@ -121,7 +135,7 @@ static int check_file(Shard *shard, Error *error) {
 static int shard_open(Shard *shard, const char *path, Error *error) {
     memset(shard, 0, sizeof *shard);
     shard->descriptor = open_for_reading(path);
-    if (shard->descriptor < 0) return fail_io(error, "cannot open token shard %s", path);
+    if (shard->descriptor < 0) return fail_io(error, "cannot open the token shard '%s'", path);
     shard->path = xstrdup(path);
     if (check_file(shard, error) == 0) return 0;
     close(shard->descriptor);
@@ -174,7 +188,7 @@ void shards_close(ShardSet *set) {
 
 int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens, Error *error) {
     if (first > shard->num_tokens || count > shard->num_tokens - first)
-        return fail(error, "%s has %llu tokens, too few to read %zu from token %llu on", shard->path,
+        return fail(error, "'%s' has %llu tokens, too few to read %zu from token %llu onwards", shard->path,
                     (unsigned long long)shard->num_tokens, count, (unsigned long long)first);
     if (shard->token_bytes == 4)
         return file_pread(shard->descriptor, shard->path, tokens, count * 4, HEADER_BYTES + first * 4, error);
@@ -195,7 +209,7 @@ int shard_read_patiently(const Shard *shard, uint64_t first, size_t count, int32
     int result = shard_read(shard, first, count, tokens, error);
     for (size_t i = 0; i < sizeof(seconds) / sizeof(seconds[0]); i++) {
         if (result == 0 || error->status != EXIT_IO) return result;
-        warn("%s; tried again in %d s", error->text, seconds[i]);
+        warn("%s; trying again in %d s", error->text, seconds[i]);
         if (pause(argument, seconds[i]) != 0) return result;
         result = shard_read(shard, first, count, tokens, error);
     }
@@ -296,9 +310,8 @@ static int refuse_foreign(ShardWriter *writer, uint64_t index, Error *error) {
     if (is_ours(writer->prefix, index)) return 0;
     char *path = shard_path(writer->prefix, index);
     fail(error,
-         "'%s' exists, and its header does not prove that this program wrote it under this name: move it "
-         "away, "
-         "choose another --out, or give --overwrite",
+         "'%s' exists, and its header does not show that this program wrote it under this name: move it "
+         "away, choose another --out, or give --overwrite",
          path);
     free(path);
     return -1;
@@ -308,10 +321,10 @@ int shard_writer_open(ShardWriter *writer, const char *prefix, uint64_t tokens_p
                       int overwrite, Error *error) {
     memset(writer, 0, sizeof *writer);
     if (tokens_per_shard < 1 || tokens_per_shard > SHARD_MAX_TOKENS)
-        return fail(error, "a shard of %llu tokens is not possible, expected 1 to %u",
+        return fail(error, "a shard cannot have %llu tokens: expected 1 to %u",
                     (unsigned long long)tokens_per_shard, SHARD_MAX_TOKENS);
     if (token_bytes != 2 && token_bytes != 4)
-        return fail(error, "tokens of %d bytes are not possible, expected 2 or 4", token_bytes);
+        return fail(error, "a token cannot have %d bytes: expected 2 or 4", token_bytes);
     writer->prefix = xstrdup(prefix);
     writer->tokens_per_shard = tokens_per_shard;
     writer->token_bytes = token_bytes;
@@ -354,7 +367,7 @@ static int write_tokens(ShardWriter *writer, const int32_t *tokens, size_t count
         size_t part = count - done < CONVERT_TOKENS ? count - done : CONVERT_TOKENS;
         for (size_t i = 0; i < part; i++) {
             if ((uint32_t)tokens[done + i] > largest)
-                return fail(error, "token %d does not fit in %s, expected 0 to %u", tokens[done + i],
+                return fail(error, "token %d does not fit into '%s', expected 0 to %u", tokens[done + i],
                             writer->file.path, largest);
             narrow[i] = (uint16_t)tokens[done + i];
         }
@@ -386,7 +399,8 @@ static int remove_if_ours(ShardWriter *writer, uint64_t index, Error *error) {
     char *path = shard_path(writer->prefix, index);
     int result = 0;
     if (!is_ours(writer->prefix, index))
-        warn("'%s' is not of this set and is left where it is: a pattern such as '%s_*.bin' would include it",
+        warn("'%s' is not part of this set of shards and is kept, but a pattern such as '%s_*.bin' includes "
+             "it",
              path, writer->prefix);
     else if (unlink(path) != 0 && errno != ENOENT)
         result = fail_io(error, "cannot remove '%s', a shard of an earlier set", path);
@@ -481,8 +495,9 @@ static int fill_row(DocumentReader *reader, int32_t vocab_size, size_t T, size_t
     size_t length = count < T ? count : T;
     for (size_t i = 0; i < length; i++)
         if (row_targets[i] < 0 || row_targets[i] >= vocab_size)
-            return fail(error, "token %zu of a document in %s is %d, expected 0 to %d for a vocabulary of %d",
-                        i, reader->set->shards[0].path, row_targets[i], vocab_size - 1, vocab_size);
+            return fail(error,
+                        "token %zu of a document in '%s' is %d, expected 0 to %d for a vocabulary of %d", i,
+                        reader->set->shards[0].path, row_targets[i], vocab_size - 1, vocab_size);
     row_inputs[0] = reader->end_of_text;
     memcpy(row_inputs + 1, row_targets, (length < T ? length : T - 1) * sizeof(int32_t));
     for (size_t i = length + 1; i < T; i++) row_inputs[i] = reader->end_of_text;

@@ -277,7 +277,7 @@ static void unchoose(State *state, const Item *item, int entry) {
 
 static const Entry *remembered(const State *state, const Item *item) {
     int bound = state->bound[item->variable];
-    if (!bound) die("story grammar: {%s} is said before it is chosen", grammar.variables[item->variable]);
+    if (!bound) die("story grammar: {%s} is used before it is chosen", grammar.variables[item->variable]);
     return &grammar.entries[bound - 1];
 }
 
@@ -313,7 +313,7 @@ static void append(Story *story, const char *text, int length) {
 // A random entry of the list that is not used up.
 static int draw(StoryRng *rng, const State *state, int list) {
     int left = choices_left(state, list);
-    if (left <= 0) die("story grammar: list %s is used up", grammar.lists[list].name);
+    if (left <= 0) die("story grammar: list %s has no entries left", grammar.lists[list].name);
     int skip = random_below(rng, left), entry = grammar.lists[list].first;
     while (state->used[entry] || skip-- > 0) entry++;
     return entry;

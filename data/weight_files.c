@@ -39,11 +39,12 @@ static int add_indexed(WeightFiles *files, const char *folder, const char *index
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(json, "weight_map"), *item;
     int result = json == NULL ? -1 : 0;
     if (result == 0 && (!cJSON_IsObject(map) || map->child == NULL))
-        result = fail(error, "'%s' has no weight_map that says which file has which tensor", path);
+        result = fail(error, "'%s' has no weight_map, which names the file of each tensor", path);
     if (result == 0) cJSON_ArrayForEach(item, map) {
             const char *name = cJSON_GetStringValue(item);
             if (name == NULL || *name == '\0' || strchr(name, '/') != NULL)
-                result = fail(error, "'%s': the file of tensor %.60s must be the name of a file beside it",
+                result = fail(error,
+                              "'%s': the file of tensor %.60s must be the name of a file in the same folder",
                               path, item->string);
             else if (!exists_in(folder, name))
                 result = fail(error, "'%s/%s' is missing: '%s' says that it has tensor %.60s", folder, name,
@@ -77,7 +78,7 @@ static int fail_without(const char *folder, const char *single, const char *inde
         if (exists_in(folder, others[i]))
             return fail(
                 error,
-                "'%s' has its weights as %s, and only safetensors can be read: in Python, load them with "
+                "'%s' has its weights in %s, but only safetensors can be read: in Python, load them with "
                 "transformers and write them with save_pretrained(folder, safe_serialization=True)",
                 folder, others[i]);
     return fail(error, "'%s' has neither %s nor %s", folder, single, index);

@@ -42,7 +42,7 @@ static const Option options[] = {
     {"Measurements", "ngram", OPTION_INTEGER, FIELD(ngram), "0", 0, BYTE_NGRAM_MAX_ORDER, NULL,
      "order of the byte n-gram model to compare with, 0 for none"},
     {NULL, "parse", OPTION_TEXT, FIELD(parse), "", 0, 0, NULL,
-     "a file of stories to parse, and nothing else is done"},
+     "file of stories to parse; nothing else is done"},
 };
 enum { NUM_OPTIONS = sizeof(options) / sizeof(options[0]) };
 
@@ -111,7 +111,7 @@ static Floor measure_floor(const Stories *validation, const char *path) {
         StoryParse parsed = story_parse(text, length);
         floor.stories++;
         if (parsed.num_parses != 1)
-            die("story %ju of '%s' was not written by this grammar; write the files again",
+            die("story %ju of '%s' does not follow this grammar; write the files again",
                 (uintmax_t)floor.stories, path);
         floor.bits += parsed.bits;
         floor.bytes += length;
@@ -248,10 +248,10 @@ static void parse_file(const char *path) {
             continue;
         }
         size_t start = parsed.furthest > 40 ? parsed.furthest - 40 : 0;
-        printf("story %zu: leaves the grammar after byte %zu: '%.*s'\n", num_stories, parsed.furthest,
+        printf("story %zu: departs from the grammar after byte %zu: '%.*s'\n", num_stories, parsed.furthest,
                (int)(parsed.furthest - start), text + start);
     }
-    printf("%zu of %zu stories are of the grammar", num_parsed, num_stories);
+    printf("stories that follow the grammar: %zu of %zu", num_parsed, num_stories);
     if (num_parsed > 0) printf(", %.4f bits/byte", bits / (double)bytes);
     printf("\n");
     free(stories.data);

@@ -49,7 +49,7 @@ static inline void check(cudaError_t error, const char *file, int line, const ch
 // Memory that an allocation gave, or the end of the program with a sentence where it gave none.
 static inline void *allocated(void *pointer, size_t bytes) {
     if (pointer != NULL) return pointer;
-    fprintf(stderr, "error: out of memory: %zu bytes were asked for\n", bytes);
+    fprintf(stderr, "error: out of memory: cannot allocate %zu bytes\n", bytes);
     exit(EXIT_FAILURE);
 }
 

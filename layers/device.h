@@ -40,15 +40,16 @@ static inline const char *device_open(char **argv, int local_rank) {
     int count = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaErrorInsufficientDriver)
-        return "this build needs an NVIDIA GPU, and no driver for one (recent enough for this CUDA) was "
-               "found; "
-               "make DEVICE=cpu builds for the processor";
+        return "this build needs an NVIDIA GPU, but no driver that is recent enough for its CUDA version was "
+               "found; to train on the CPU, build with make DEVICE=cpu";
     if (error != cudaSuccess || count == 0)
-        return "this build needs an NVIDIA GPU, and none was found; make DEVICE=cpu builds for the processor";
-    if (count > 1 && local_rank >= count) return "there are more processes on this host than GPUs";
+        return "this build needs an NVIDIA GPU, but none was found; to train on the CPU, build with make "
+               "DEVICE=cpu";
+    if (count > 1 && local_rank >= count)
+        return "this host has more processes than GPUs: start at most one process per GPU";
     return cudaSetDevice(count > 1 ? local_rank : 0) == cudaSuccess
                ? NULL
-               : "the GPU is there but cannot be used now";
+               : "the GPU was found but cannot be used now; nvidia-smi shows its state and who uses it";
 }
 // Threads of their own begin with the first GPU.
 static inline int device_current(void) {

@@ -257,14 +257,18 @@ int matmul_cublas_load(MatmulCublas *cublas, const char *path, Error *error) {
     if (matmul_algorithms_read(&algorithms, path, error) != 0) return -1;
     int result = 0;
     if (strcmp(algorithms.made_for, cublas->made_for) != 0) {
-        fprintf(stderr, "note: '%s' is for %s; this is %s: algorithms are chosen anew, so bits may differ\n",
+        fprintf(stderr,
+                "note: '%s' was made for %s, but this is %s: algorithms are chosen again, so results may "
+                "differ slightly\n",
                 path, algorithms.made_for, cublas->made_for);
     } else {
         for (size_t i = 0; i < algorithms.count && result == 0; i++)
             if (plan_find(cublas, &algorithms.list[i].shape) == NULL &&
                 plan_restore(cublas, &algorithms.list[i]) != 0)
-                result = fail(error, "'%s', line %zu: cuBLASLt does not accept its own algorithm", path,
-                              i + 2);
+                result = fail(error,
+                              "'%s', line %zu: cuBLASLt rejects this algorithm; remove the file to choose "
+                              "all of them again",
+                              path, i + 2);
     }
     matmul_algorithms_free(&algorithms);
     return result;

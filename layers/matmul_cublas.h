@@ -163,12 +163,11 @@ static inline int matmul_algorithms_read(MatmulAlgorithms *a, const char *path, 
     if (file_read(path, 16 << 20, &text, &size, error) != 0) return -1;
     int result = matmul_algorithms_parse(a, text, size);
     free(text);
-    return result == 0
-               ? 0
-               : fail(error,
-                      "'%s' is damaged: a list of matmul algorithms, as a run writes it, was expected "
-                      "(without the file, algorithms are chosen anew)",
-                      path);
+    return result == 0 ? 0
+                       : fail(error,
+                              "'%s' is damaged: it is not a list of matmul algorithms as a run writes it; "
+                              "remove the file to choose the algorithms again",
+                              path);
 }
 
 // ---- the library; only where HAVE_CUBLAS is defined -------------------------------------------------------

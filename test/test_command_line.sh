@@ -58,12 +58,12 @@ same whole/checkpoints/step_00000008/model.safetensors cut/checkpoints/step_0000
 same whole/checkpoints/step_00000008/optimizer.safetensors cut/checkpoints/step_00000008/optimizer.safetensors
 same whole/checkpoints/step_00000008/training_state.json cut/checkpoints/step_00000008/training_state.json
 same <(curve whole) <(curve cut)
-expect 0 "has done 8 steps" "$train" --run cut --resume
+expect 0 "has already done 8 steps" "$train" --run cut --resume
 same <(curve whole) <(curve cut)
 refuse "num-layers is a part of the run's model" "$train" --run cut --resume --num-layers 3
-expect 0 "has done 8 steps" "$train" --run cut --resume --num-layers 2
+expect 0 "has already done 8 steps" "$train" --run cut --resume --num-layers 2
 "$tokenize" train --input stories/validation.txt --vocab 300 --out other.json >/dev/null 2>&1
-refuse "other.json' is not the tokenizer of the run" "$train" --run cut --resume --tokenizer other.json
+refuse "other.json' is not the tokenizer that this run was started with" "$train" --run cut --resume --tokenizer other.json
 expect 0 "step 10/10" "$train" --run cut --resume --steps 10
 # What is computed again, or in pieces, changes nothing (beyond rounding, for pieces); --plan allocates nothing.
 for what in gelu layernorm block; do
@@ -81,11 +81,11 @@ expect 0 "step 1/1" "$train" --run by4pieces $small "${data[@]}" $still --valida
 echo "$(validation by2) $(validation by4) $(validation by4pieces)" |
     awk '{ exit NF != 3 || ($1 - $2) ^ 2 > 1e-10 || ($1 - $3) ^ 2 > 1e-10 }' &&
     pass || fail "validation by batches of 2 and 4, in pieces: $(validation by2) $(validation by4) $(validation by4pieces)"
-refuse "less than one token's logits" "$train" $small "${data[@]}" --logits-memory 100
+refuse "too small: the logits of one token take" "$train" $small "${data[@]}" --logits-memory 100
 expect 0 "^ +64 +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9]+ +[0-9]+ +0\.9[0-9]+$" "$train" --plan --model gpt2-124M --vocab-size 50257 \
     --sequence-length 1024 --batch 64 --shard optimizer
 expect 0 "^ +2 +.*! " "$train" --plan --plan-gpu rtx4090 --plan-link 10 --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 8
-expect 0 "^in all +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
+expect 0 "^total +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
 refuse "no cuBLAS" "$train" $small "${data[@]}" --matmul cublas
 refuse "weights in bf16" "$train" $small "${data[@]}" --stochastic-rounding
 # Variants: the same curve up to rounding. Documents, floor, schedules, overfitting, a profile.
@@ -97,7 +97,7 @@ last=$(grep '"step": 60, "loss"' overfit/metrics.jsonl | sed 's/.*"loss": \([0-9
 [ "$last" -lt "$first" ] && pass || fail "overfitting goes from $first to $last"
 echo "--num-layers=1 # one
 --steps 3 \"--run=from file\"" >options.txt
-expect 0 "1 layers" "$train" $small "${data[@]}" @options.txt
+expect 0 "1 layer," "$train" $small "${data[@]}" @options.txt
 [ -d "from file" ] && pass || fail "a quoted value in an option file"
 
 # Splits of a batch, what validation and sampling must not touch, what must differ.
@@ -135,7 +135,7 @@ holds grep -q '"vocab_size":[[:space:]]*400' larger/checkpoints/step_00000003/co
 expect 0 "step 4/4" "$train" --run larger --resume --steps 4
 expect 0 "^A" "$train" --init-from larger/checkpoints/step_00000004 --sample A --sample-tokens 60 --temperature 100
 "$tokenize" train --input stories/train.txt --vocab 401 --out too_large.json >/dev/null 2>&1
-refuse "too_large.json has 401 tokens, the model in larger/.* 400" "$train" --init-from larger/checkpoints/step_00000004 --sample A --tokenizer too_large.json
+refuse "too_large.json has 401 tokens, but the model in larger/.* has 400" "$train" --init-from larger/checkpoints/step_00000004 --sample A --tokenizer too_large.json
 # Exact ids as a prompt; text that says the same.
 ids=$(python3 -c "
 import json; v = json.load(open('tokenizer.json'))['model']['vocab']; print(299, v['O'], v['n'], v['c'], sep=',')")
@@ -157,19 +157,19 @@ expect 0 "step 1/1" "$train" --run ends $small --warmup 0 --train ends_000000.bi
 holds grep -q '"eos_token": "</s>"' ends/checkpoints/step_00000001/tokenizer_config.json
 holds grep -q '"eos_token_id":[[:space:]]*299' ends/checkpoints/step_00000001/config.json
 expect 0 "This run|already|has done" "$train" --run ends --resume
-refuse "needs a token that separates documents, and the tokenizer other_end.json has no <|endoftext|>: name its own with --end-of-text" "$train" --run ends2 $small \
+refuse "needs a token that separates documents, but the tokenizer other_end.json has no <|endoftext|>: name its own token with --end-of-text" "$train" --run ends2 $small \
     --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end.json --steps 1 --validate-documents
 expect 0 "step 1/1" "$train" --run ends2 $small --warmup 0 --train ends_000000.bin --validation ends_000000.bin --tokenizer other_end.json --steps 1 \
     --validate-documents --end-of-text "</s>"
 refuse "has no token '</x>', which --end-of-text names" "$train" --run ends2 $small --train ends_000000.bin --tokenizer other_end.json --end-of-text "</x>"
-refuse "the token ~, which begins each, is not in it" "$train" --run ends3 $small --train train_000000.bin --validation val_000000.bin --tokenizer tokenizer.json \
+refuse "the token ~, which precedes each, does not occur in it" "$train" --run ends3 $small --train train_000000.bin --validation val_000000.bin --tokenizer tokenizer.json \
     --end-of-text "~" --validate-documents
 # The tokenizer beside the weights says what a document is.
 expect 0 "step 1/1" "$train" --run beside $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from whole/checkpoints/step_00000008 \
     --steps 1 --validate-documents
 cp -r whole/checkpoints/step_00000008 without
 rm without/manifest without/tokenizer.json
-refuse "needs --tokenizer: there is none beside the weights" "$train" --run beside2 $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from without \
+refuse "needs --tokenizer: there is none in the folder of the weights" "$train" --run beside2 $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from without \
     --steps 1 --validate-documents
 # What stops a sample is what the folder says: here, the most probable token after the prompt.
 cp -r whole/checkpoints/step_00000008 stops
@@ -202,7 +202,7 @@ tokenizer = json.load(open("tokenizer.json"))
 tokenizer["model"]["merges"].reverse()
 json.dump(tokenizer, open("reversed.json", "w"))
 END
-refuse "reversed.json' is not the tokenizer of the run" "$train" --run whole --resume --tokenizer reversed.json
+refuse "reversed.json' is not the tokenizer that this run was started with" "$train" --run whole --resume --tokenizer reversed.json
 # Keys of tokenizer.json that are not known.
 sed 's/"truncation": null/"truncation": {"max_length": 5}/' tokenizer.json >truncates.json
 refuse "truncates.json: truncation shortens long texts, expected null; --ignore-key truncation ignores it" "$train" --run keys $small --train "train_*.bin" --tokenizer truncates.json
@@ -266,7 +266,7 @@ refuse "give only one of them" "$train" $small "${data[@]}" --resume --init-from
 refuse "with --model free only" "$train" $small "${data[@]}" --model gpt2-124M
 refuse "vocabulary is unknown" "$train" $small --train "train_*.bin"
 refuse "needs --tokenizer" "$train" $small --train "train_*.bin" --vocab-size 300 --validate-documents
-refuse "the tokenizer tokenizer.json has 300 tokens, the model 299: " "$train" $small "${data[@]}" --vocab-size 299
+refuse "the tokenizer tokenizer.json has 300 tokens, but the model has 299: " "$train" $small "${data[@]}" --vocab-size 299
 refuse "must be less than --steps" "$train" $small "${data[@]}" --steps 2 --warmup 2
 refuse "no run to resume" "$train" --run nowhere --resume
 refuse "is the folder of a model, not of a run" "$train" --run whole/checkpoints/step_00000008 --resume
@@ -277,9 +277,9 @@ expect 0 "step 1/1 " "$train" --run short ${small/--sequence-length 32/} "${data
 grep -q -- "--sequence-length=32" short/options.txt && pass || fail "the sequence length of a model with 32 positions"
 head -c 1064 train_000000.bin >short_000000.bin # 20 tokens
 printf '\24\0\0\0' | dd of=short_000000.bin bs=1 seek=8 conv=notrunc 2>/dev/null
-expect 0 "^warning: 1 of [0-9]+ shards have no more tokens than a sequence .* the first is 'short_000000.bin'" "$train" --run with_short $small \
+expect 0 "^warning: skipping 1 of [0-9]+ shards for having too few tokens for a sequence .* the first is 'short_000000.bin'" "$train" --run with_short $small \
     "${data[@]}" --train "*_00000?.bin" --steps 1 --warmup 0 --sample-tokens 1
-expect 0 "this run has done 8 steps, and --steps is 4" "$train" --run whole --resume --steps 4
+expect 0 "this run has already done 8 steps, and --steps is 4" "$train" --run whole --resume --steps 4
 refuse "has checkpoints of an earlier run" "$train" --run whole $small "${data[@]}"
 same <(curve whole) <(curve again)
 refuse "the largest batch that fits is --batch [0-9]+" "$train" --run huge $small "${data[@]}" --batch 1000000
@@ -337,7 +337,7 @@ try "negative.bin" negative.bin
 try "truncated.bin" truncated.bin
 try "empty.bin" empty.bin
 try "33" short.bin
-refuse "token 95 of token.bin is 100" "$train" --run bad $small --vocab-size 100 --train token.bin --steps 3 --warmup 0 --batch 1
+refuse "token 95 of 'token.bin' is 100" "$train" --run bad $small --vocab-size 100 --train token.bin --steps 3 --warmup 0 --batch 1
 mkdir folder.bin
 try "folder.bin" folder.bin
 
@@ -372,7 +372,7 @@ foreign "n_layer" "sed -i 's/\"n_layer\"/\"n_layers\"/' config.json"
 foreign "model_type" "sed -i 's/\"gpt2\"/\"llama\"/' config.json"
 foreign "shape|expected" "sed -i 's/\"n_positions\":.*/\"n_positions\": 40,/' config.json"
 foreign "missing" "sed -i 's/\"n_layer\":.*/\"n_layer\": 3,/' config.json"
-foreign "not one of this model" "sed -i 's/\"n_layer\":.*/\"n_layer\": 1,/' config.json"
+foreign "not part of this model" "sed -i 's/\"n_layer\":.*/\"n_layer\": 1,/' config.json"
 foreign "does not divide|multiple of 8" "sed -i 's/\"n_head\":.*/\"n_head\": 3,/' config.json"
 foreign "out of bounds" "sed -i 's/\"n_embd\":.*/\"n_embd\": 0,/' config.json"
 foreign "cut|damaged" "truncate -s -1000 model.safetensors"
@@ -384,11 +384,11 @@ refuse "list.json" "$train" --run bad $small "${data[@]}" --tokenizer list.json
 # ---- a disk that does not take it -----------------------------------------------------------------------------------------
 
 refuse "cannot create the folder" "$train" --run /proc/run $small "${data[@]}" --steps 2 --warmup 0
-refuse "in the way|cannot create" "$train" --run options.txt $small "${data[@]}" --steps 2 --warmup 0
+refuse "cannot create the folder" "$train" --run options.txt $small "${data[@]}" --steps 2 --warmup 0
 # A full disk: a small file system where one may be mounted, else a limit on the size of files. The checkpoint before
 # stays whole, nothing half written is left, and with room the run goes on.
 full() { # COMMAND...: resumes where the next checkpoint does not fit
-    expect 2 "^error: step 12 is not saved: cannot write" "$@"
+    expect 2 "^error: cannot save step 12: cannot write" "$@"
     ls "$full/checkpoints" | grep -qv '^step_00000008$' && fail "left over: $(ls "$full/checkpoints")" || pass
     expect 0 "^A" "$train" --run "$full" --sample "A" --sample-tokens 3
 }

@@ -208,11 +208,11 @@ readelf -d "$cuda/train_gpt" >"$out"
 holds grep -q 'NEEDED.*libcublasLt\.so' "$out"
 case $(dev/find_cuda.sh compile) in *HAVE_NCCL*) holds grep -q 'NEEDED.*libnccl\.so' "$out" ;; esac
 if grep -q 'libcuda\.so' "$out"; then fail "libcuda.so is linked: the program cannot start without a driver"; else pass; fi
-needs="needs an NVIDIA GPU, and no"
+needs="needs an NVIDIA GPU, but no"
 says "^error: this build $needs" 1 "$cuda/train_gpt" --train "$work/data_*.bin" --tokenizer "$work/tokenizer.json"
 equal "$(wc -l <"$out")" 1 "one sentence"
 says 'Trains a GPT-2' 0 "$cuda/train_gpt" --help
-says '^in all' 0 "$cuda/train_gpt" --plan --model gpt2-124M --vocab-size 50257 --sequence-length 1024
+says '^total' 0 "$cuda/train_gpt" --plan --model gpt2-124M --vocab-size 50257 --sequence-length 1024
 for program in layers/test_kernels attention/test_attention attention/test_ptx test_train_gpt; do says "$needs" 1 "$cuda/test/$program"; done
 says "$needs" 0 "$cuda/test/layers/test_matmul_device" # it tests what it can
 says "$needs" 1 "$cuda/dev/bench_kernels"

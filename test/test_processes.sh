@@ -185,7 +185,7 @@ chmod +x other_run.sh
 refuse "process 1: cannot open 'older/" timeout $hang mpirun -n 2 ./other_run.sh seen older "$gpt" --resume --steps 6
 run "$gpt" 2 other --batch 6 --save-every 2 --steps 4 --seed 7
 cp seen/options.txt other
-refuse "processes 0 and 1 have different checkpoints" timeout $hang mpirun -n 2 ./other_run.sh seen other "$gpt" --resume --steps 6
+refuse "processes 0 and 1 have different initial checkpoints" timeout $hang mpirun -n 2 ./other_run.sh seen other "$gpt" --resume --steps 6
 # One that does not see the run's folder has the others write for it.
 expect 0 "step 4/4" timeout $hang mpirun -n 2 ./other_run.sh here elsewhere "$gpt" "${data[@]}" "${shape[@]}" --batch 6 --steps 4 --shard optimizer
 run "$gpt" 2 both --batch 6 --steps 4 --shard optimizer
@@ -194,7 +194,7 @@ same <(tensors here) <(tensors both) written by one process
 refuse "process 1: there is no run to resume" timeout $hang mpirun -n 2 ./other_run.sh seen nowhere "$gpt" --resume --steps 6
 
 # It could not go back to their checkpoints.
-refuse "rollback-after: process 1 does not see the folder 'here2' of process 0" timeout $hang mpirun -n 2 ./other_run.sh here2 elsewhere "$gpt" \
+refuse "rollback-after: process 1 must see the same folder 'here2' as process 0" timeout $hang mpirun -n 2 ./other_run.sh here2 elsewhere "$gpt" \
     "${data[@]}" "${shape[@]}" --batch 6 --rollback-after 3
 
 md5sum seen/options.txt >before.txt
@@ -206,7 +206,7 @@ refuse "process 1: there is no option" timeout $hang mpirun -n 1 "$gpt" --run se
 # A process that meets a token it cannot use: all stop before that step, and save.
 "$root/test/bad_shard.py" token.bin 400 24 1337 30 32 4000
 bad=(--train token.bin --vocab-size 107 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 24 --global-batch 8 --batch 2)
-expect 1 "^error: process 3: token [0-9]+ of token.bin is [0-9]+" mpirun -n 4 "$gpt" --run bad_token "${bad[@]}" --steps 20
+expect 1 "^error: process 3: token [0-9]+ of 'token.bin' is [0-9]+" mpirun -n 4 "$gpt" --run bad_token "${bad[@]}" --steps 20
 [ "$(grep -c '"loss"' bad_token/metrics.jsonl)" = 3 ] && [ -f bad_token/checkpoints/step_00000003/manifest ] && pass ||
     fail "not saved before the bad token: $(ls bad_token/checkpoints)"
 grep -q '"position":.24' bad_token/checkpoints/step_00000003/training_state.json && pass || fail "the step without data counts as done"
@@ -216,7 +216,7 @@ grep -q '"position":.24' bad_token/checkpoints/step_00000003/training_state.json
 cp good.bin validation.bin
 printf '\xa0\x0f' | dd of=validation.bin bs=1 seek=$((1024 + 2 * (6 * 24 + 10))) conv=notrunc status=none
 bad[1]=good.bin
-expect 1 "^error: process 3: token 154 of validation.bin is 4000" mpirun -n 4 "$gpt" --run bad_validation "${bad[@]}" --steps 20 \
+expect 1 "^error: process 3: token 154 of 'validation.bin' is 4000" mpirun -n 4 "$gpt" --run bad_validation "${bad[@]}" --steps 20 \
     --validation validation.bin --validate-every 5
 [ -f bad_validation/checkpoints/step_00000005/manifest ] && pass || fail "not saved: $(ls bad_validation/checkpoints)"
 # A disk that takes longer for the last save than the deadline, which is that of steps.

@@ -82,7 +82,7 @@ if [ -f "$build/test/io_faults.so" ]; then
     cp "$build/test/io_faults.so" . # LD_PRELOAD takes no path with a space
     for how in "8" "6 --validate-documents"; do
         rm -rf again
-        expect 0 "^warning: .*validation/data_000000.bin.*; tried again in 1 s" env IO_FAULTS_UNDER="$PWD/validation" IO_FAULTS_MODE=fail \
+        expect 0 "^warning: .*validation/data_000000.bin.*; trying again in 1 s" env IO_FAULTS_UNDER="$PWD/validation" IO_FAULTS_MODE=fail \
             IO_FAULTS_AT="${how%% *}" LD_PRELOAD="$PWD/io_faults.so" "$train" --run again "${data[@]}" "${shape[@]}" \
             --validation "validation/*.bin" ${how#[0-9]}
     done
@@ -109,7 +109,7 @@ spikes=(--vocab-size 256 --seed 5 --num-layers 1 --num-heads 2 --channels 32 --s
 "$root/test/bad_shard.py" spike.bin 400 16 5 260 272 100
 expect 0 "^4 steps in a row had losses that are outliers: returning from step 134 to step 130 and skipping 8 sequences" "$train" --run spike --train spike.bin "${spikes[@]}"
 [ "$(grep -c '"loss"' spike/metrics.jsonl)" = 150 ] && pass || fail "not one line a step"
-grep -q '{"step": 131, "rollback_from": 134, "rollback_to": 130, "sequences_passed_over": 8}' spike/metrics.jsonl && pass ||
+grep -q '{"step": 131, "rollback_from": 134, "rollback_to": 130, "sequences_skipped": 8}' spike/metrics.jsonl && pass ||
     fail "the rollback is not recorded"
 grep -q '"position":.308' spike/checkpoints/step_00000150/training_state.json && pass || fail "not 8 sequences passed over"
 # Killed after the rollback, before the next checkpoint: it comes to the same.

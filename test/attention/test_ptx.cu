@@ -492,7 +492,7 @@ static void test_mbarrier() {
 int main(int argc, char **argv) {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        printf("this build needs an NVIDIA GPU, and no driver or no GPU was found\n");
+        printf("this build needs an NVIDIA GPU, but no driver or no GPU was found\n");
         return 1;
     }
     print_table = argc > 1 && !strcmp(argv[1], "--table");

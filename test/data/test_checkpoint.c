@@ -106,7 +106,8 @@ static void test_files(void) {
     EXPECT(file_write(below, "x", 1, &error) == -1 && strstr(error.text, below), "a file as a folder: %s",
            error.text);
     EXPECT(folder_create(below, &error) == -1 && strstr(error.text, path), "%s", error.text);
-    EXPECT(folder_create(path, &error) == -1 && strstr(error.text, "in the way"), "%s", error.text);
+    EXPECT(folder_create(path, &error) == -1 && strstr(error.text, "a file of that name exists"), "%s",
+           error.text);
     free(below);
     unlink(path);
     free(path);
@@ -219,16 +220,16 @@ static void test_refused(void) {
     expect_tensors("{" ENTRY_ONE "}", 24, "ln_f.bias is missing");
     expect_tensors("{" ENTRY_ONE "," ENTRY_TWO
                    ",\"h.0.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[40,44]}}",
-                   44, "h.0.x is not one of this model");
-    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "," ENTRY_TWO "}", 40, "ln_f.bias is there twice");
+                   44, "h.0.x is not part of this model");
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "," ENTRY_TWO "}", 40, "ln_f.bias appears twice");
     expect_tensors("{" ENTRY_ONE "," ENTRY_TWO ",\"transformer."
                    "ln_f.bias\":{\"dtype\":\"F32\",\"shape\":[4],"
                    "\"data_offsets\":[40,56]}}",
-                   56, "ln_f.bias is there twice");
+                   56, "ln_f.bias appears twice");
     static const struct {
         const char *entry, *words;
     } cases[] = {
-        {"{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[24,44]}", "[4] was expected"},
+        {"{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[24,44]}", "expected [4]"},
         {"{\"dtype\":\"F32\",\"shape\":[4,1],\"data_offsets\":[24,40]}", "has shape [4,1]"},
         {"{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[24,40]}", "has shape []"},
         {"{\"dtype\":\"F32\",\"shape\":[4.5],\"data_offsets\":[24,40]}", "shape"},
@@ -236,16 +237,16 @@ static void test_refused(void) {
         {"{\"dtype\":\"F32\",\"data_offsets\":[24,40]}", "has shape none"},
         {"{\"dtype\":\"F64\",\"shape\":[4],\"data_offsets\":[24,56]}", "has type F64"},
         {"{\"dtype\":7,\"shape\":[4],\"data_offsets\":[24,40]}", "has type missing"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[28,44]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24,41]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[40,24]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-16,0]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[1e300,1e300]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24.5,40.5]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":\"24\"}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4]}", "does not lie inside"},
-        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[8,24]}", "gaps and overlaps"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[28,44]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24,41]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[40,24]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-16,0]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[1e300,1e300]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24.5,40.5]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[24]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":\"24\"}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4]}", "lies outside it"},
+        {"{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[8,24]}", "leave gaps or overlap"},
         {"[]", "shape"},
         {"7", "shape"},
         {"null", "shape"},
@@ -255,9 +256,9 @@ static void test_refused(void) {
         expect_tensors(header, 16 + 24, cases[i].words);
         free(header);
     }
-    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "}", 41, "gaps and overlaps");
+    expect_tensors("{" ENTRY_ONE "," ENTRY_TWO "}", 41, "leave gaps or overlap");
     expect_tensors("{" ENTRY_ONE ",\"ln_f.bias\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[28,44]}}",
-                   44, "gaps and overlaps");
+                   44, "leave gaps or overlap");
 }
 
 static void test_headers(void) {
@@ -271,7 +272,7 @@ static void test_headers(void) {
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
         char *path = write_tensors("{}", lengths[i], 40);
         EXPECT(safetensors_read((const char *[]){path}, 1, tensors, 2, &error) == -1 &&
-                   strstr(error.text, "is announced"),
+                   strstr(error.text, "announce a header of"),
                "%" PRIu64 ": %s", lengths[i], error.text);
         free(path);
     }
@@ -630,7 +631,7 @@ static void test_parts(void) {
                strstr(error.text, "optimizer.safetensors"),
            "%s", error.text);
     EXPECT(checkpoint_read_tensors(folder_of_step, "model", tensors, 1, &error) == -1 &&
-               strstr(error.text, "not one of this model"),
+               strstr(error.text, "not part of this model"),
            "%s", error.text);
     damage(run, 1, "model-00002-of-00002.safetensors");
     EXPECT(checkpoint_verify(folder_of_step, 1, &error) == -1 && strstr(error.text, "model-00002"), "%s",
@@ -675,7 +676,7 @@ static void test_weight_files(void) {
     char *command = format_text("rm -rf '%s'/*", folder);
     expect_files(NULL, "neither model.safetensors nor model.safetensors.index.json");
     put_in("pytorch_model.bin", "x");
-    expect_files(NULL, "pytorch_model.bin, and only safetensors can be read");
+    expect_files(NULL, "pytorch_model.bin, but only safetensors can be read");
     put_in("model-00001-of-00002.safetensors", "x");
     put_in("model-00002-of-00002.safetensors", "x");
     put_in("model.safetensors", "x");
@@ -694,9 +695,9 @@ static void test_weight_files(void) {
     unlink(single);
     expect_files("first.safetensors second.safetensors", NULL);
     put_in("model.safetensors.index.json", "{\"weight_map\":{\"a\":\"../first.safetensors\"}}");
-    expect_files(NULL, "the name of a file beside it");
+    expect_files(NULL, "the name of a file in the same folder");
     put_in("model.safetensors.index.json", "{\"weight_map\":{\"a\":1}}");
-    expect_files(NULL, "the name of a file beside it");
+    expect_files(NULL, "the name of a file in the same folder");
     put_in("model.safetensors.index.json", "{\"weight_map\":{}}");
     expect_files(NULL, "no weight_map");
     put_in("model.safetensors.index.json", "[");
@@ -782,8 +783,8 @@ static void test_lock(void) {
     char *owner = run_owner(run), *self = format_text(" %ld ", (long)getpid());
     EXPECT(owner != NULL && strstr(owner, self) != NULL, "the owner is '%s'", owner);
     EXPECT(run_check(&lock, &error) == 0, "%s", error.text);
-    EXPECT(rename(run, moved) == 0 && run_check(&lock, &error) == -1 && strstr(error.text, "vanished"), "%s",
-           error.text);
+    EXPECT(rename(run, moved) == 0 && run_check(&lock, &error) == -1 && strstr(error.text, "has disappeared"),
+           "%s", error.text);
     EXPECT(mkdir(run, 0777) == 0, "mkdir");
     put(path, "", 0);
     EXPECT(run_check(&lock, &error) == -1 && strstr(error.text, "another folder"), "%s", error.text);

@@ -239,8 +239,8 @@ refuse "name a data set"
 refuse "no data set 'mnist', only tinyshakespeare" mnist
 refuse "there is no option --fast" --fast gpt2
 refuse "needs a value" gpt2 --out
-refuse "one word too many" gpt2 2
-refuse "one word too many" fineweb10B 2 3
+refuse "'2' is an unexpected argument" gpt2 2
+refuse "'3' is an unexpected argument" fineweb10B 2 3
 refuse "1 to 103 training shards, not '0'" fineweb10B 0
 refuse "1 to 103 training shards, not '104'" fineweb10B 104
 refuse "not 'many'" fineweb10B many

@@ -322,15 +322,15 @@ static void expect_open_error(const ShardSet *set, int64_t batch, int64_t T, int
 
 static void test_bad_configurations(void) {
     ShardSet set = open_shards("stream16"), none = {0};
-    expect_open_error(&set, 0, 8, 1329, "batch of 0");
-    expect_open_error(&set, -1, 8, 1329, "batch of -1");
-    expect_open_error(&set, 1, 0, 1329, "sequences of 0");
-    expect_open_error(&set, 1, 8, 0, "vocabulary of 0");
+    expect_open_error(&set, 0, 8, 1329, "a batch cannot have 0 ");
+    expect_open_error(&set, -1, 8, 1329, "a batch cannot have -1 ");
+    expect_open_error(&set, 1, 0, 1329, "a sequence cannot have 0 ");
+    expect_open_error(&set, 1, 8, 0, "a vocabulary cannot have 0 ");
     expect_open_error(&set, INT32_MAX, INT32_MAX - 1, 1329, "too large");
     expect_open_error(&none, 1, 8, 1329, "no token shards");
-    expect_open_error(&set, 1, 1000, 1329, "at least 1001 are needed");
-    expect_open_error(&set, 1, 1000, 1329, "stream16_5_000000.bin, has 1 and the longest");
-    expect_open_error(&set, 1, 1000, 1329, "stream16_4_000000.bin, has 1000");
+    expect_open_error(&set, 1, 1000, 1329, "one shard must have at least 1001");
+    expect_open_error(&set, 1, 1000, 1329, "stream16_5_000000.bin', has 1 and the longest");
+    expect_open_error(&set, 1, 1000, 1329, "stream16_4_000000.bin', has 1000");
     shards_close(&set);
 }
 
@@ -378,7 +378,7 @@ static void test_bad_tokens(void) {
     int batches = batches_before_error(&set, config, 100, &error);
     EXPECT(batches == 18, "%d batches before the error", batches);
     EXPECT(strstr(error.text, "token 203 of ") &&
-               strstr(error.text, "bad16_1_000000.bin is 60000, expected 0 to 499"),
+               strstr(error.text, "bad16_1_000000.bin' is 60000, expected 0 to 499"),
            "'%s'", error.text);
     shards_close(&set);
 

@@ -48,6 +48,25 @@ static void expect_raw_refused(int32_t magic, int32_t version, int32_t count, si
     free(path);
 }
 
+// The hint at nanoGPT's files is given only where the file may be one.
+static void test_hint(void) {
+    Error error;
+    ShardSet set;
+    static const struct {
+        int32_t first;
+        size_t bytes;
+        int hinted;
+    } cases[] = {{7 << 16 | 7, 20, 1}, {7 << 16 | 7, 21, 0}, {50256, 20, 1}, {50257, 20, 0}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *path = write_raw("headerless.bin", cases[i].first, 0, 0, cases[i].bytes);
+        EXPECT(shards_open(&set, path, &error) == -1, "%s was accepted", path);
+        EXPECT((strstr(error.text, "files of nanoGPT have no header") != NULL) == cases[i].hinted, "%d: '%s'",
+               cases[i].first, error.text);
+        EXPECT(unlink(path) == 0, "unlink");
+        free(path);
+    }
+}
+
 static void test_damage(void) {
     Error error;
     char *path = in_folder("absent.bin");
@@ -67,8 +86,8 @@ static void test_damage(void) {
     expect_raw_refused(20240520, 1, 10, 19, "is truncated");
     expect_raw_refused(20240520, 1, 10, 21, "longer than its header says");
     expect_raw_refused(20240801, 7, 10, 20, "is truncated");
-    expect_raw_refused(20240520, 1, 0, 0, "counts 0 tokens");
-    expect_raw_refused(20240520, 1, -5, 20, "counts -5 tokens");
+    expect_raw_refused(20240520, 1, 0, 0, "says that it has 0 tokens");
+    expect_raw_refused(20240520, 1, -5, 20, "says that it has -5 tokens");
 }
 
 static void test_round_trip(int token_bytes) {
@@ -302,6 +321,7 @@ int main(void) {
     snprintf(folder, sizeof folder, "/tmp/test_shards_%d", (int)getpid());
     mkdir(folder, 0700);
     test_damage();
+    test_hint();
     test_round_trip(4);
     test_round_trip(2);
     test_writer();

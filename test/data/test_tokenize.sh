@@ -158,7 +158,7 @@ printf '{"text": "a"}\n{"text": 7}\n' >number.jsonl
 printf '{"text": "a"}\n{"text": "b"' >half.jsonl
 printf '{"text": "a\\u0000b"}\n' >nul.jsonl
 printf '["text"]\n' >array.jsonl
-refuse "6 inputs cannot be used: .*absent.txt; .*number.jsonl: line 2 has no text.*half.jsonl: line 2 is not a JSON object.*nul.jsonl: line 1 contains a NUL.*array.jsonl: line 1 is not.*text is a folder" \
+refuse "6 inputs cannot be used: .*absent.txt'; .*number.jsonl: line 2 has no text.*half.jsonl: line 2 is not a JSON object.*nul.jsonl: line 1 contains a NUL.*array.jsonl: line 1 is not.*text is a folder" \
     encode --tokenizer tokenizer.json absent.txt one.txt number.jsonl half.jsonl nul.jsonl array.jsonl text --out new_folder/e
 holds [ ! -e new_folder ]
 accept "tokens" encode --tokenizer tokenizer.json one.txt --out new_folder/below/f
@@ -206,7 +206,7 @@ refuse "fw_train_00000[123].bin' exists" encode --tokenizer tokenizer.json --inp
 holds [ "$(ls fw_train* | wc -l)" = 3 ] # nothing is written, either
 for i in 1 2 3; do same copied_000000.bin fw_train_00000$i.bin "a shard that others wrote"; done
 refuse "fw_train_00000[123].bin' exists" encode --tokenizer tokenizer.json --input two.txt one.txt --out fw --validation-every 2
-accept "^warning: 'fw_train_00000[123].bin' is not of this set and is left" encode --tokenizer tokenizer.json --input one.txt --out fw_train --overwrite
+accept "^warning: 'fw_train_00000[123].bin' is not part of this set of shards and is kept" encode --tokenizer tokenizer.json --input one.txt --out fw_train --overwrite
 holds [ "$(ls fw_train* | wc -l)" = 4 ]
 echo '{}' >kept.json
 cp one.txt kept.txt
