@@ -35,24 +35,24 @@ ifeq ($(DEVICE),)
 override DEVICE := cpu
 endif
 ifeq ($(filter cpu cuda emulated,$(DEVICE)),)
-$(error DEVICE=$(DEVICE): cpu, cuda or emulated was expected)
+$(error DEVICE=$(DEVICE): expected cpu, cuda or emulated)
 endif
 ifeq ($(filter bf16 fp32,$(PRECISION)),)
-$(error PRECISION=$(PRECISION): bf16 or fp32 was expected)
+$(error PRECISION=$(PRECISION): expected bf16 or fp32)
 endif
 ifeq ($(filter 0 1,$(CUDNN)),)
-$(error CUDNN=$(CUDNN): 0 or 1 was expected)
+$(error CUDNN=$(CUDNN): expected 0 or 1)
 endif
 # Other builds that this one starts are left without it.
 HAS_CUDNN := $(and $(filter cuda-bf16,$(DEVICE)-$(PRECISION)),$(filter 1,$(CUDNN)))
 ifeq ($(CUDNN)$(HAS_CUDNN)-$(MAKELEVEL),1-0)
-$(error CUDNN=1 is for DEVICE=cuda PRECISION=bf16)
+$(error CUDNN=1 needs DEVICE=cuda PRECISION=bf16)
 endif
 ifneq ($(filter-out address undefined thread,$(subst $(comma), ,$(SANITIZE))),)
-$(error SANITIZE=$(SANITIZE): address, undefined, thread or a comma-separated list was expected)
+$(error SANITIZE=$(SANITIZE): expected address, undefined, thread or a comma-separated list of them)
 endif
 ifeq ($(DEVICE)-$(if $(SANITIZE),sanitize),cuda-sanitize)
-$(error SANITIZE is for cpu and emulated; on a GPU compute-sanitizer watches kernels: dev/gpu_check.sh sanitizer)
+$(error SANITIZE works with DEVICE=cpu and DEVICE=emulated only; on a GPU, dev/gpu_check.sh sanitizer runs compute-sanitizer)
 endif
 
 # ---- packages first -------------------------------------------------------------------------------------------

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Our attention and PyTorch's in one process, on the same memory, taking turns, and the ratio of the medians.
+"""Times our attention and PyTorch's in turns, in one process and on the same memory, and prints the ratio of the medians.
 
     python3 dev/bench_attention.py [--rounds N] [--lengths 512,1024] [--head-sizes 64,128] [--dropouts 0,0.1]
     python3 dev/bench_attention.py --cpu
 
 Causal self-attention on packed q, k, v. On a GPU (the default where there is one) our variants, with sums in a fixed
-order and with atomics, beside PyTorch's flash, cuDNN and efficient backends and its deterministic flash: NH * HS = 2048,
-16,384 tokens, bf16. On the CPU our flash beside PyTorch's: NH * HS = 768, 4,096 tokens, fp32. Best first call
+order and with atomics, are compared with PyTorch's flash, cuDNN and efficient backends and its deterministic flash: NH * HS = 2048,
+16,384 tokens, bf16. On the CPU our flash is compared with PyTorch's: NH * HS = 768, 4,096 tokens, fp32. First run
 `make attention_library`, which builds our side.
 
 A case (HS, T, dropout) first compares our out, dq, dk and dv with PyTorch's, without dropout, and ends with exit status 1
-when a row of HS numbers differs by more than the tolerance. Then a line a side: forward, backward and both, each in ms,
+when a row of HS elements differs by more than the tolerance. Then follows a line for each side: forward, backward and both, each in ms,
 in TFLOP/s (the causal half only; GFLOP/s on the CPU), and as the time of PyTorch's flash divided by the side's own: above 1
-is faster than PyTorch. Deterministic sides are divided into PyTorch's deterministic flash.
+is faster than PyTorch. Deterministic sides are compared with PyTorch's deterministic flash.
 
-Threads that wait by spinning disturb whoever has the next turn, and other programs: on the CPU set OMP_WAIT_POLICY=passive.
+Threads that spin while they wait slow down the other side and other programs: on the CPU set OMP_WAIT_POLICY=passive.
 """
 import argparse
 import contextlib
@@ -29,7 +29,7 @@ import warnings
 try:
     import torch
 except ImportError:
-    sys.exit(f"error: {sys.executable} has no PyTorch; in an environment of your own: pip install torch")
+    sys.exit(f"error: {sys.executable} has no PyTorch; install it in a virtual environment with: pip install torch")
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -144,7 +144,7 @@ class Place:
     def __init__(self, on_gpu, path):
         self.library = open_library(path or default_library(on_gpu))
         if self.library.library_is_gpu() != on_gpu:
-            sys.exit(f"error: {path} was built for " + ("the CPU: --cpu" if on_gpu else "a GPU, and this is the CPU"))
+            sys.exit(f"error: {path} was built for " + ("the CPU: give --cpu" if on_gpu else "a GPU, but this runs on the CPU"))
         self.dtype = torch.bfloat16 if self.library.library_is_bf16() else torch.float32
         names = itertools.takewhile(bool, map(self.library.library_variant, itertools.count()))
         variants = [name.decode() for name in names if name != b"naive"]
@@ -182,7 +182,7 @@ def default_library(on_gpu):
 
 def open_library(path):
     if not os.path.exists(path):
-        sys.exit(f"error: {os.path.normpath(path)} is not there; build it with: make attention_library")
+        sys.exit(f"error: {os.path.normpath(path)} does not exist; build it with: make attention_library")
     library = ctypes.CDLL(path)
     case, pointer, size = ctypes.POINTER(Case), ctypes.c_void_p, ctypes.c_size_t
     for name, result, parameters in (
@@ -283,19 +283,19 @@ def numbers(kind, lowest):
         except ValueError:
             values = []
         if not values or min(values) < lowest:
-            raise argparse.ArgumentTypeError(f"{text}: numbers of {lowest} or more with commas between them were expected")
+            raise argparse.ArgumentTypeError(f"{text}: expected comma-separated numbers, each at least {lowest}")
         return values
     return parse
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="store_true", help="on the CPU, also where there is a GPU")
-    parser.add_argument("--rounds", type=int, help="turns of every side; 9 on the CPU, on a GPU 5 of 4 calls each")
-    parser.add_argument("--lengths", type=numbers(int, 2), metavar="T,...", help="tokens of a sequence")
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
+    parser.add_argument("--rounds", type=int, help="turns of each side; default: 9 on the CPU, 5 (of 4 calls each) on a GPU")
+    parser.add_argument("--lengths", type=numbers(int, 2), metavar="T,...", help="sequence lengths in tokens")
     parser.add_argument("--head-sizes", type=numbers(int, 8), metavar="HS,...")
     parser.add_argument("--dropouts", type=numbers(float, 0), metavar="P,...")
-    parser.add_argument("--library", help="instead of build/cuda-bf16/dev/libattention.so, build/cpu/dev/libattention.so")
+    parser.add_argument("--library", help="default: build/cuda-bf16/dev/libattention.so, build/cpu/dev/libattention.so with --cpu")
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.utils.deterministic.fill_uninitialized_memory = False  # deterministic mode would first fill outputs with NaN

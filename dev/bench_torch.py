@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""The same training step here and in PyTorch, taking turns in one run, and the ratio of the medians.
+"""Times the same training step here and in PyTorch, in turns in one run, and prints the ratio of the medians.
 
     python3 dev/bench_torch.py [--rounds N] [--shapes small,medium,gpt2] [--precisions fp32,bf16] [--variants eager,compiled]
     python3 dev/bench_torch.py --cuda --model gpt2-124M --batch 16 --sequence-length 1024 [--variants compiled,eager]
 
---cuda: PyTorch alone, on a GPU: bf16 autocast, SDPA, fused AdamW, as nanoGPT trains; dev/gpu_check.sh runs our trainer
-beside it. Without, on the CPU:
+--cuda: times PyTorch alone, on a GPU, with bf16 autocast, SDPA and fused AdamW, as nanoGPT trains; dev/gpu_check.sh runs
+our trainer on the same shape. Without it, on the CPU:
 
 PyTorch trains the same GPT-2 (F.scaled_dot_product_attention where it has it, AdamW, tied head, fp32 or bf16
-autocast) on the CPU with the same number of threads. Best first call `make bench`, which builds the other side,
+autocast) on the CPU with the same number of threads. First run `make bench`, which builds the other side,
 build/cpu/dev/bench. For Debian's PyTorch 1.13, whose defaults are slow, set
     ATEN_CPU_CAPABILITY=avx512 LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/openblas-openmp
 """
@@ -112,7 +112,7 @@ class Ours:
     def __init__(self, shape, precision):
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../build/cpu/dev/bench")
         if not os.path.exists(program):
-            sys.exit(f"error: {program} is not there; build it with: make bench_program")
+            sys.exit(f"error: {program} does not exist; build it with: make bench_program")
         words = [program, "serve", *map(str, shape), precision, "flash"]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
@@ -195,14 +195,14 @@ def main():
     parser.add_argument("--shapes", default="small,medium,gpt2")
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--variants", default="eager", help="eager, compiled, or both: the better one counts")
-    parser.add_argument("--rounds", type=int, default=0, help="0: enough for each shape")
-    parser.add_argument("--cuda", action="store_true", help="training on a GPU")
+    parser.add_argument("--rounds", type=int, default=0, help="timed steps of each side; 0: as many as each shape needs")
+    parser.add_argument("--cuda", action="store_true", help="time PyTorch alone, on a GPU")
     parser.add_argument("--model", default="gpt2-124M", choices=MODELS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--sequence-length", type=int, default=1024)
     options = parser.parse_args()
     if options.cuda and not torch.cuda.is_available():
-        sys.exit("error: PyTorch finds no GPU")
+        sys.exit("error: --cuda needs a GPU, and PyTorch finds none")
     if options.cuda:
         return bench_training_on_gpu(options)
     torch.set_num_threads(len(os.sched_getaffinity(0)))

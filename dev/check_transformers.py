@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checkpoints against Hugging Face's transformers, in both directions.
+"""Checks checkpoints against Hugging Face's transformers, in both directions.
 
     python3 dev/check_transformers.py CHECKPOINT SHARD       (needs torch and transformers, on the CPU)
 

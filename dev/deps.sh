@@ -139,7 +139,7 @@ explain() { # explain WORD NAME...: WORD is before the sentence that names what 
     elif [ -n "$which" ]; then
         how="to install what is missing, run: $(command_for "$which" "$@")"
     else
-        how="install what is missing by the names that your system has for it"
+        how="install what is missing with the package manager of your system"
     fi
     echo "$word $(listed "$@") $verb not installed; $how" >&2
 }
@@ -148,7 +148,7 @@ explain() { # explain WORD NAME...: WORD is before the sentence that names what 
 
 # A compiler that was asked for by name is not one that we can choose.
 if ! command -v "${CC%% *}" >/dev/null; then
-    case $CC in gcc | cc | clang) ;; *) echo "error: CC is '$CC', and there is no program ${CC%% *}" >&2 && exit 1 ;; esac
+    case $CC in gcc | cc | clang) ;; *) echo "error: CC is '$CC', but there is no program ${CC%% *}" >&2 && exit 1 ;; esac
 fi
 needed=$(required | with_pkg_config)
 printing=
@@ -176,4 +176,4 @@ if [ -n "$needed" ]; then
     explain error: $missing
     exit 1
 fi
-[ -z "$missing" ] || explain "note: what needs the following is left out:" $missing
+[ -z "$missing" ] || explain "note: some features or tests are left out, because" $missing

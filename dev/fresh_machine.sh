@@ -8,9 +8,9 @@
 # Options:
 #     --compiler gcc|clang   the only compiler that is installed (gcc)
 #     --suite NAME           the release of Debian or Ubuntu (bookworm)
-#     --as root|sudo|nobody  who builds: root; a user who has sudo without a password; a user who has not (root)
-#     --folder DIR           where machines are made and logs are kept (build/fresh_machine)
-#     --keep                 leaves the machines there; without it they are removed
+#     --as root|sudo|nobody  who builds: root, a user with passwordless sudo, or a user without sudo (root)
+#     --folder DIR           where machines are created and logs are kept (build/fresh_machine)
+#     --keep                 keep the machines; without it they are removed
 # A line for every step, with its result and time, goes to the terminal and to DIR/log.txt; the output of each step goes to
 # a file beside it. The exit status is 0 if every step succeeded. Needs root and debootstrap. The bare system is
 # made once and copied (DIR/base-SUITE-COMPILER; remove it to make it anew).
@@ -26,20 +26,20 @@ while [ $# -gt 0 ]; do
         case $1 in --compiler) compiler=$2 ;; --suite) suite=$2 ;; --as) who=$2 ;; --folder) folder=$2 ;; esac
         shift
         ;;
-    -*) error "$1 is not an option; see dev/fresh_machine.sh --help" ;;
+    -*) error "unknown option $1; see dev/fresh_machine.sh --help" ;;
     *) break ;;
     esac
     shift
 done
-case $compiler in gcc | clang) ;; *) error "--compiler $compiler: gcc or clang was expected" ;; esac
-case $who in root | sudo | nobody) ;; *) error "--as $who: root, sudo or nobody was expected" ;; esac
+case $compiler in gcc | clang) ;; *) error "--compiler $compiler: expected gcc or clang" ;; esac
+case $who in root | sudo | nobody) ;; *) error "--as $who: expected root, sudo or nobody" ;; esac
 [ "$(id -u)" = 0 ] || error "dev/fresh_machine.sh needs root, for chroot"
 for tool in debootstrap unshare chroot git; do
     command -v $tool >/dev/null || error "$tool is not installed (Debian, Ubuntu: apt-get install debootstrap util-linux git)"
 done
 mkdir -p "$folder" && folder=$(cd "$folder" && pwd) || exit 1
 [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] ||
-    echo "note: changes that are not committed are not part of the clone"
+    echo "note: uncommitted changes are not part of the clone"
 
 # The mirror that this machine uses, from either kind of apt's lists, for Debian or for Ubuntu.
 mirror() {

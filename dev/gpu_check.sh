@@ -50,7 +50,7 @@ try_if_there() { # try_if_there PROGRAM-OR-MODULE LINES COMMAND...
     if command -v "$1" >/dev/null || "$PYTHON" -c "import $1" 2>/dev/null; then
         try "${@:2}"
     else
-        say "left out: there is no $1 on this machine"
+        say "skipped: $1 is not installed on this machine"
     fi
 }
 # In bf16 with cuDNN's attention, where cuDNN and its frontend are.
@@ -187,7 +187,7 @@ train() {
             printf "%s, ours: median of %d steps %.2f ms, %.0f tokens/s\n", name, NR, 1e3 * middle, tokens / middle }')
     say "${figures:-FAILED: no steps in metrics.jsonl}"
     [ -n "$figures" ] || part_failed=1
-    [ "$DEVICE" != cuda ] || say "most memory in use on the GPU: $(sort -n "$logs/memory" | tail -n 1) MiB"
+    [ "$DEVICE" != cuda ] || say "peak GPU memory in use: $(sort -n "$logs/memory" | tail -n 1) MiB"
     rm -rf "$logs/$name/checkpoints"
 }
 
@@ -271,7 +271,7 @@ case "$*" in
 esac
 END
     chmod +x "$carry/bin/pkg-config"
-    echo ".carry holds libpcre2, libcjson and, where pip had it, cuDNN's frontend: take it along, $(du -sh "$carry" | cut -f1)"
+    echo ".carry holds libpcre2, libcjson and, where pip had it, cuDNN's frontend: copy it along with the project, $(du -sh "$carry" | cut -f1)"
 }
 use_carried() {
     [ ! -d .carry/python ] || export PYTHONPATH=$PWD/.carry/python${PYTHONPATH:+:$PYTHONPATH}
@@ -280,7 +280,7 @@ use_carried() {
     if [ -x .carry/bin/pkg-config ]; then
         PATH=$PWD/.carry/bin:$PATH
     else
-        say "libpcre2 and libcjson are not installed: make deps, or dev/gpu_check.sh --prepare where there is a network"
+        say "libpcre2 and libcjson are not installed: run make deps, or dev/gpu_check.sh --prepare on a machine with network access"
     fi
 }
 
@@ -306,7 +306,7 @@ for word in "$@"; do
     --part) break ;; # below: how this script calls itself
     sanitizer) named="$named $SANITIZER" ;;
     training) named="$named $TRAINING" ;;
-    -*) echo "error: '$word' is not one of --list, --emulated, --prepare" >&2 && exit 1 ;;
+    -*) echo "error: unknown option $word; the options are --list, --emulated and --prepare" >&2 && exit 1 ;;
     *) named="$named $word" ;;
     esac
 done
@@ -316,7 +316,7 @@ if [ "$1" = --part ]; then
     run_part "$2"
 fi
 for part in $named; do
-    case " $PARTS " in *" $part "*) ;; *) echo "error: '$part' is not one of: $PARTS" >&2 && exit 1 ;; esac
+    case " $PARTS " in *" $part "*) ;; *) echo "error: there is no part '$part'; the parts are: $PARTS" >&2 && exit 1 ;; esac
 done
 touch "$passed_file"
 if [ -z "$named" ]; then

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Registers, shared memory, stack, spills and theoretical occupancy of every kernel, from the compiler's report.
+"""Prints registers, shared memory, stack, spills and theoretical occupancy of every kernel, from the compiler's report.
 
     dev/kernel_resources.py --nvcc NVCC [--architectures sm_80,sm_90a] [--nvcc-flags "FLAGS"] SOURCE...
 
-One line a kernel and architecture. A kernel that spills registers, keeps an array in local memory, does not fit on a
+Prints one line for each kernel and architecture. A kernel that spills registers, keeps an array in local memory, does not fit on a
 multiprocessor, or does not tell the compiler its block size (__launch_bounds__) is a failure; the last line is
 `N passed, N failed`. `make kernel_resources` calls this for the trainer with the build's own options.
 
-Occupancy: warps that can be resident on a multiprocessor, of those it has room for, by the rules of the CUDA C++
+Occupancy: warps that can be resident on a multiprocessor, as a share of those it has room for, by the rules of the CUDA C++
 Programming Guide (section "Compute Capabilities") and of cuda_occupancy.h. Where it says "dynamic", the kernel also
 asks for shared memory when it is launched (DYNAMIC below).
 """
@@ -146,7 +146,7 @@ def main():
             dynamic = dynamic_shared(name, 4 if "PRECISION_IS_FP32" in options.nvcc_flags else 2)
             wrong = []
             if uses_dynamic != (dynamic > 0):
-                wrong.append("the table DYNAMIC of dev/kernel_resources.py is wrong about it")
+                wrong.append("its entry in the table DYNAMIC of dev/kernel_resources.py is wrong")
             occupancy = "?"
             if threads == 0:
                 wrong.append("its block size is not known: give it __launch_bounds__")

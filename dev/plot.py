@@ -44,7 +44,7 @@ def main():
     curves = [(run, *read(run)) for run in runs]
     points = [p for _, smooth, dots in curves for p in smooth + dots]
     if not points:
-        sys.exit("error: no steps in " + ", ".join(runs))
+        sys.exit("error: there are no steps in metrics.jsonl of " + ", ".join(runs))
     right, low, high = max(p[0] for p in points), min(p[1] for p in points), max(p[1] for p in points)
 
     def place(step, loss):

@@ -106,7 +106,7 @@ for compiler in cc "$gcc_is" "ccache $gcc_is" "$gcc_is -m64"; do
 done
 for compiler in gcc-12 gcc-13 gcc-14 clang; do ! command -v $compiler >/dev/null || builds_with $compiler; done
 holds grep -q "ln -sfn build/cpu/train_gpt train_gpt" <(make -n programs 2>&1)
-says "CC is 'gcc-none', and there is no program gcc-none" 2 make CC=gcc-none "$small"
+says "CC is 'gcc-none', but there is no program gcc-none" 2 make CC=gcc-none "$small"
 changes YES "back to the default"
 
 cxx_of() { variable CXX "CC=$1" DEVICE=emulated; }
@@ -213,7 +213,7 @@ on none 'brew install' # by what is there
 rm "$work/bin/brew"
 on none 'conda install -c conda-forge'
 rm "$work/bin/conda"
-says '^error: .* install what is missing by the names that your system has for it' 1 bare dev/deps.sh deps
+says '^error: .* install what is missing with the package manager of your system' 1 bare dev/deps.sh deps
 printf 'ID=fedora\n' >"$work/os-release"
 says 'run: conda install -c conda-forge .*pcre2' 1 bare CONDA_PREFIX=/c dev/deps.sh deps
 # make says the same before it compiles anything, and what installs does no more than that.
@@ -253,7 +253,7 @@ if [ -z "$(dev/find_libraries.sh missing)" ]; then
     says '^$' 0 with_stubs sh -c 'dev/deps.sh train; status=$?; echo; exit $status'
     equal "$(wc -l <"$work/out.txt")" 1 "nothing is said"
     stub mpirun 'exit 1'
-    says '^note: .* left out: .*MPI.* not installed; to install what is missing, run: .*openmpi' 0 \
+    says '^note: .* left out, because .*MPI.* not installed; to install what is missing, run: .*openmpi' 0 \
         with_stubs env PKG_CONFIG="$stubs/no_mpi" dev/deps.sh test
 fi
 finish

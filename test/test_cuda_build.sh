@@ -83,12 +83,12 @@ equal "$(PATH=$work/bin "${only_packages[@]}" dev/find_cuda.sh nvcc)" "$packages
 # None at all.
 PATH=$work/bin CUDA_HOME='' CUDA_PLACE=/nonexistent PYTHONPATH='' dev/find_cuda.sh nvcc >"$out"
 if [ ! -s "$out" ]; then
-    says "DEVICE=cuda needs NVIDIA's compiler nvcc, and there is none in CUDA_HOME, /nonexistent, PATH, and the packages of python3" 2 \
+    says "DEVICE=cuda needs NVIDIA's compiler nvcc, but there is none in CUDA_HOME, /nonexistent, PATH, and the packages of python3" 2 \
         env PATH="$work/bin" "$(command -v make)" DEVICE=cuda CUDA_HOME= CUDA_PLACE=/nonexistent
 fi
-says 'compute-sanitizer watches kernels' 2 make DEVICE=cuda SANITIZE=address
-says 'CUDNN=1 is for DEVICE=cuda PRECISION=bf16' 2 make DEVICE=cpu CUDNN=1
-says 'CUDNN=yes: 0 or 1 was expected' 2 make DEVICE=cpu CUDNN=yes
+says 'on a GPU, dev.gpu_check.sh sanitizer runs compute-sanitizer' 2 make DEVICE=cuda SANITIZE=address
+says 'CUDNN=1 needs DEVICE=cuda PRECISION=bf16' 2 make DEVICE=cpu CUDNN=1
+says 'CUDNN=yes: expected 0 or 1' 2 make DEVICE=cpu CUDNN=yes
 stub nvidia-smi 'exit 9'
 
 # ---- ranges for profilers ---------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ holds grep -q '^stats --report nvtx_sum --report cuda_gpu_kern_sum .*/profile/st
 check() { OUT=$work/check env PATH="$stubs:$PATH" dev/gpu_check.sh "$@" >"$out" 2>&1 </dev/null; }
 mkdir "$work/check"
 holds [ "$(dev/gpu_check.sh --list | wc -w)" -eq 15 ]
-says "error: 'kernel' is not one of: versions build" 1 dev/gpu_check.sh kernel
+says "error: there is no part 'kernel'; the parts are: versions build" 1 dev/gpu_check.sh kernel
 # Nothing has a GPU, a compiler or a program here but by stubs that say what they were asked: what is reported,
 # remembered and done again. A part that fails does not stop the next.
 stub nvidia-smi 'echo "GPU 0: stub"'

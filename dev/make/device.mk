@@ -19,7 +19,7 @@ endif
 ifeq ($(DEVICE),cuda)
 NVCC := $(shell $(FIND_CUDA) nvcc)
 ifeq ($(NVCC)$(filter help clean% deps,$(MAKECMDGOALS)),)
-$(error DEVICE=cuda needs NVIDIA's compiler nvcc, and there is none in $(shell $(FIND_CUDA) places); make DEVICE=cpu builds for the processor)
+$(error DEVICE=cuda needs NVIDIA's compiler nvcc, but there is none in $(shell $(FIND_CUDA) places); to build for the CPU, run make DEVICE=cpu)
 endif
 ifeq ($(ARCH),)
 override ARCH := $(strip $(shell $(FIND_CUDA) architectures))
@@ -42,7 +42,7 @@ ifneq ($(HAS_CUDNN),)
 CUDNN_FLAGS := $(shell $(FIND_CUDA) cudnn-compile)
 CUDNN_LINK  := $(shell $(FIND_CUDA) cudnn-link)
 ifeq ($(and $(CUDNN_FLAGS),$(CUDNN_LINK))$(filter help clean% deps,$(MAKECMDGOALS)),)
-$(error CUDNN=1 needs cuDNN 9 and the headers of its C++ frontend (pip install nvidia-cudnn-cu13 nvidia-cudnn-frontend), and they are not in $(shell $(FIND_CUDA) places))
+$(error CUDNN=1 needs cuDNN 9 and the headers of its C++ frontend (pip install nvidia-cudnn-cu13 nvidia-cudnn-frontend), but they are not in $(shell $(FIND_CUDA) places))
 endif
 NVCC_FLAGS += -DHAVE_CUDNN
 LIBS       += $(CUDNN_LINK)

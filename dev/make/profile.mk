@@ -5,7 +5,7 @@ PROFILE_OPTIONS ?= --num-layers 6 --num-heads 6 --channels 384 --batch 16 --sequ
 .PHONY: profile profile_run
 ifeq ($(DEVICE),cpu)
 profile:
-	@echo 'error: make profile shows what a GPU does; use make DEVICE=cuda profile, or on the CPU ./train_gpt --profile' >&2; exit 1
+	@echo 'error: make profile needs a build for a GPU: use make DEVICE=cuda profile, or ./train_gpt --profile on the CPU' >&2; exit 1
 else
 profile:
 	@if [ -z "$$($(FIND_CUDA) nsys)" ]; then echo 'error: the profiler nsys is not on PATH, in CUDA_HOME or in /opt/nvidia;' \
