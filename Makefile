@@ -58,6 +58,9 @@ endif
 # ---- packages first -------------------------------------------------------------------------------------------
 # These goals install what is missing, in a make around the one that builds: only that one sees what has come.
 INSTALLING := $(filter deps train profile check test test_long,$(MAKECMDGOALS))
+GOALS := $(filter-out deps,$(MAKECMDGOALS))
+# One goal is built by as many compilers at a time as there are processors, unless -j says otherwise.
+JOBS = $(if $(and $(filter 1,$(words $(GOALS))),$(if $(filter -j%,$(MAKEFLAGS)),,yes)),-j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
 DEPS = CC='$(if $(filter default,$(origin CC)),,$(CC))' PKG_CONFIG='$(PKG_CONFIG)' PKG_CONFIG_PATH='$(PKG_CONFIG_PATH)' CPATH='$(CPATH)' \
        LIBRARY_PATH='$(LIBRARY_PATH)' dev/deps.sh
 ifneq ($(and $(INSTALLING),$(if $(PACKAGES_CHECKED),,yes)),)
@@ -66,18 +69,18 @@ $(MAKECMDGOALS): packages
 	@:
 packages:
 	@$(DEPS) $(MAKECMDGOALS)
-	$(if $(filter-out deps,$(MAKECMDGOALS)),@PACKAGES_CHECKED=yes $(MAKE) --no-print-directory $(filter-out deps,$(MAKECMDGOALS)))
+	$(if $(GOALS),@PACKAGES_CHECKED=yes $(MAKE) --no-print-directory $(JOBS) $(GOALS))
 else
 
 include dev/make/compiler.mk dev/make/device.mk
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
-COMMON    := data/files.o data/options.o data/progress.o data/json.o data/json_keys.o data/overwrite.o
-TOKENIZER := data/tokenizer.o data/tokenizer_added.o data/tokenizer_json.o data/tokenizer_write.o data/tokenizer_split.o data/tokenizer_train.o
+COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o data/overwrite.o
+TOKENIZER := data/json.o data/tokenizer.o data/tokenizer_added.o data/tokenizer_json.o data/tokenizer_write.o data/tokenizer_split.o data/tokenizer_train.o
 CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
-CHECKPOINT := data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
+CHECKPOINT := data/json.o data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
 COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o comm/plan.o \
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
              $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)

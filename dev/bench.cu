@@ -241,6 +241,7 @@ static void serve(char **words) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "all";
+    open_standard_descriptors();
     if (device_open(argv, 0) != NULL) return 1;
     if (strcmp(what, "serve") == 0 && argc == 10) {
         serve(argv + 2);
@@ -252,5 +253,6 @@ int main(int argc, char **argv) {
     if (all || strcmp(what, "matmul") == 0) bench_matmul();
     if (all || strcmp(what, "attention") == 0) bench_attention();
     if (all || strcmp(what, "step") == 0) bench_step();
+    close_output();
     return 0;
 }

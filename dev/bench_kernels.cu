@@ -7,6 +7,7 @@
 // zeroed, so that nothing is left in the L2 cache. Medians of ROUNDS rounds. One line a kernel:
 //     name, ms, GB/s, % of the copy   or   name, ms, TFLOP/s, % of the peak
 #include "attention/attention.cuh"
+#include "data/files.h"
 #include "layers/adamw.cuh"
 #include "layers/embedding.cuh"
 #include "layers/layernorm.cuh"
@@ -287,6 +288,7 @@ static void bench_attention(Bench *b) {
 
 int main(int argc, char **argv) {
     size_t sizes[4] = {16, 1024, 768, 50257};
+    open_standard_descriptors();
     const char *refusal = device_open(argv, 0);
     if (refusal != NULL || (argc != 1 && argc != 5)) {
         fprintf(stderr, "error: %s\n", refusal ? refusal : "usage: bench_kernels [B T C V]");
@@ -312,5 +314,6 @@ int main(int argc, char **argv) {
     bench_products(&bench);
     bench_attention(&bench);
     bench_close(&bench);
+    close_output();
     return 0;
 }

@@ -1,13 +1,15 @@
 // See host_memory.h.
 #include "host_memory.h"
 
-#include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 enum { PATH_SIZE = 4096, LINE_SIZE = 4608 };
 
