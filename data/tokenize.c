@@ -348,8 +348,9 @@ static int finish_shards(ShardWriter *writer, const char *name, uint64_t documen
     char *first = format_text("%s_000000.bin", writer->prefix);
     int result = shard_writer_close(writer, error);
     if (result == 0)
-        printf("%s: %llu tokens, %llu documents, %u shard%s: %s%s\n", name,
-               (unsigned long long)writer->num_tokens, (unsigned long long)documents, writer->shard_index,
+        printf("%s: %llu tokens, %llu document%s, %u shard%s: %s%s\n", name,
+               (unsigned long long)writer->num_tokens, (unsigned long long)documents,
+               documents == 1 ? "" : "s", writer->shard_index,
                writer->shard_index == 1 ? "" : "s", first, writer->shard_index == 1 ? "" : ", ...");
     free(first);
     return result;
@@ -384,6 +385,9 @@ static int encode_with(Encoding *e, const Corpus *corpus, Error *error) {
              "for it",
              settings->tokenizer);
     if (settings->whole_files) e->separator = NULL;
+    if (settings->separator != NULL && e->separator != NULL &&
+        count_documents(corpus, e->separator) == count_documents(corpus, NULL))
+        warn("--separator '%s' does not occur in the text, and separates nothing", settings->separator);
     return encode_to_shards(e, corpus, error);
 }
 

@@ -288,6 +288,7 @@ refuse "--separator is missing" encode --tokenizer tokenizer.json --input one.tx
 refuse "absent.txt" encode --tokenizer tokenizer.json --input absent.txt --out e
 refuse "absent.txt" encode --tokenizer tokenizer.json one.txt absent.txt --out e
 : >empty.txt
+accept "^warning: --separator '</s>' does not occur in the text" encode --tokenizer tokenizer.json --input one.txt --separator '</s>' --out without
 accept "^warning: empty.txt is empty and is skipped" encode --tokenizer tokenizer.json --input '{empty,one}.txt' --out with_empty
 refuse "there is no text in the input" encode --tokenizer tokenizer.json --input empty.txt --out e
 refuse "text is a folder" encode --tokenizer tokenizer.json --input text --out e
