@@ -91,6 +91,8 @@ static int start_touching(RunLock *lock, Error *error) {
     pthread_mutex_init(&lock->mutex, NULL);
     thread_condition(&lock->changed);
     if (thread_start(&lock->thread, touch, lock) == 0) return 0;
+    close(lock->descriptor); // there is nothing to end
+    lock->descriptor = -1;
     return fail(error, "cannot start the thread that touches '%s'", lock->path);
 }
 
@@ -241,8 +243,9 @@ int run_open(RunLock *lock, const char *run, int resumed, int64_t last, const Op
              const void *settings, Error *error) {
     lock->descriptor = -1;
     lock->path = NULL;
-    if (folder_create(run, error) != 0 || take_lock(lock, run, error) != 0) return -1;
-    if (check_last(run, last, error) != 0 || settle_id(lock, run, resumed, error) != 0) {
+    if (folder_create(run, error) != 0) return -1;
+    if (take_lock(lock, run, error) != 0 || check_last(run, last, error) != 0 ||
+        settle_id(lock, run, resumed, error) != 0) {
         run_close(lock);
         return -1;
     }
