@@ -155,7 +155,7 @@ TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) $(if $(variant),,tes
 lacks = $(if $(shell command -v $(1)),,$(addsuffix :$(1),$(2)))
 SKIPPED := $(call lacks,python3,test/test_docs.py test/test_processes.sh test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
                                 test/data/test_download.sh test/torture.py test/attention/test_mutations.py) \
-           $(call lacks,curl,test/data/test_download.sh) $(call lacks,$(firstword $(CXX)),test/emulated.sh test/test_cuda_build.sh)
+           $(call lacks,curl,test/data/test_download.sh) $(call lacks,pgrep,test/test_processes.sh) $(call lacks,$(firstword $(CXX)),test/emulated.sh test/test_cuda_build.sh)
 LEFT_OUT := $(foreach s,$(SKIPPED),$(firstword $(subst :, ,$(s))))
 
 FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options

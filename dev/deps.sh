@@ -30,6 +30,7 @@ libzstd|libzstd|libzstd-dev|libzstd-devel|zstd|libzstd-devel|zstd-dev|zstd|zstd
 MPI|MPI|libopenmpi-dev openmpi-bin|openmpi-devel|openmpi|openmpi4-devel|openmpi-dev openmpi|open-mpi|openmpi
 fuzzer|clang with libFuzzer|clang libclang-rt-dev|clang compiler-rt|clang compiler-rt|clang|clang compiler-rt|llvm|clang compiler-rt
 curl|curl|curl|curl|curl|curl|curl|curl|curl
+pgrep|procps|procps|procps-ng|procps-ng|procps|procps||procps-ng
 python|Python 3|python3|python3|python|python3|python3|python|python
 '
 column() { # column NUMBER NAME...: of these things' lines
@@ -64,6 +65,7 @@ for_tests() {
         clang -x c -fsanitize=fuzzer,address,undefined - -o /dev/null 2>/dev/null || echo fuzzer
     compiles clang -fopenmp -include omp.h || echo omp
     command -v curl >/dev/null || echo curl
+    command -v pgrep >/dev/null || echo pgrep
     command -v python3 >/dev/null || echo python
 }
 with_pkg_config() { # things on stdin; libraries that are to be found need pkg-config

@@ -77,7 +77,7 @@ part_versions() {
 part_build() {
     for precision in bf16 fp32; do
         try 3 make_it PRECISION=$precision programs tests &&
-            say "$(du -b "$(build_of $precision)/train_gpt" | cut -f1) bytes, compiled by: $(cat "$(build_of $precision)/compiled_by" 2>/dev/null)"
+            say "$(du -b "$(build_of $precision)/train_gpt" | cut -f1) bytes, compiled by: $(sed -n "s/^device: //p" "$(build_of $precision)/flags" 2>/dev/null)"
     done
 }
 

@@ -97,8 +97,12 @@ def has_nvcc():
     return subprocess.run([os.path.join(ROOT, "dev/find_cuda.sh"), "nvcc"], capture_output=True, text=True).stdout.strip() != ""
 
 
+def needs_nvcc(command):
+    return "DEVICE=cuda" in command or command.split()[-1] in ("kernel_resources", "cuda_all_architectures")
+
+
 def run_make(folder, page, command):
-    if "DEVICE=cuda" in command and not has_nvcc():
+    if needs_nvcc(command) and not has_nvcc():
         skip(command, "there is no nvcc")
     elif command.split()[1:] in (["train"], ["help"]):
         expect(folder, page, command)
@@ -143,7 +147,7 @@ def check_span(folder, page, span, options):
     words = [word for word in span.split() if not re.match(r"^[A-Z_0-9]+=", word)]
     if not words:
         return
-    if words[0] == "make" and len(words) > 1 and not has_nvcc() and "DEVICE=cuda" in span:
+    if words[0] == "make" and len(words) > 1 and needs_nvcc(span) and not has_nvcc():
         return
     if words[0] == "make" and len(words) > 1:
         if "..." not in span and not span.endswith("="):

@@ -249,7 +249,7 @@ stopped() {
     timeout -k 5 $hang mpirun -n 3 "$gpt" --run stopped "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --shard "$2" --deadline 60 >out.txt 2>&1 </dev/null &
     local launcher=$!
     wait_for_steps stopped
-    kill -TERM "$(pgrep -P "$(pgrep -P "$launcher")" | sed -n "$1p")" || fail "no process to stop"
+    kill -TERM "$(pgrep -P "$(pgrep -P "$launcher")" | sed -n "$1p")" || { fail "no process to stop" && kill $launcher; }
     local started=$SECONDS
     wait $launcher
     [ $((SECONDS - started)) -le $((hang / 2)) ] && pass || fail "asked to end, they go on for $((SECONDS - started)) s"
@@ -285,7 +285,7 @@ lost() {
     local launcher=$! victim status
     wait_for_steps lost_$$
     victim=$(pgrep -P "$(pgrep -P "$launcher")" | sed -n 2p)
-    kill "-$1" "$victim" || fail "no process to send $1 to"
+    kill "-$1" "$victim" || { fail "no process to send $1 to" && kill $launcher; }
     local started=$SECONDS
     wait $launcher
     status=$?
