@@ -54,6 +54,7 @@ try_if_there() { # try_if_there PROGRAM-OR-MODULE LINES COMMAND...
     fi
 }
 # In bf16 with cuDNN's attention, where cuDNN and its frontend are.
+export PACKAGES_CHECKED=yes # make installs nothing: the machine may have no network, and --prepare says what to bring
 make_it() {
     local cudnn=0
     case "$DEVICE $*" in "cuda "*PRECISION=bf16*) [ -z "$(dev/find_cuda.sh cudnn-compile)" ] || cudnn=1 ;; esac
