@@ -193,7 +193,8 @@ static int create_id(RunLock *lock, const char *path, Error *error) {
     return result;
 }
 
-// Reads the run's id into the lock, or gives the run one. By the trainer that has the lock.
+// Reads the run's id into the lock, or gives the run one. By the trainer that has the lock. An id that was cut short
+// when its writer was killed is written anew, but it proves nothing: nothing else was written before it.
 static int settle_id(RunLock *lock, const char *run, int resumed, Error *error) {
     char *path = format_text("%s/run_id", run), *text = NULL;
     size_t size = 0;
@@ -203,10 +204,10 @@ static int settle_id(RunLock *lock, const char *run, int resumed, Error *error) 
         result = file_read(path, 4096, &text, &size, error);
         if (result == 0 && !parse_id(text, size, lock->run_id))
             result = fail(error, "'%s' was not written by this trainer: give another --run", path);
-    } else if (!resumed) {
-        result = check_names(run, error);
     }
-    if (result == 0 && lock->run_id[0] == '\0') result = create_id(lock, path, error);
+    const int whole = lock->run_id[0] != '\0';
+    if (result == 0 && !whole && !resumed) result = check_names(run, error);
+    if (result == 0 && !whole) result = create_id(lock, path, error);
     free(text);
     free(path);
     return result;

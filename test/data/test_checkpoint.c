@@ -828,7 +828,11 @@ static void test_folder_of_others(void) {
     // The beginning of an id is one that a killed trainer was writing; a run of an earlier version has none.
     char *path = format_text("%s/run_id", run), *options = format_text("%s/options.txt", run);
     EXPECT(folder_create(run, &error) == 0, "%s", error.text);
-    put(path, "run 01", 6);
+    for (size_t size = 0; size <= 6; size += 6) { // a beginning does not make the other files this trainer's
+        put(path, "run 01", size), put(options, "mine", 4);
+        EXPECT(open_run(&lock, run) == -1 && strstr(error.text, options), "%s", error.text);
+    }
+    unlink(options);
     EXPECT(open_run(&lock, run) == 0 && strlen(lock.run_id) == RUN_ID_SIZE - 1, "%s", error.text);
     run_close(&lock);
     unlink(path);
