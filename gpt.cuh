@@ -204,7 +204,7 @@ typedef struct {
     size_t num_chunks, num_pieces;
     size_t most_owned; // numbers that a process owns, at most
     Bucket *buckets;   // (L + 1)
-    Ticket turns[3];   // the last reductions out of each memory for gradients
+    Ticket slots[3];   // the last reductions out of each memory for gradients
 
     Arena arena;
     ModelWeights weights;
@@ -252,7 +252,7 @@ static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size
 }
 
 // Where a process finds a number that it owns: in memories of `most_owned` numbers, if they are divided.
-static size_t place_of(const GPT *m, const PartitionChunk *chunk, int divided) {
+static size_t offset_in(const GPT *m, const PartitionChunk *chunk, int divided) {
     return divided && m->shape.sharding != SHARD_NONE ? chunk->own : chunk->offset;
 }
 
@@ -269,7 +269,7 @@ static void list_chunks(GPT *m) {
         m->buckets[bucket].num_tensors++;
         for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
             PartitionChunk chunk = {p->offset + done,
-                                    round_up(least(p->size - done, ADAMW_CHUNK), ALIGNMENT),
+                                    round_up(min_size(p->size - done, ADAMW_CHUNK), ALIGNMENT),
                                     unit,
                                     bucket,
                                     0,
@@ -353,7 +353,7 @@ static void place_gradients(GPT *m, Arena *arena) {
     const Parameter *p = m->parameters;
     const size_t of_model = m->buckets[0].size, of_block = m->buckets[1].size;
     const int divided = m->shape.sharding == SHARD_GRADIENTS;
-    const size_t size = divided ? of_model + least(m->L, 2) * of_block : m->num_floats;
+    const size_t size = divided ? of_model + min_size(m->L, 2) * of_block : m->num_floats;
     m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, size, sizeof(float));
     m->gradient_sums = m->gradients_memory;
     if (divided)
@@ -426,7 +426,7 @@ static void set_shapes(GPT *m, size_t B, size_t floatX_size) {
     const Shape *s = &m->shape;
     size_t rows = B * s->T, fit = s->logits_bytes / (m->Vp * floatX_size);
     if (fit >= 64) fit = fit / 64 * 64;
-    if (s->logits_bytes > 0) rows = least(rows, fit > 0 ? fit : 1);
+    if (s->logits_bytes > 0) rows = min_size(rows, fit > 0 ? fit : 1);
     m->acts.B = B;
     m->acts.T = s->T;
     m->acts.keep = s->keep;
@@ -536,10 +536,10 @@ static void send_chunks(GPT *m, double weight_decay) {
             if (m->shape.sharding != SHARD_NONE && c->owner != m->rank) continue;
             next->number = (uint64_t)(c - m->partition);
             next->weight = c->offset;
-            next->master = place_of(m, c, sizeof(floatX) != sizeof(float));
-            next->gradient = place_of(m, c, m->gradient_sums != m->gradients_memory);
-            next->moment = place_of(m, c, 1);
-            next->size = (uint32_t)least(p->size - done, ADAMW_CHUNK);
+            next->master = offset_in(m, c, sizeof(floatX) != sizeof(float));
+            next->gradient = offset_in(m, c, m->gradient_sums != m->gradients_memory);
+            next->moment = offset_in(m, c, 1);
+            next->size = (uint32_t)min_size(p->size - done, ADAMW_CHUNK);
             next->decay = p->decay ? (float)weight_decay : 0.0f;
             next++;
         }
@@ -559,7 +559,7 @@ static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Erro
     device_memory(&available, &total, m->shape.sharing);
     Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
     if (taken <= available) arena.base = (char *)device_alloc(asked);
-    if (arena.base == NULL) return refuse_memory(m, taken, least(available, taken - 1), error);
+    if (arena.base == NULL) return refuse_memory(m, taken, min_size(available, taken - 1), error);
     m->arena = arena;
     gpt_place(m, &m->arena);
     device_zero(m->arena.base, m->arena.of[MEMORY_WEIGHTS] + m->arena.of[MEMORY_MASTER], m->stream);
@@ -683,14 +683,14 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
 typedef struct {
     uint32_t step;
     uint32_t first_sequence;    // of the micro-step's batch, in the step's global batch
-    uint32_t dropout_threshold; // 256: no dropout
+    uint32_t dropout_threshold;
     float loss_scale;           // 1 / number of tokens in the step
     MatmulMode mode;            // of weight gradients: the first micro-step overwrites them, later ones add
     int first;                  // no sums of gradients yet
     int sends;                  // gradients go to the other processes
 } MicroStep;
 
-static const MicroStep NO_TRAINING = {0, 0, 256, 0, MATMUL_OVERWRITE, 1, 0};
+static const MicroStep NO_TRAINING = {0, 0, DROPOUT_NONE, 0, MATMUL_OVERWRITE, 1, 0};
 
 static Dropout dropout_of(const GPT *m, RandomStream stream, size_t layer, const MicroStep *s) {
     return dropout_make(s->dropout_threshold, m->seed, stream, (uint32_t)layer, s->step, s->first_sequence);
@@ -807,7 +807,7 @@ static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
 static void gpt_losses(GPT *m, Activations *x) {
     const size_t N = x->B * x->T;
     for (size_t first = 0; first < N; first += x->logit_rows) {
-        size_t count = least(x->logit_rows, N - first);
+        size_t count = min_size(x->logit_rows, N - first);
         gpt_logits(m, x, first, count);
         cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count, m->V,
                               m->Vp, m->stream);
@@ -820,7 +820,7 @@ static void head_backward(GPT *m, const MicroStep *s) {
     const ModelActivations *a = &m->acts.model;
     const size_t N = m->acts.B * m->acts.T, C = m->C;
     for (size_t first = 0; first < N; first += m->acts.logit_rows) {
-        size_t count = least(m->acts.logit_rows, N - first);
+        size_t count = min_size(m->acts.logit_rows, N - first);
         gpt_logits(m, &m->acts, first, count);
         profile_enter(&m->profile, LAP_LOSS, PASS_BACKWARD, m->stream);
         cross_entropy_backward(a->losses + first, a->logits, a->targets + first, s->loss_scale, count, m->V,
@@ -858,7 +858,7 @@ static void block_recompute(GPT *m, size_t l, const MicroStep *s) {
 }
 
 // Which of the memories for gradients bucket b has with SHARD_GRADIENTS.
-static size_t turn_of(size_t b) {
+static size_t gradient_slot(size_t b) {
     return b == 0 ? 0 : 1 + b % 2;
 }
 
@@ -866,7 +866,7 @@ static size_t turn_of(size_t b) {
 static void bucket_begin(GPT *m, size_t b, const MicroStep *s) {
     const Bucket *bucket = &m->buckets[b];
     if (s->mode == MATMUL_ACCUMULATE) return;
-    if (m->shape.sharding == SHARD_GRADIENTS) comm_wait(m->comm, m->turns[turn_of(b)], m->stream);
+    if (m->shape.sharding == SHARD_GRADIENTS) comm_wait(m->comm, m->slots[gradient_slot(b)], m->stream);
     for (size_t i = 0; i < bucket->num_tensors; i++) {
         const Parameter *p = &m->parameters[bucket->first_tensor + i];
         float *gradients = bucket->gradients + (p->offset - bucket->offset);
@@ -889,7 +889,7 @@ static void bucket_end(GPT *m, size_t b, const MicroStep *s) {
         if (pieces[i].owner == m->rank) // the sums so far go through the reduction once more
             accumulate((float *)pieces[i].data, (const float *)pieces[i].own, pieces[i].count, m->stream);
     bucket->reduced = comm_reduce_scatter(m->comm, pieces, bucket->num_pieces, m->stream);
-    m->turns[turn_of(b)] = bucket->reduced;
+    m->slots[gradient_slot(b)] = bucket->reduced;
 }
 
 // On entry acts.dbranch is the gradient of the block's MLP branch, acts.dresidual that of its output; on exit

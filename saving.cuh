@@ -279,7 +279,7 @@ static int saving_asks(const Saving *s) {
 }
 
 // A save that failed is tried again later.
-static void put_off(Saving *s) {
+static void schedule_retry(Saving *s) {
     s->retry_at = seconds_now() + s->pause;
     if (s->model->rank == 0 && s->pause > 0) {
         metrics_end_line(s->metrics);
@@ -338,7 +338,7 @@ static void saving_advance(Saving *s) {
     } else {
         s->phase = SAVE_IDLE;
         if (s->failed) {
-            put_off(s);
+            schedule_retry(s);
         } else {
             s->saved_step = s->step;
             s->pause = FIRST_PAUSE;

@@ -139,7 +139,7 @@ static void send_batch(GPT *m, Batch *batch) {
 
 // All processes end, with the same status; `speaker` says why. The others let it speak first: a launcher ends all when one
 // has ended.
-static void leave_with(Trainer *t, int speaker, int status, const Error *error) {
+static void exit_together(Trainer *t, int speaker, int status, const Error *error) {
     run_close(&t->lock);
     if (speaker != t->launch.rank) {
         sleep(2);
@@ -150,7 +150,7 @@ static void leave_with(Trainer *t, int speaker, int status, const Error *error) 
 }
 
 // What process 0 says.
-static int64_t word_of_main(const Trainer *t, int64_t mine) {
+static int64_t broadcast_from_main(const Trainer *t, int64_t mine) {
     int64_t *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
     comm_exchange(t->comm, &mine, sizeof(mine), all);
     const int64_t word = all[0];
@@ -176,7 +176,7 @@ static int agree(Trainer *t, int result, Error *error) {
 static void agree_or_die(Trainer *t, int result, Error *error) {
     if (agree(t, result, error) == 0) return;
     watchdog_stop(t->watchdog);
-    leave_with(t, t->speaker, error->status, error);
+    exit_together(t, t->speaker, error->status, error);
 }
 
 // The newest whole checkpoint of the run up to step `limit`, as process 0 sees it; NULL where a run that is resumed has not
@@ -189,7 +189,7 @@ static char *choose_checkpoint(Trainer *t, int64_t limit) {
     if (result == 0 && is_main(t) && (t->last_seen >= 0 || t->options.sample != NULL))
         result = checkpoint_newest(run, limit, &step, &error);
     agree_or_die(t, result, &error);
-    step = word_of_main(t, step);
+    step = broadcast_from_main(t, step);
     char *folder = step >= 0 ? checkpoint_folder(run, step) : NULL;
     if (folder != NULL && !is_main(t)) result = checkpoint_verify(folder, 1, &error); // with its own eyes
     agree_or_die(t, result, &error);
@@ -481,8 +481,8 @@ static int validation_is_due(const Trainer *t) {
 }
 
 // Has process 0 a validation of the step that its record now ends with?
-static void look_for_validation(Trainer *t) {
-    t->validated = word_of_main(t, t->metrics.validated) ? t->state.step : -1;
+static void find_last_validation(Trainer *t) {
+    t->validated = broadcast_from_main(t, t->metrics.validated) ? t->state.step : -1;
 }
 
 static int is_unfinished(const Trainer *t) {
@@ -490,7 +490,7 @@ static int is_unfinished(const Trainer *t) {
 }
 
 // Among steps that may lead back to a checkpoint: that one stays the newest, and all since is done again.
-static int leads_back(const Trainer *t) {
+static int may_roll_back(const Trainer *t) {
     return t->options.rollback_after > 0 && is_in_doubt(&t->state);
 }
 
@@ -501,7 +501,7 @@ static int save_and_wait(Trainer *t, Error *error) {
     return -1;
 }
 
-static int refuse_to_go_on(Trainer *t, Error *error) {
+static int stop_after_skips(Trainer *t, Error *error) {
     if (t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     t->cannot_save = 1; // or need not: a step that is skipped changes nothing
     fail(error,
@@ -518,7 +518,7 @@ static int load_checkpoint(Trainer *t, const char *folder, Error *error) {
 }
 
 // What became of the data, and of the record, since the checkpoint that was just loaded.
-static int pass_over(Trainer *t, int64_t from, int64_t position, Error *error) {
+static int skip_data(Trainer *t, int64_t from, int64_t position, Error *error) {
     const int64_t passed = position - t->state.position, step = t->state.step;
     t->state.position = position;
     loader_close(t->loader);
@@ -576,8 +576,8 @@ static int roll_back(Trainer *t, Error *error) {
                  error);
     agree_or_die(t, load_checkpoint(t, folder, error), error);
     agree_on_weights(t);
-    agree_or_die(t, pass_over(t, from, position, error), error);
-    look_for_validation(t);
+    agree_or_die(t, skip_data(t, from, position, error), error);
+    find_last_validation(t);
     free(folder);
     return 0;
 }
@@ -594,7 +594,7 @@ static int after_step(Trainer *t, Error *error) {
     if (validates || samples || saves || suspicious) finish_steps(t);
     if (is_stopping(t) || t->failed) return 0;
     if (must_roll_back(t)) return roll_back(t, error);
-    if (t->state.skipped_in_row >= o->max_skips) return refuse_to_go_on(t, error);
+    if (t->state.skipped_in_row >= o->max_skips) return stop_after_skips(t, error);
     if (validates || samples || saves) watchdog_step(t->watchdog, 0);
     if (validates && validate(t, error) != 0) return -1;
     if (samples) show_samples(t);
@@ -619,7 +619,7 @@ static int train(Trainer *t, Error *error) {
                ": give a larger --steps to continue it\n",
                started_at, o->steps);
     if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    look_for_validation(t); // before which a run may have been interrupted
+    find_last_validation(t); // before which a run may have been interrupted
     if (started_at > 0 && validation_is_due(t) && t->validated != started_at && validate(t, error) != 0)
         return -1;
     while (t->state.step < o->steps && !is_stopping(t) && !t->failed) {
@@ -634,7 +634,7 @@ static int train(Trainer *t, Error *error) {
         *error = t->data_error;
         return agree(t, t->has_no_data ? -1 : 0, error);
     }
-    if (leads_back(t) && is_unfinished(t))
+    if (may_roll_back(t) && is_unfinished(t))
         saving_finish(&t->saving, -1);
     else if (save_and_wait(t, error) != 0)
         return -1;
@@ -704,7 +704,7 @@ static void print_banner(const Trainer *t) {
                option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
            PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->attention]);
-    if (m->dropout_threshold < 256)
+    if (m->dropout_threshold < DROPOUT_NONE)
         printf("dropout     %.4f (requested: %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
     fflush(stdout);
 }
@@ -1025,7 +1025,7 @@ static void die_saving(Trainer *t, const Error *error) {
     watchdog_step(t->watchdog, 0);
     saving_finish(&t->saving, -1);
     if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->state.step > 0 && !leads_back(t) && !t->cannot_save) {
+    if (t->state.step > 0 && !may_roll_back(t) && !t->cannot_save) {
         const int saved = save_now(&t->saving, &t->state, &second) == 0;
         if (saved && is_main(t)) printf("saved a checkpoint of step %" PRId64 "\n", t->state.step);
         if (!saved && is_main(t)) warn("%s", second.text);
@@ -1033,7 +1033,7 @@ static void die_saving(Trainer *t, const Error *error) {
     if (is_main(t) && metrics_flush(&t->metrics, &second) != 0) warn("%s", second.text);
     comm_barrier(t->comm); // nobody leaves before all are done
     watchdog_stop(t->watchdog);
-    leave_with(t, t->speaker, error->status, error);
+    exit_together(t, t->speaker, error->status, error);
 }
 
 static void close_down(Trainer *t) {
@@ -1186,7 +1186,7 @@ static void join_processes(Trainer *t, int argc, char **argv) {
 }
 
 // The folder that weights come from, or NULL.
-static const char *begin_with(Trainer *t) {
+static const char *choose_initial_folder(Trainer *t) {
     Settings *o = &t->options;
     if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
         t->checkpoint = choose_checkpoint(t, INT64_MAX);
@@ -1220,7 +1220,7 @@ int main(int argc, char **argv) {
 
     if (!o->plan && o->sample == NULL)
         handle_signals(); // what takes long to set up is stopped after the first step
-    const char *folder = begin_with(t);
+    const char *folder = choose_initial_folder(t);
     agree_or_die(t, describe_model(t, folder, &error), &error);
     if (o->plan) {
         print_plan(&t->model, o);

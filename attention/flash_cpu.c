@@ -64,7 +64,7 @@ typedef struct {
 static QueryTile query_tile(const Attention *a, const float *q, const float *k, const float *v, size_t b,
                             size_t head, size_t first) {
     size_t kv = b * a->kv_sequence + head / (a->NH / a->NKV) * a->HS;
-    QueryTile tile = {a, b, head, first, least(QUERIES, a->Tq - first), NULL, k + kv, v + kv};
+    QueryTile tile = {a, b, head, first, min_size(QUERIES, a->Tq - first), NULL, k + kv, v + kv};
     tile.q = q + b * a->q_sequence + first * a->q_token + head * a->HS;
     return tile;
 }
@@ -93,7 +93,7 @@ static size_t first_query_that_sees(const QueryTile *tile, size_t key) {
     if (tile->a->mask == MASK_NONE) return 0;
     ptrdiff_t query = (ptrdiff_t)key + (ptrdiff_t)tile->a->Tq - (ptrdiff_t)tile->a->Tk -
                       (ptrdiff_t)tile->first;
-    return query < 0 ? 0 : least((size_t)query, QUERIES);
+    return query < 0 ? 0 : min_size((size_t)query, QUERIES);
 }
 
 // Puts `value` where a key is hidden from a query.
@@ -115,7 +115,7 @@ static void dropout_factors(float factor[KEYS][QUERIES], const QueryTile *tile, 
         for (size_t query = 0; query < QUERIES;) {
             uint8_t bytes[DROPOUT_BLOCK_QUERIES][DROPOUT_BLOCK_KEYS];
             size_t in_block = (tile->first + query) % DROPOUT_BLOCK_QUERIES;
-            size_t count = least(DROPOUT_BLOCK_QUERIES - in_block, QUERIES - query);
+            size_t count = min_size(DROPOUT_BLOCK_QUERIES - in_block, QUERIES - query);
             attention_dropout_block(bytes, a, tile->b, tile->head,
                                     (tile->first + query) / DROPOUT_BLOCK_QUERIES,
                                     (key0 + block) / DROPOUT_BLOCK_KEYS);
@@ -201,7 +201,7 @@ static void forward_keys(ForwardTile *t, const QueryTile *tile, size_t key0, siz
     fill_hidden(t->s, tile, key0, keys, -INFINITY);
     rescale(t, keys, a->HS);
     exponentiate(t, tile, key0, keys);
-    if (a->dropout.threshold < 256) {
+    if (a->dropout.threshold < DROPOUT_NONE) {
         dropout_factors(t->factor, tile, key0, keys);
         for (size_t j = 0; j < keys; j++)
             for (size_t i = 0; i < QUERIES; i++) t->s[j][i] *= t->factor[j][i];
@@ -220,7 +220,7 @@ static void forward_tile(float *out, float *lse, const QueryTile *tile) {
     }
     size_t visible = attention_visible_keys(a, tile->first + tile->count - 1);
     for (size_t key0 = 0; key0 < visible; key0 += KEYS)
-        forward_keys(&t, tile, key0, least(KEYS, visible - key0));
+        forward_keys(&t, tile, key0, min_size(KEYS, visible - key0));
 
     float inverse[QUERIES];
     for (size_t i = 0; i < tile->count; i++) {
@@ -264,7 +264,7 @@ static void softmax_backward(BackwardTile *t, const QueryTile *tile, size_t key0
     for (size_t j = 0; j < keys; j++)
         for (size_t i = 0; i < QUERIES; i++) t->p[j][i] = fast_exp(t->p[j][i] * scale - t->lse[i]);
     fill_hidden(t->p, tile, key0, keys, 0.0f);
-    if (tile->a->dropout.threshold == 256) {
+    if (tile->a->dropout.threshold == DROPOUT_NONE) {
         for (size_t j = 0; j < keys; j++)
             for (size_t i = 0; i < QUERIES; i++) t->dp[j][i] = t->p[j][i] * (t->dp[j][i] - t->D[i]);
         return;
@@ -314,7 +314,7 @@ static void backward_tile(BackwardTile *t, float *dq, const float *dout, const f
     }
     size_t visible = attention_visible_keys(a, tile->first + tile->count - 1);
     for (size_t key0 = 0; key0 < visible; key0 += KEYS)
-        backward_keys(t, tile, key0, least(KEYS, visible - key0));
+        backward_keys(t, tile, key0, min_size(KEYS, visible - key0));
     transpose_out(dq, a->q_token, t->dq, scale, tile->count, a->HS);
 }
 

@@ -24,7 +24,7 @@ static inline void add_scaled(float *restrict to, const float *restrict from, fl
 // A_ij / P_ij: 0 or the inverse keep rate; 1 without dropout.
 static inline float attention_dropout_factor(const Attention *a, size_t b, size_t head, size_t query,
                                              size_t key) {
-    if (a->dropout.threshold == 256) return 1.0f;
+    if (a->dropout.threshold == DROPOUT_NONE) return 1.0f;
     return attention_dropout_keeps(a, b, head, query, key) ? dropout_scale(&a->dropout) : 0.0f;
 }
 
@@ -161,7 +161,8 @@ static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     sum = warp_sum(sum);
     for (size_t j = lane; j < a.Tk; j += WARP) {
         float probability = j < visible ? __expf(p[j] - maximum) / sum : 0.0f;
-        bool keep = a.dropout.threshold == 256 || j >= visible || attention_dropout_keeps(&a, b, head, i, j);
+        bool keep = a.dropout.threshold == DROPOUT_NONE || j >= visible ||
+                    attention_dropout_keeps(&a, b, head, i, j);
         p[j] = dropped_or_kept(probability, keep);
     }
     if (lane == 0) lse[at.row] = visible == 0 ? INFINITY : maximum + logf(sum);

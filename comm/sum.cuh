@@ -27,7 +27,7 @@ enum { SUM_CHUNK = 1024 }; // elements whose sum stays in the first-level cache
     static inline void name(T *out, const RankBuffers *x, size_t n) {                                        \
         T sum[SUM_CHUNK];                                                                                    \
         for (size_t first = 0; first < n; first += SUM_CHUNK) {                                              \
-            const size_t count = least(n - first, SUM_CHUNK);                                                \
+            const size_t count = min_size(n - first, SUM_CHUNK);                                             \
             memcpy(sum, (const T *)buffer_of_rank(x, 0, sizeof(T)) + first, count * sizeof(T));              \
             for (int r = 1; r < x->size; r++) {                                                              \
                 const T *addend = (const T *)buffer_of_rank(x, r, sizeof(T)) + first;                        \

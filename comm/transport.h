@@ -53,7 +53,7 @@ static inline CommPiece next_segment(const CommPiece *pieces, size_t num_pieces,
     const CommPiece *piece = &pieces[c->piece];
     segment.data = (char *)piece->data + c->done * element;
     if (piece->own != NULL) segment.own = (char *)piece->own + c->done * element;
-    segment.count = least(piece->count - c->done, most);
+    segment.count = min_size(piece->count - c->done, most);
     c->done += segment.count;
     return segment;
 }
@@ -62,9 +62,9 @@ static inline CommPiece next_segment(const CommPiece *pieces, size_t num_pieces,
 static inline void list_ranges(CommPiece *ranges, int size, void *data, size_t count, size_t element) {
     const size_t length = round_up(divide_up(count, (size_t)size), 32);
     for (int r = 0; r < size; r++) {
-        const size_t first = least((size_t)r * length, count);
+        const size_t first = min_size((size_t)r * length, count);
         char *range = (char *)data + first * element;
-        CommPiece piece = {range, range, least(count - first, length), r};
+        CommPiece piece = {range, range, min_size(count - first, length), r};
         ranges[r] = piece;
     }
 }

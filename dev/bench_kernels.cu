@@ -211,12 +211,12 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
     // Zipf's law, roughly: text has few frequent tokens and many rare ones.
     for (size_t i = 0; i < b->N; i++) {
         double u = (double)((i * 2654435761u + 12345u) % 1000003u) / 1000003.0;
-        tokens[i] = (int32_t)least((size_t)(pow((double)V, u) - 1), V - 1);
+        tokens[i] = (int32_t)min_size((size_t)(pow((double)V, u) - 1), V - 1);
     }
     for (size_t i = 0; i < b->num_chunks; i++) {
         chunks[i].number = i;
         chunks[i].weight = chunks[i].master = chunks[i].gradient = chunks[i].moment = i * ADAMW_CHUNK;
-        chunks[i].size = (uint32_t)least(b->parameters - i * ADAMW_CHUNK, ADAMW_CHUNK);
+        chunks[i].size = (uint32_t)min_size(b->parameters - i * ADAMW_CHUNK, ADAMW_CHUNK);
         chunks[i].decay = 0.1f;
     }
     b->tokens = (int32_t *)must_alloc(b->N * sizeof(int32_t));

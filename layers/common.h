@@ -57,7 +57,7 @@ static inline void *allocated(void *pointer, size_t bytes) {
 
 // ---- sizes ----------------------------------------------------------------------------------------------
 
-static inline HOST_DEVICE size_t least(size_t a, size_t b) {
+static inline HOST_DEVICE size_t min_size(size_t a, size_t b) {
     return a < b ? a : b;
 }
 static inline HOST_DEVICE size_t divide_up(size_t a, size_t b) {

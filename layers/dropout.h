@@ -15,8 +15,10 @@
 #include "philox.h"
 #include "common.h"
 
+enum { DROPOUT_NONE = 256 }; // the threshold that keeps everything
+
 typedef struct {
-    uint32_t threshold; // of 256; 256 keeps everything
+    uint32_t threshold; // of 256
     PhiloxKey key;
     uint32_t step;
     uint32_t first_sequence; // global index of the first sequence of the tensor at hand
@@ -25,9 +27,9 @@ typedef struct {
 // 1 .. 256, or 0 when p cannot be had: not in [0, 1), or rounds to 0 or 256 although p > 0.
 static inline uint32_t dropout_threshold(double p) {
     if (!(p >= 0.0 && p < 1.0)) return 0;
-    if (p == 0.0) return 256;
+    if (p == 0.0) return DROPOUT_NONE;
     uint32_t threshold = (uint32_t)floor(256.0 * (1.0 - p) + 0.5);
-    return threshold == 256 ? 0 : threshold;
+    return threshold == DROPOUT_NONE ? 0 : threshold;
 }
 
 static inline Dropout dropout_make(uint32_t threshold, uint64_t seed, RandomStream stream, uint32_t layer,
@@ -43,7 +45,7 @@ static inline HOST_DEVICE float dropout_scale(const Dropout *dropout) {
 // Channels c of token t of sequence s: byte c mod 16 of philox(c / 16, t, sequence, step). Multiplies the C
 // values of one token's row by 0 or by 256 / threshold.
 static inline void dropout_row(float *row, size_t C, size_t token, size_t sequence, const Dropout *dropout) {
-    if (dropout->threshold == 256) return;
+    if (dropout->threshold == DROPOUT_NONE) return;
     const float scale = dropout_scale(dropout);
     for (size_t first = 0; first < C; first += 16 * PHILOX_LANES) {
         uint32_t word[4][PHILOX_LANES];

@@ -34,7 +34,7 @@ static inline void embedding_backward_cpu(float *dwte, float *dwpe, float *dout,
         for (size_t row = 0; row < B * T; row++) dropout_row(dout + row * C, C, row % T, row / T, dropout);
 #pragma omp for schedule(dynamic)
         for (size_t first = 0; first < C; first += COLUMNS) {
-            size_t count = least(C - first, COLUMNS);
+            size_t count = min_size(C - first, COLUMNS);
             for (size_t row = 0; row < B * T; row++) {
                 const float *restrict d = dout + row * C + first;
                 float *restrict token = dwte + (size_t)tokens[row] * C + first;
@@ -182,7 +182,7 @@ static inline void embedding_forward(floatX *out, const int32_t *tokens, const f
 static inline void embedding_backward(float *dwte, float *dwpe, floatX *dout, const int32_t *tokens, size_t B,
                                       size_t T, size_t C, size_t V, const Dropout *dropout, Stream stream) {
     CHECK(C % 8 == 0);
-    if (dropout->threshold < 256)
+    if (dropout->threshold < DROPOUT_NONE)
         launch(embedding_dropout_kernel, blocks_for(B * T * C / 8, 256), 256, 0, stream, dout, B * T, T, C,
                *dropout);
     launch(embedding_position_kernel, blocks_for(T * C / 8, 256), 256, 0, stream, dwpe, dout, B, T, C);

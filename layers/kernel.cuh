@@ -144,7 +144,7 @@ __device__ __forceinline__ float block_max(float x, float *shared) {
 // dropout_row (dropout.h) of channels c .. c + 7, c a multiple of 8.
 __device__ __forceinline__ void dropout8(Float8 &x, size_t c, size_t token, size_t sequence,
                                          const Dropout &dropout) {
-    if (dropout.threshold == 256) return;
+    if (dropout.threshold == DROPOUT_NONE) return;
     Philox random = philox(dropout.key, (uint32_t)(c / 16), (uint32_t)token,
                            dropout.first_sequence + (uint32_t)sequence, dropout.step);
     uint32_t low = c % 16 == 0 ? random.v[0] : random.v[2], high = c % 16 == 0 ? random.v[1] : random.v[3];

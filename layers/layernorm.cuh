@@ -249,7 +249,7 @@ static inline void layernorm_forward(floatX *residual_out, floatX *out, float *m
                                      const floatX *beta, size_t N, size_t T, size_t C, const Dropout *dropout,
                                      Stream stream) {
     CHECK(C % 8 == 0 && C <= LARGEST_LAYERNORM);
-    const size_t row = C * sizeof(floatX), warps = least(LAYERNORM_WARPS, LAYERNORM_SHARED / row);
+    const size_t row = C * sizeof(floatX), warps = min_size(LAYERNORM_WARPS, LAYERNORM_SHARED / row);
     launch(layernorm_forward_kernel, blocks_for(N * T, warps), (unsigned)warps * WARP, warps * row, stream,
            residual_out, out, mean, rstd, residual_in, branch, gamma, beta, N * T, T, C, *dropout);
 }
@@ -267,7 +267,7 @@ static inline void layernorm_backward(floatX *dresidual, floatX *dbranch, float 
                                       const float *mean, const float *rstd, const floatX *gamma, size_t N,
                                       size_t T, size_t C, const Dropout *dropout, Stream stream) {
     CHECK(C % 8 == 0 && C <= LARGEST_LAYERNORM);
-    size_t blocks = least(N * T, LAYERNORM_BLOCKS), units = C > 4096 ? 2 : 1;
+    size_t blocks = min_size(N * T, LAYERNORM_BLOCKS), units = C > 4096 ? 2 : 1;
     unsigned threads = (unsigned)round_up(divide_up(C, 8 * units), WARP);
     launch(units == 2 ? layernorm_backward_kernel<2> : layernorm_backward_kernel<1>, (unsigned)blocks,
            threads, 0, stream, dresidual, dbranch, partial, dout, residual_out, mean, rstd, gamma, N * T, T,

@@ -42,7 +42,7 @@ static inline void bias_backward_cpu(float *dbias, const float *dout, size_t N, 
 #pragma omp parallel for schedule(dynamic)
     for (size_t first = 0; first < OC; first += COLUMNS) {
         float sum[COLUMNS] = {0};
-        size_t count = least(COLUMNS, OC - first);
+        size_t count = min_size(COLUMNS, OC - first);
         if (count == COLUMNS) {
             for (size_t row = 0; row < N; row++)
                 for (size_t c = 0; c < COLUMNS; c++) sum[c] += dout[row * OC + first + c];
@@ -174,7 +174,7 @@ static __global__ void __launch_bounds__(BIAS_WARPS *WARP)
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const unsigned across = (unsigned)divide_up(OC, BIAS_COLUMNS), chunk = blockIdx.x / across;
     const size_t first = (size_t)(blockIdx.x % across) * BIAS_COLUMNS, column = first + lane * 8;
-    const size_t end = least(N, (chunk + 1) * rows);
+    const size_t end = min_size(N, (chunk + 1) * rows);
     Float8 sum = {};
     if (column < OC) {
 #pragma unroll 4
@@ -259,7 +259,7 @@ static inline double matmul_peak(const MatmulContext *context, void *memory, siz
     int device;
     CHECK(cudaGetDevice(&device));
     CHECK(cudaGetDeviceProperties(&properties, device));
-    size_t edge = least(8192, 64 * (size_t)properties.multiProcessorCount);
+    size_t edge = min_size(8192, 64 * (size_t)properties.multiProcessorCount);
     void *own = device_alloc(3 * edge * edge * sizeof(floatX));
     while (own == NULL && edge > 8 && 3 * edge * edge * sizeof(floatX) > bytes) edge -= 8;
     CHECK(own != NULL || 3 * edge * edge * sizeof(floatX) <= bytes);

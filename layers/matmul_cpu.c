@@ -94,7 +94,7 @@ static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
     size_t units = packing->precision == PRECISION_BF16 ? divide_up(packing->K, 2) : packing->K;
     for (size_t first = 0; first < panel->width; first += 16) {
         __mmask16 store = mask16((ptrdiff_t)(panel->width - first));
-        size_t rows = panel->filled > first ? least(16, panel->filled - first) : 0;
+        size_t rows = panel->filled > first ? min_size(16, panel->filled - first) : 0;
         const float *source = panel->source + first * packing->stride;
         for (size_t unit = 0; unit < units; unit += 16) {
             __m512i row[16];
@@ -104,7 +104,7 @@ static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
                                           : _mm512_setzero_si512();
             transpose16(row);
             uint32_t *out = panel->destination + unit * panel->width + first;
-            size_t count = least(16, units - unit);
+            size_t count = min_size(16, units - unit);
             UNROLL for (int i = 0; i < 16; i++) if ((size_t)i < count)
                 _mm512_mask_storeu_epi32(out + (size_t)i * panel->width, store, row[i]);
         }
@@ -135,7 +135,7 @@ static void pack_k_strided(const Panel *panels, size_t count, const Packing *pac
         for (const Panel *panel = panels; panel < panels + count; panel++)
             for (size_t first = 0; first < panel->width; first += 16) {
                 // The next rows lie far apart, where the hardware does not look ahead.
-                __builtin_prefetch(panel->source + least(k + AHEAD, packing->K - 1) * packing->stride +
+                __builtin_prefetch(panel->source + min_size(k + AHEAD, packing->K - 1) * packing->stride +
                                    first);
                 _mm512_mask_storeu_epi32(panel->destination + unit * panel->width + first,
                                          mask16((ptrdiff_t)(panel->width - first)),
@@ -151,7 +151,7 @@ static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
     float *out = (float *)panel->destination;
     for (size_t k0 = 0; k0 < packing->K; k0 += STRETCH)
         for (size_t i = 0; i < panel->width; i++)
-            for (size_t k = k0; k < least(packing->K, k0 + STRETCH); k++)
+            for (size_t k = k0; k < min_size(packing->K, k0 + STRETCH); k++)
                 out[k * panel->width + i] = i < panel->filled ? panel->source[i * packing->stride + k] : 0.0f;
 }
 
@@ -252,7 +252,7 @@ static void pack_panels(const Product *p, const Block *block, int of_b, size_t f
     Panel panels[PACK_PANELS];
     for (size_t i = 0; i < count; i++) {
         size_t begin = of_b ? (first + i) * TILE_COLUMNS : tile_start(block, first + i);
-        size_t filled = of_b ? least(TILE_COLUMNS, block->n - begin)
+        size_t filled = of_b ? min_size(TILE_COLUMNS, block->n - begin)
                              : tile_start(block, first + i + 1) - begin;
         size_t index = (of_b ? block->n0 : block->m0) + begin;
         panels[i].destination = (uint32_t *)(of_b ? p->context->packed_b : p->context->packed_a) +
@@ -288,7 +288,7 @@ static void apply_epilogue(const Product *p, size_t m0, size_t rows, size_t n0, 
 static void compute_tile(const Product *p, const Block *block, const TileKernel *kernels, size_t tile,
                          size_t panel) {
     size_t first = tile_start(block, tile), rows = tile_start(block, tile + 1) - first;
-    size_t columns = least(TILE_COLUMNS, block->n - panel * TILE_COLUMNS);
+    size_t columns = min_size(TILE_COLUMNS, block->n - panel * TILE_COLUMNS);
     const float *a = p->context->packed_a + first * block->units;
     const float *b = p->context->packed_b + panel * TILE_COLUMNS * block->units;
     float *c = p->C + (block->m0 + first) * p->ldc + block->n0 + panel * TILE_COLUMNS;
@@ -310,14 +310,14 @@ static void compute_tile(const Product *p, const Block *block, const TileKernel 
 
 static void compute_task(const Product *p, const Block *block, const TileKernel *kernels, size_t task) {
     size_t groups = divide_up(block->tiles, TASK_TILES);
-    size_t tile0 = task % groups * TASK_TILES, tile1 = least(tile0 + TASK_TILES, block->tiles);
-    size_t panel0 = task / groups * TASK_PANELS, panel1 = least(panel0 + TASK_PANELS, block->panels);
+    size_t tile0 = task % groups * TASK_TILES, tile1 = min_size(tile0 + TASK_TILES, block->tiles);
+    size_t panel0 = task / groups * TASK_PANELS, panel1 = min_size(panel0 + TASK_PANELS, block->panels);
     for (size_t panel = panel0; panel < panel1; panel++)
         for (size_t tile = tile0; tile < tile1; tile++) compute_tile(p, block, kernels, tile, panel);
     if (block->last && p->epilogue != NULL) {
         size_t row0 = tile_start(block, tile0), column0 = panel0 * TILE_COLUMNS;
         apply_epilogue(p, block->m0 + row0, tile_start(block, tile1) - row0, block->n0 + column0,
-                       least(panel1 * TILE_COLUMNS, block->n) - column0);
+                       min_size(panel1 * TILE_COLUMNS, block->n) - column0);
     }
 }
 
@@ -330,7 +330,8 @@ static void compute_block(const Product *p, const Block *block, int pack_b) {
     for (size_t group = 0; group < groups_a + groups_b; group++) {
         int of_b = group >= groups_a;
         size_t first = (group - (of_b ? groups_a : 0)) * PACK_PANELS;
-        pack_panels(p, block, of_b, first, least(PACK_PANELS, (of_b ? block->panels : block->tiles) - first));
+        pack_panels(p, block, of_b, first,
+                    min_size(PACK_PANELS, (of_b ? block->panels : block->tiles) - first));
     }
     size_t tasks = divide_up(block->tiles, TASK_TILES) * divide_up(block->panels, TASK_PANELS);
 #pragma omp for schedule(dynamic)
@@ -343,7 +344,7 @@ enum { FEW_ROWS = 4, STRIP = 128 }; // columns of C that a task computes
 
 static void few_rows_columns(const Product *p, size_t n, size_t columns, MatmulMode mode) {
     for (size_t k0 = 0; k0 < p->K; k0 += BLOCK_K) {
-        size_t k = least(BLOCK_K, p->K - k0);
+        size_t k = min_size(BLOCK_K, p->K - k0);
         int accumulate = mode == MATMUL_ACCUMULATE || k0 > 0;
         for (size_t m = 0; m < p->M; m++) {
             const float *a = p->A + m * p->lda + k0, *b = p->B + k0 * p->ldb + n;
@@ -373,7 +374,7 @@ static void few_rows_dots(const Product *p, size_t n0, size_t columns, MatmulMod
 static void multiply_few_rows(const Product *p, MatmulMode mode) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t n = 0; n < p->N; n += STRIP) {
-        size_t columns = least(STRIP, p->N - n);
+        size_t columns = min_size(STRIP, p->N - n);
         (p->layout == MATMUL_NT ? few_rows_dots : few_rows_columns)(p, n, columns, mode);
         if (p->epilogue != NULL) apply_epilogue(p, 0, p->M, n, columns);
     }
@@ -406,9 +407,9 @@ void matmul_cpu(const MatmulCpu *context, MatmulLayout layout, size_t M, size_t 
     for (size_t n0 = 0; n0 < N; n0 += BLOCK_N)
         for (size_t k0 = 0; k0 < K; k0 += block_k)
             for (size_t m0 = 0; m0 < M; m0 += BLOCK_M) {
-                Block block = {m0, least(BLOCK_M, M - m0),
-                               n0, least(BLOCK_N, N - n0),
-                               k0, least(block_k, K - k0),
+                Block block = {m0, min_size(BLOCK_M, M - m0),
+                               n0, min_size(BLOCK_N, N - n0),
+                               k0, min_size(block_k, K - k0),
                                0,  0,
                                0,  0,
                                0};

@@ -72,7 +72,7 @@ REFERENCE static void attend(const Double *d, size_t layer, const double *qkv, d
                 }
                 for (int c = 0; c < HS; c++) o[c] = 0;
                 for (int j = 0; j <= i; j++) {
-                    int keeps = a.dropout.threshold == 256 ||
+                    int keeps = a.dropout.threshold == DROPOUT_NONE ||
                                 attention_dropout_keeps(&a, (size_t)b, (size_t)h, (size_t)i, (size_t)j);
                     double factor = keeps * 256.0 / a.dropout.threshold;
                     for (int c = 0; c < HS; c++)

@@ -75,7 +75,7 @@ static void reference_free(Reference *r) {
 }
 
 REFERENCE static double keep_factor(const Attention *a, size_t b, size_t h, size_t i, size_t j) {
-    if (a->dropout.threshold == 256) return 1;
+    if (a->dropout.threshold == DROPOUT_NONE) return 1;
     return attention_dropout_keeps(a, b, h, i, j) ? 256.0 / a->dropout.threshold : 0;
 }
 

@@ -385,8 +385,8 @@ static AdamWCase adamw_case(size_t n) {
         size_t neighbour = 496 * (k.num_chunks ^ 1); // gradients and moments of two chunks change places
         c->number = k.num_chunks;
         c->weight = c->master = first;
-        c->gradient = c->moment = least(first, neighbour) + 2 * 496 <= n ? neighbour : first;
-        c->size = (uint32_t)least(n - first, 496);
+        c->gradient = c->moment = min_size(first, neighbour) + 2 * 496 <= n ? neighbour : first;
+        c->size = (uint32_t)min_size(n - first, 496);
         c->decay = k.num_chunks % 2 ? 0.1f : 0.0f;
     }
     return k;

@@ -420,7 +420,7 @@ static void test_global_norm(void) {
         double totals[TOTAL_SQUARES + 9] = {1, 0}, others = 2.5, sum = others;
         size_t count = 0;
         for (size_t first = 0; first < n; first += ADAMW_CHUNK, count++) {
-            AdamWChunk chunk = {8 - count, 0, 0, first, 0, (uint32_t)least(n - first, ADAMW_CHUNK), 0};
+            AdamWChunk chunk = {8 - count, 0, 0, first, 0, (uint32_t)min_size(n - first, ADAMW_CHUNK), 0};
             chunks[count] = chunk;
         }
         totals[TOTAL_SQUARES] = others;
