@@ -18,8 +18,8 @@ typedef struct {
 
 static void generator_open(Generator *g, const GPT *m) {
     g->tokens = (int32_t *)host_alloc((size_t)m->config.max_sequence_length * sizeof(int32_t));
-    g->logits = (floatX *)host_alloc(m->V * sizeof(floatX));
-    g->numbers = (float *)xmalloc(m->V * sizeof(float));
+    g->logits = (floatX *)host_alloc(m->dims.V * sizeof(floatX));
+    g->numbers = (float *)xmalloc(m->dims.V * sizeof(float));
 }
 
 static void generator_close(Generator *g) {
@@ -37,10 +37,10 @@ static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, si
     copy_to_device(x->model.tokens, g->tokens, count * sizeof(int32_t), m->stream);
     gpt_forward(m, x, &NO_TRAINING);
     gpt_logits(m, x, count - 1, 1);
-    copy_to_host(g->logits, x->model.logits, m->V * sizeof(floatX), m->stream);
+    copy_to_host(g->logits, x->model.logits, m->dims.V * sizeof(floatX), m->stream);
     stream_wait(m->stream);
     m->profile.timing = timing;
-    for (size_t v = 0; v < m->V; v++) g->numbers[v] = (float)g->logits[v];
+    for (size_t v = 0; v < m->dims.V; v++) g->numbers[v] = (float)g->logits[v];
     return g->numbers;
 }
 
@@ -104,7 +104,8 @@ static int64_t continue_text(GPT *m, const Tokenizer *tokenizer, const TokenList
                              TokenList *text, uint32_t sample, const volatile sig_atomic_t *stop) {
     Generator generator;
     const size_t capacity = (size_t)m->config.max_sequence_length;
-    const size_t known = (size_t)tokenizer_vocab_size(tokenizer), choices = known < m->V ? known : m->V;
+    const size_t known = (size_t)tokenizer_vocab_size(tokenizer),
+                 choices = known < m->dims.V ? known : m->dims.V;
     generator_open(&generator, m);
     size_t start = text->count > capacity ? text->count - capacity : 0, past = 0;
     int64_t generated = 0;
@@ -116,7 +117,7 @@ static int64_t continue_text(GPT *m, const Tokenizer *tokenizer, const TokenList
         const float *logits = gpt_generate(m, &generator, text->ids + start + past,
                                            text->count - start - past, past);
         past = text->count - start;
-        if (!all_finite(logits, m->V)) {
+        if (!all_finite(logits, m->dims.V)) {
             generated = -1;
             break;
         }

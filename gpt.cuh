@@ -23,63 +23,98 @@
 #include "layers/profile.h"
 #include "layers/softmax_cross_entropy.cuh"
 
+// ---- dimensions -------------------------------------------------------------------------------------------
+
+enum { VOCAB_MULTIPLE = 128, ALIGNMENT = 16 }; // tokens; elements: every tensor begins on a cache line
+
+// The sizes of a model, derived once from its description.
+typedef struct {
+    size_t L, C;        // layers; channels of the residual stream
+    size_t NH, NKV, HS; // heads of queries; heads of keys and values; channels of a head
+    size_t Q, KV, QKV;  // NH HS; NKV HS; the width of the fused projection, Q + 2 KV
+    size_t F, UP;       // width of the MLP after its activation, and before
+    size_t V, Vp;       // tokens; the same, padded
+    size_t max_T;       // positions
+} Dims;
+
+static Dims dims_of(const GPTConfig *c) {
+    Dims d;
+    d.L = (size_t)c->num_layers, d.C = (size_t)c->channels;
+    d.NH = (size_t)c->num_heads, d.NKV = (size_t)c->num_kv_heads, d.HS = (size_t)c->head_size;
+    d.Q = d.NH * d.HS, d.KV = d.NKV * d.HS, d.QKV = d.Q + 2 * d.KV;
+    d.F = d.UP = (size_t)c->hidden;
+    d.V = (size_t)c->vocab_size, d.Vp = round_up(d.V, VOCAB_MULTIPLE);
+    d.max_T = (size_t)c->max_sequence_length;
+    return d;
+}
+
 // ---- the model: parameters and activations as tables ------------------------------------------------------
 
-// member, name in Hugging Face's GPT-2, rows (0: a vector), columns, initialisation, weight decay
+// member; whether a model has it; rows (0: a vector), rows of padding (which stay zero), columns; initialisation; group of the
+// optimizer; how backward makes its gradient; the work that reads it; its name in each checkpoint format: GPT-2's
 #define MODEL_PARAMETERS(X)                                                                                  \
-    X(wte, "wte.weight", Vp, C, INIT_EMBEDDING, 1)                                                           \
-    X(wpe, "wpe.weight", max_T, C, INIT_POSITION, 1)                                                         \
-    X(lnfw, "ln_f.weight", 0, C, INIT_ONE, 0)                                                                \
-    X(lnfb, "ln_f.bias", 0, C, INIT_ZERO, 0)
+    X(wte, 1, d->V, d->Vp - d->V, d->C, INIT_EMBEDDING, GROUP_EMBEDDING, GRADIENT_WRITTEN, LAP_HEAD,         \
+      "wte.weight")                                                                                          \
+    X(wpe, config->positions == POSITIONS_LEARNED, d->max_T, 0, d->C, INIT_POSITION, GROUP_EMBEDDING,        \
+      GRADIENT_ADDED, LAP_EMBEDDING, "wpe.weight")                                                           \
+    X(final_norm_weight, 1, 0, 0, d->C, INIT_ONE, GROUP_VECTOR, GRADIENT_ADDED, LAP_NORM, "ln_f.weight")     \
+    X(final_norm_bias, 1, 0, 0, d->C, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_NORM, "ln_f.bias")
 #define BLOCK_PARAMETERS(X)                                                                                  \
-    X(ln1w, "ln_1.weight", 0, C, INIT_ONE, 0)                                                                \
-    X(ln1b, "ln_1.bias", 0, C, INIT_ZERO, 0)                                                                 \
-    X(qkvw, "attn.c_attn.weight", C, 3 * C, INIT_MATRIX, 1)                                                  \
-    X(qkvb, "attn.c_attn.bias", 0, 3 * C, INIT_ZERO, 0)                                                      \
-    X(projw, "attn.c_proj.weight", C, C, INIT_RESIDUAL, 1)                                                   \
-    X(projb, "attn.c_proj.bias", 0, C, INIT_ZERO, 0)                                                         \
-    X(ln2w, "ln_2.weight", 0, C, INIT_ONE, 0)                                                                \
-    X(ln2b, "ln_2.bias", 0, C, INIT_ZERO, 0)                                                                 \
-    X(upw, "mlp.c_fc.weight", C, 4 * C, INIT_MATRIX, 1)                                                      \
-    X(upb, "mlp.c_fc.bias", 0, 4 * C, INIT_ZERO, 0)                                                          \
-    X(downw, "mlp.c_proj.weight", 4 * C, C, INIT_RESIDUAL, 1)                                                \
-    X(downb, "mlp.c_proj.bias", 0, C, INIT_ZERO, 0)
+    X(norm1_weight, 1, 0, 0, d->C, INIT_ONE, GROUP_VECTOR, GRADIENT_ADDED, LAP_NORM, "ln_1.weight")          \
+    X(norm1_bias, 1, 0, 0, d->C, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_NORM, "ln_1.bias")             \
+    X(qkv_weight, 1, d->C, 0, d->QKV, INIT_MATRIX, GROUP_MATRIX, GRADIENT_WRITTEN, LAP_QKV,                  \
+      "attn.c_attn.weight")                                                                                  \
+    X(qkv_bias, 1, 0, 0, d->QKV, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_QKV, "attn.c_attn.bias")       \
+    X(proj_weight, 1, d->Q, 0, d->C, INIT_RESIDUAL, GROUP_MATRIX, GRADIENT_WRITTEN, LAP_PROJECTION,          \
+      "attn.c_proj.weight")                                                                                  \
+    X(proj_bias, 1, 0, 0, d->C, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_PROJECTION, "attn.c_proj.bias") \
+    X(norm2_weight, 1, 0, 0, d->C, INIT_ONE, GROUP_VECTOR, GRADIENT_ADDED, LAP_NORM, "ln_2.weight")          \
+    X(norm2_bias, 1, 0, 0, d->C, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_NORM, "ln_2.bias")             \
+    X(up_weight, 1, d->C, 0, d->UP, INIT_MATRIX, GROUP_MATRIX, GRADIENT_WRITTEN, LAP_MLP_UP,                 \
+      "mlp.c_fc.weight")                                                                                     \
+    X(up_bias, 1, 0, 0, d->UP, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_MLP_UP, "mlp.c_fc.bias")         \
+    X(down_weight, 1, d->F, 0, d->C, INIT_RESIDUAL, GROUP_MATRIX, GRADIENT_WRITTEN, LAP_MLP_DOWN,            \
+      "mlp.c_proj.weight")                                                                                   \
+    X(down_bias, 1, 0, 0, d->C, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_MLP_DOWN, "mlp.c_proj.bias")
 
 // member, type, elements, what the memory is for
 #define MODEL_ACTIVATIONS(X)                                                                                 \
-    X(tokens, int32_t, N, MEMORY_OTHER)              /* (B, T) */                                            \
-    X(targets, int32_t, training *N, MEMORY_OTHER)   /* (B, T) */                                            \
-    X(embedded, floatX, N *C, MEMORY_OTHER)          /* (N, C) the residual stream before block 0 */         \
-    X(lnf, floatX, N *C, MEMORY_OTHER)               /* (N, C) */                                            \
-    X(lnf_mean, float, N, MEMORY_OTHER)              /* (N) */                                               \
-    X(lnf_rstd, float, N, MEMORY_OTHER)              /* (N) */                                               \
-    X(logits, floatX, logit_rows *Vp, MEMORY_LOGITS) /* (logit_rows, Vp), then dlogits in the same place */  \
-    X(losses, float, N, MEMORY_OTHER)                /* (N) nats of each token */                            \
-    X(branch, floatX, N *C, MEMORY_OTHER)            /* (N, C) a projection, before it joins the stream */   \
-    X(dresidual, floatX, training *N *C, MEMORY_OTHER)  /* (N, C) gradient of the residual stream */         \
-    X(dbranch, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) */                                         \
-    X(dnormed, floatX, training *N *C, MEMORY_OTHER)    /* (N, C) of a layernorm's output, of attention's */ \
-    X(dwide, floatX, training *N * 4 * C, MEMORY_OTHER) /* (N, 4C) of the pre-activation; (N, 3C) of qkv */  \
-    X(layernorm_partial, float, training *layernorm_scratch(C), MEMORY_WORKSPACE)                            \
-    X(attention_scratch, float, training *attention_scratch_size(attention, arena->on_gpu, B, NH, T, HS),    \
-      MEMORY_WORKSPACE)
-// member, type, elements, and when all blocks share one: because backward computes it again (--recompute), or
-// because nothing is kept but keys and values
+    X(tokens, int32_t, N, MEMORY_OTHER)            /* (B, T) */                                              \
+    X(targets, int32_t, training *N, MEMORY_OTHER) /* (B, T) */                                              \
+    X(embedded, floatX, N * d->C, MEMORY_OTHER)    /* (N, C) the residual stream before block 0 */           \
+    X(final_norm, floatX, N * d->C, MEMORY_OTHER)  /* (N, C) */                                              \
+    X(final_norm_mean, float, N, MEMORY_OTHER)     /* (N) */                                                 \
+    X(final_norm_rstd, float, N, MEMORY_OTHER)     /* (N) */                                                 \
+    X(logits, floatX, logit_rows * d->Vp,                                                                    \
+      MEMORY_LOGITS)                          /* (logit_rows, Vp), then their gradient in the same place */  \
+    X(losses, float, N, MEMORY_OTHER)         /* (N) nats of each token */                                   \
+    X(branch, floatX, N * d->C, MEMORY_OTHER) /* (N, C) a sublayer's output, before it joins the stream */   \
+    X(dresidual, floatX, training *N * d->C, MEMORY_OTHER) /* (N, C) gradient of the residual stream */      \
+    X(dbranch, floatX, training *N * d->C, MEMORY_OTHER)   /* (N, C) */                                      \
+    X(dnormed, floatX, training *N *max_size(d->C, d->Q),                                                    \
+      MEMORY_OTHER) /* (N, C) of a norm's output; (N, Q) of attention's */                                   \
+    X(dwide, floatX, training *N *max_size(d->UP, d->QKV),                                                   \
+      MEMORY_OTHER) /* (N, UP) of the pre-activation; (N, QKV) of qkv */                                     \
+    X(norm_partial, float, training *layernorm_scratch(d->C), MEMORY_WORKSPACE)                              \
+    X(attention_scratch, float,                                                                              \
+      training *attention_scratch_size(attention, arena->on_gpu, B, d->NH, T, d->HS), MEMORY_WORKSPACE)
+// member, type, elements; the level of recomputation from which on blocks share one memory for it; whether generating text
+// keeps it of every block
 #define BLOCK_ACTIVATIONS(X)                                                                                 \
-    X(ln1, floatX, N *C, keep >= KEEP_LAYERNORM)  /* (N, C) */                                               \
-    X(ln1_mean, float, N, keep == KEEP_CACHE)     /* (N) */                                                  \
-    X(ln1_rstd, float, N, keep == KEEP_CACHE)     /* (N) */                                                  \
-    X(qkv, floatX, N * 3 * C, keep == KEEP_BLOCK) /* (N, 3C): (B, T, 3, NH, HS) */                           \
-    X(attended, floatX, N *C, keep >= KEEP_BLOCK) /* (N, C) */                                               \
-    X(lse, float, N *NH, keep >= KEEP_BLOCK)      /* (B, NH, T) */                                           \
-    X(saved, float, attention_saved_size(attention, B, NH, T, T), keep >= KEEP_BLOCK)                        \
-    X(residual_middle, floatX, N *C, keep >= KEEP_BLOCK) /* (N, C) after attention */                        \
-    X(ln2, floatX, N *C, keep >= KEEP_LAYERNORM)         /* (N, C) */                                        \
-    X(ln2_mean, float, N, keep >= KEEP_BLOCK)            /* (N) */                                           \
-    X(ln2_rstd, float, N, keep >= KEEP_BLOCK)            /* (N) */                                           \
-    X(up, floatX, N * 4 * C, keep >= KEEP_BLOCK)         /* (N, 4C) pre-activation */                        \
-    X(gelu, floatX, N * 4 * C, keep >= KEEP_GELU)        /* (N, 4C) */                                       \
-    X(residual_out, floatX, N *C, keep == KEEP_CACHE)    /* (N, C) after the MLP */
+    X(norm1, floatX, N * d->C, RECOMPUTE_NORM, 0)  /* (N, C) */                                              \
+    X(norm1_mean, float, N, RECOMPUTE_NEVER, 0)    /* (N) */                                                 \
+    X(norm1_rstd, float, N, RECOMPUTE_NEVER, 0)    /* (N) */                                                 \
+    X(qkv, floatX, N * d->QKV, RECOMPUTE_BLOCK, 1) /* (N, QKV): NH query, NKV key, NKV value heads of HS */  \
+    X(attended, floatX, N * d->Q, RECOMPUTE_BLOCK, 0) /* (N, Q) */                                           \
+    X(lse, float, N * d->NH, RECOMPUTE_BLOCK, 0)      /* (B, NH, T) */                                       \
+    X(saved, float, attention_saved_size(attention, B, d->NH, T, T), RECOMPUTE_BLOCK, 0)                     \
+    X(residual_middle, floatX, N * d->C, RECOMPUTE_BLOCK, 0) /* (N, C) after attention */                    \
+    X(norm2, floatX, N * d->C, RECOMPUTE_NORM, 0)            /* (N, C) */                                    \
+    X(norm2_mean, float, N, RECOMPUTE_BLOCK, 0)              /* (N) */                                       \
+    X(norm2_rstd, float, N, RECOMPUTE_BLOCK, 0)              /* (N) */                                       \
+    X(up, floatX, N * d->UP, RECOMPUTE_BLOCK, 0)             /* (N, UP) pre-activation */                    \
+    X(activated, floatX, N * d->F, RECOMPUTE_ACTIVATION, 0)  /* (N, F) */                                    \
+    X(residual_out, floatX, N * d->C, RECOMPUTE_NEVER, 0)    /* (N, C) after the MLP */
 
 typedef enum {
     INIT_ZERO,
@@ -90,20 +125,36 @@ typedef enum {
     INIT_RESIDUAL
 } Initialisation;
 
-// What a forward pass keeps: everything; all but what --recompute names, each including the ones before; or, for
-// generating text, keys and values only.
-typedef enum { KEEP_ALL, KEEP_GELU, KEEP_LAYERNORM, KEEP_BLOCK, KEEP_CACHE } Keep;
+// The optimizer's groups: matrices of the blocks; embeddings; biases and norms, which do not decay.
+typedef enum { GROUP_MATRIX, GROUP_EMBEDDING, GROUP_VECTOR } OptimizerGroup;
+
+// How backward makes a gradient: by a product, which overwrites it in the step's first micro-step; or always by adding.
+typedef enum { GRADIENT_WRITTEN, GRADIENT_ADDED } GradientKind;
+
+// What backward computes again instead of forward's keeping it (--recompute), each level including the ones before.
+typedef enum {
+    RECOMPUTE_NONE,
+    RECOMPUTE_ACTIVATION,
+    RECOMPUTE_NORM,
+    RECOMPUTE_BLOCK,
+    RECOMPUTE_NEVER
+} Recompute;
 
 // What processes divide among them rather than each having all of it.
 typedef enum { SHARD_NONE, SHARD_OPTIMIZER, SHARD_GRADIENTS } Sharding;
 
+// A tensor of parameters: its row, and where it is stored.
 typedef struct {
-    const char *name;
-    int layer; // -1: of the model, not of a block
-    size_t rows, columns;
+    const char *member; // in the table
+    int layer;          // -1: of the model, not of a block
+    size_t rows, padding, columns;
     Initialisation init;
-    int decay;
-    size_t offset, size; // numbers, in every memory that holds one a parameter
+    OptimizerGroup group;
+    GradientKind gradient;
+    Lap lap;
+    const char *name;    // in checkpoints, within its layer
+    size_t used, size;   // elements, without and with padding
+    size_t offset;       // elements, in every memory that holds one a parameter
     size_t first_chunk;  // of GPT.partition
 } Parameter;
 
@@ -135,9 +186,11 @@ typedef struct {
 
 // The memory of a forward pass over (B, T) tokens.
 typedef struct {
-    size_t B, T, past; // past: tokens before these whose keys and values stand in qkv (KEEP_CACHE)
+    size_t B, T;
+    int caching;       // text is generated: only keys and values are kept
+    size_t past;       // tokens before these whose keys and values are in qkv
     size_t logit_rows; // tokens whose logits are computed at a time
-    Keep keep;
+    Recompute recompute;
     ModelActivations model;
     BlockActivations *block; // (L)
 } Activations;
@@ -145,7 +198,7 @@ typedef struct {
 // What decides, beside the model, how much memory is needed.
 typedef struct {
     size_t B, T; // B = 0: no training, only generating text
-    Keep keep;
+    Recompute recompute;
     size_t logits_bytes; // the most for logits; 0: no limit
     AttentionVariant attention;
     Sharding sharding;
@@ -188,7 +241,7 @@ typedef struct {
 
 typedef struct {
     GPTConfig config;
-    size_t L, NH, C, HS, V, Vp; // the same numbers under their short names
+    Dims dims;
     Parameter *parameters;
     size_t num_tensors;
     size_t num_parameters; // without padding
@@ -232,23 +285,15 @@ typedef struct {
     Profile profile;
 } GPT;
 
-enum { VOCAB_MULTIPLE = 128, ALIGNMENT = 16 }; // tokens; numbers: every tensor begins on a cache line
-
-static void add_parameter(GPT *m, const char *name, int layer, size_t rows, size_t columns,
-                          Initialisation init, int decay) {
-    Parameter *p = &m->parameters[m->num_tensors++];
-    p->name = name;
-    p->layer = layer;
-    p->rows = rows;
-    p->columns = columns;
-    p->init = init;
-    p->decay = decay;
-    p->offset = m->num_floats;
-    p->size = (rows ? rows : 1) * columns;
-    p->first_chunk = m->num_chunks;
-    m->num_floats += round_up(p->size, ALIGNMENT);
-    m->num_parameters += p->size;
-    m->num_chunks += divide_up(p->size, ADAMW_CHUNK);
+static void add_parameter(GPT *m, Parameter p) {
+    p.used = (p.rows ? p.rows : 1) * p.columns;
+    p.size = p.used + p.padding * p.columns;
+    p.offset = m->num_floats;
+    p.first_chunk = m->num_chunks;
+    m->parameters[m->num_tensors++] = p;
+    m->num_floats += round_up(p.size, ALIGNMENT);
+    m->num_parameters += p.used;
+    m->num_chunks += divide_up(p.size, ADAMW_CHUNK);
 }
 
 // Where a process finds a number that it owns: in memories of `most_owned` numbers, if they are divided.
@@ -282,7 +327,7 @@ static void list_chunks(GPT *m) {
 // Decides who owns what.
 static void divide_parameters(GPT *m) {
     m->partition = (PartitionChunk *)xcalloc(m->num_chunks, sizeof(PartitionChunk));
-    m->buckets = (Bucket *)xcalloc(m->L + 1, sizeof(Bucket));
+    m->buckets = (Bucket *)xcalloc(m->dims.L + 1, sizeof(Bucket));
     list_chunks(m);
     m->most_owned = partition_make(m->partition, m->num_chunks, m->shape.processes);
     m->num_pieces = partition_pieces(m->partition, m->num_chunks, NULL);
@@ -298,22 +343,37 @@ static void divide_parameters(GPT *m) {
     }
 }
 
-// Fills the list of parameter tensors: the model's, then block after block.
+// Fills the list of the tensors that this model has: the model's, then block after block.
 static void list_parameters(GPT *m) {
-    const size_t C = m->C, Vp = m->Vp, max_T = (size_t)m->config.max_sequence_length;
+    const GPTConfig *config = &m->config;
+    const Dims *d = &m->dims;
 #define COUNT(...) +1
     const size_t per_model = 0 MODEL_PARAMETERS(COUNT), per_block = 0 BLOCK_PARAMETERS(COUNT);
 #undef COUNT
-    m->parameters = (Parameter *)xcalloc(per_model + m->L * per_block, sizeof(Parameter));
-#define ADD(member, name, rows, columns, init, decay)                                                        \
-    add_parameter(m, name, layer, rows, columns, init, decay);
+    m->parameters = (Parameter *)xcalloc(per_model + d->L * per_block, sizeof(Parameter));
+#define ADD(member, exists, rows, padding, columns, init, group, gradient, lap, name)                        \
+    if (exists) {                                                                                            \
+        Parameter p = {                                                                                      \
+            #member, layer, rows, padding, columns, init, group, gradient, lap, name, 0, 0, 0, 0};           \
+        add_parameter(m, p);                                                                                 \
+    }
     int layer = -1;
     MODEL_PARAMETERS(ADD)
-    for (layer = 0; layer < (int)m->L; layer++) {
+    for (layer = 0; layer < (int)d->L; layer++) {
         BLOCK_PARAMETERS(ADD)
     }
 #undef ADD
-    m->num_parameters -= (Vp - m->V) * C;
+}
+
+// Parameters of a model, before anything is made for each of them.
+static double count_parameters(const GPTConfig *config) {
+    const Dims dims = dims_of(config), *d = &dims;
+#define ADD(member, exists, rows, padding, columns, ...)                                                     \
+    +(double)(exists) * (double)max_size(rows, 1) * (double)(columns)
+    const double of_model = 0 MODEL_PARAMETERS(ADD);
+    const double of_block = 0 BLOCK_PARAMETERS(ADD);
+#undef ADD
+    return of_model + (double)d->L * of_block;
 }
 
 // ---- memory -----------------------------------------------------------------------------------------------
@@ -338,11 +398,13 @@ static void place_weights(GPT *m, Arena *arena) {
     if (arena->floatX_size != sizeof(float))
         m->master = (float *)arena_take(arena, MEMORY_MASTER, divided_floats(m), sizeof(float));
     if (arena->base == NULL) return;
-#define POINT(member, ...) m->weights.member = m->weights_memory + (p++)->offset;
+    const GPTConfig *config = &m->config;
+#define POINT(member, exists, ...) m->weights.member = (exists) ? m->weights_memory + (p++)->offset : NULL;
     MODEL_PARAMETERS(POINT)
 #undef POINT
-#define POINT(member, ...) m->block_weights[l].member = m->weights_memory + (p++)->offset;
-    for (size_t l = 0; l < m->L; l++) {
+#define POINT(member, exists, ...)                                                                           \
+    m->block_weights[l].member = (exists) ? m->weights_memory + (p++)->offset : NULL;
+    for (size_t l = 0; l < m->dims.L; l++) {
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
@@ -353,22 +415,26 @@ static void place_gradients(GPT *m, Arena *arena) {
     const Parameter *p = m->parameters;
     const size_t of_model = m->buckets[0].size, of_block = m->buckets[1].size;
     const int divided = m->shape.sharding == SHARD_GRADIENTS;
-    const size_t size = divided ? of_model + min_size(m->L, 2) * of_block : m->num_floats;
+    const size_t size = divided ? of_model + min_size(m->dims.L, 2) * of_block : m->num_floats;
     m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, size, sizeof(float));
     m->gradient_sums = m->gradients_memory;
     if (divided)
         m->gradient_sums = (float *)arena_take(arena, MEMORY_GRADIENTS, m->most_owned, sizeof(float));
     if (arena->base == NULL) return;
-    for (size_t b = 0; b <= m->L; b++)
+    for (size_t b = 0; b <= m->dims.L; b++)
         m->buckets[b].gradients = m->gradients_memory + (divided && b > 0
-                                                             ? of_model + b % 2 * of_block * (m->L > 1)
+                                                             ? of_model + b % 2 * of_block * (m->dims.L > 1)
                                                              : m->buckets[b].offset);
-#define POINT(member, ...) m->gradients.member = m->buckets[0].gradients + (p++)->offset;
+    const GPTConfig *config = &m->config;
+#define POINT(member, exists, ...)                                                                           \
+    m->gradients.member = (exists) ? m->buckets[0].gradients + (p++)->offset : NULL;
     MODEL_PARAMETERS(POINT)
 #undef POINT
-#define POINT(member, ...)                                                                                   \
-    m->block_gradients[l].member = m->buckets[l + 1].gradients + ((p++)->offset - m->buckets[l + 1].offset);
-    for (size_t l = 0; l < m->L; l++) {
+#define POINT(member, exists, ...)                                                                           \
+    m->block_gradients[l].member = (exists) ? m->buckets[l + 1].gradients +                                  \
+                                                  ((p++)->offset - m->buckets[l + 1].offset)                 \
+                                            : NULL;
+    for (size_t l = 0; l < m->dims.L; l++) {
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
@@ -387,19 +453,18 @@ static void place_training_state(GPT *m, Arena *arena) {
 #define SIZE_float   sizeof(float)
 #define SIZE_int32_t sizeof(int32_t)
 static void place_activations(const GPT *m, Activations *x, Arena *arena) {
-    const size_t B = x->B, T = x->T, N = B * T, C = m->C, NH = m->NH, HS = m->HS, Vp = m->Vp,
-                 logit_rows = x->logit_rows;
-    const size_t training = x->keep != KEEP_CACHE;
-    const Keep keep = x->keep;
+    const Dims *d = &m->dims;
+    const size_t B = x->B, T = x->T, N = B * T, logit_rows = x->logit_rows, training = !x->caching;
     const AttentionVariant attention = m->attention;
 #define PLACE(member, type, count, memory)                                                                   \
     x->model.member = (type *)arena_take(arena, memory, count, SIZE_##type);
     MODEL_ACTIVATIONS(PLACE)
 #undef PLACE
-#define PLACE(member, type, count, shared)                                                                   \
-    x->block[l].member = l > 0 && (shared) ? x->block[0].member                                              \
-                                           : (type *)arena_take(arena, MEMORY_BLOCKS, count, SIZE_##type);
-    for (size_t l = 0; l < m->L; l++) {
+#define PLACE(member, type, count, recomputed_from, cached)                                                  \
+    x->block[l].member = l > 0 && (x->caching ? !(cached) : x->recompute >= (recomputed_from))               \
+                             ? x->block[0].member                                                            \
+                             : (type *)arena_take(arena, MEMORY_BLOCKS, count, SIZE_##type);
+    for (size_t l = 0; l < m->dims.L; l++) {
         BLOCK_ACTIVATIONS(PLACE)
     }
 #undef PLACE
@@ -407,7 +472,7 @@ static void place_activations(const GPT *m, Activations *x, Arena *arena) {
 
 // Gives every tensor its place. Text is generated between steps, so its memory is that of the activations.
 static void gpt_place(GPT *m, Arena *arena) {
-    size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(4 * m->C) : 0;
+    size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(max_size(m->dims.UP, m->dims.QKV)) : 0;
     place_weights(m, arena);
     if (m->acts.B > 0) place_training_state(m, arena);
     void *place = arena_take(arena, MEMORY_WORKSPACE, workspace, 1);
@@ -424,16 +489,16 @@ static void gpt_place(GPT *m, Arena *arena) {
 // The shapes of the activations, as far as memory decides them.
 static void set_shapes(GPT *m, size_t B, size_t floatX_size) {
     const Shape *s = &m->shape;
-    size_t rows = B * s->T, fit = s->logits_bytes / (m->Vp * floatX_size);
+    size_t rows = B * s->T, fit = s->logits_bytes / (m->dims.Vp * floatX_size);
     if (fit >= 64) fit = fit / 64 * 64;
     if (s->logits_bytes > 0) rows = min_size(rows, fit > 0 ? fit : 1);
     m->acts.B = B;
     m->acts.T = s->T;
-    m->acts.keep = s->keep;
+    m->acts.recompute = s->recompute;
     m->acts.logit_rows = rows;
     m->cache.B = 1;
     m->cache.T = (size_t)m->config.max_sequence_length;
-    m->cache.keep = KEEP_CACHE;
+    m->cache.caching = 1;
     m->cache.logit_rows = 1;
 }
 
@@ -455,7 +520,8 @@ static size_t memory_beside(const GPT *m, size_t B, int on_gpu) {
     enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };
     const size_t saved = 3 * sizeof(float) * m->num_floats;
     const size_t divided = m->shape.sharding == SHARD_NONE ? 1 : (size_t)m->shape.processes;
-    const size_t sums = 2 * m->shape.T * round_up(m->HS, 64) * sizeof(float) * (size_t)omp_get_max_threads();
+    const size_t sums = 2 * m->shape.T * round_up(m->dims.HS, 64) * sizeof(float) *
+                        (size_t)omp_get_max_threads();
     if (on_gpu) return 0;
     if (B == 0) return FIXED;
     return saved / divided + BATCHES * B * (m->shape.T + 1) * sizeof(int32_t) + sums +
@@ -488,22 +554,17 @@ static size_t largest_batch(const GPT *m, size_t bytes, int on_gpu, size_t float
 static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
     memset(m, 0, sizeof(*m));
     m->config = *config;
-    m->L = (size_t)config->num_layers;
-    m->NH = (size_t)config->num_heads;
-    m->C = (size_t)config->channels;
-    m->HS = m->C / m->NH;
-    m->V = (size_t)config->vocab_size;
-    m->Vp = round_up(m->V, VOCAB_MULTIPLE);
+    m->dims = dims_of(config);
     m->shape = *shape;
     m->comm = shape->comm;
     m->rank = comm_rank(m->comm);
     m->attention = attention_choose(shape->attention);
     list_parameters(m);
     divide_parameters(m);
-    m->block_weights = (BlockWeights *)xcalloc(m->L, sizeof(BlockWeights));
-    m->block_gradients = (BlockGradients *)xcalloc(m->L, sizeof(BlockGradients));
-    m->acts.block = (BlockActivations *)xcalloc(m->L, sizeof(BlockActivations));
-    m->cache.block = (BlockActivations *)xcalloc(m->L, sizeof(BlockActivations));
+    m->block_weights = (BlockWeights *)xcalloc(m->dims.L, sizeof(BlockWeights));
+    m->block_gradients = (BlockGradients *)xcalloc(m->dims.L, sizeof(BlockGradients));
+    m->acts.block = (BlockActivations *)xcalloc(m->dims.L, sizeof(BlockActivations));
+    m->cache.block = (BlockActivations *)xcalloc(m->dims.L, sizeof(BlockActivations));
     set_shapes(m, shape->B, sizeof(floatX));
 }
 
@@ -540,7 +601,7 @@ static void send_chunks(GPT *m, double weight_decay) {
             next->gradient = offset_in(m, c, m->gradient_sums != m->gradients_memory);
             next->moment = offset_in(m, c, 1);
             next->size = (uint32_t)min_size(p->size - done, ADAMW_CHUNK);
-            next->decay = p->decay ? (float)weight_decay : 0.0f;
+            next->decay = p->group != GROUP_VECTOR ? (float)weight_decay : 0.0f;
             next++;
         }
     }
@@ -605,7 +666,7 @@ static const CommPiece *pieces_of(GPT *m, size_t b, void *data, void *own, size_
 
 // Everybody gets what each owner made of its weights, a bucket after the other: forward waits for one at a time.
 static void gather_weights(GPT *m) {
-    for (size_t b = 0; b <= m->L; b++) {
+    for (size_t b = 0; b <= m->dims.L; b++) {
         Bucket *bucket = &m->buckets[b];
         const CommPiece *pieces = pieces_of(m, b, m->weights_memory + bucket->offset, NULL, sizeof(floatX),
                                             0);
@@ -632,7 +693,7 @@ static void gpt_round(GPT *m, int stochastic) {
 // Master weights or moments (num_floats) as the host can write them: the memory itself, a copy, or, of what is divided,
 // zeros.
 static float *state_borrow(GPT *m, float *memory) {
-    comm_wait(m->comm, m->buckets[m->L].gathered, m->stream);
+    comm_wait(m->comm, m->buckets[m->dims.L].gathered, m->stream);
     if (!is_divided(m, memory)) return (float *)host_borrow(memory, m->num_floats * sizeof(float));
     return (float *)xcalloc(m->num_floats, sizeof(float));
 }
@@ -662,14 +723,13 @@ static double random_normal(uint64_t seed, size_t element, size_t tensor) {
 // GPT-2's initialisation with 0.02 for `embedding` and `matrices`: normal numbers of that deviation;
 // projections into the residual stream get matrices / sqrt(2 L).
 static void gpt_initialise(GPT *m, double embedding, double matrices) {
-    const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->L)};
+    const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->dims.L)};
     float *host = state_borrow(m, m->master);
     for (size_t t = 0; t < m->num_tensors; t++) {
         const Parameter *p = &m->parameters[t];
         double deviation = deviations[p->init];
-        size_t used = t == 0 ? m->V * m->C : p->size; // the embedding's padding stays zero
 #pragma omp parallel for schedule(static)
-        for (size_t i = 0; i < used; i++)
+        for (size_t i = 0; i < p->used; i++)
             host[p->offset + i] = p->init == INIT_ONE ? 1.0f
                                   : deviation > 0     ? (float)(deviation * random_normal(m->seed, i, t))
                                                       : 0.0f;
@@ -698,7 +758,7 @@ static Dropout dropout_of(const GPT *m, RandomStream stream, size_t layer, const
 
 // Queries are the T newest tokens, keys those and the ones before them.
 static Attention attention_of(const GPT *m, const Activations *x, size_t layer, const MicroStep *s) {
-    Attention a = attention_packed(x->B, x->T, m->NH, m->NH, m->HS,
+    Attention a = attention_packed(x->B, x->T, m->dims.NH, m->dims.NKV, m->dims.HS,
                                    dropout_of(m, RANDOM_ATTENTION_DROPOUT, layer, s));
     a.Tk = x->past + x->T;
     a.atomics = m->attention_atomics;
@@ -707,7 +767,7 @@ static Attention attention_of(const GPT *m, const Activations *x, size_t layer, 
 
 // Generating text reads cached keys: fewer queries than keys, which cuDNN does not serve.
 static AttentionVariant attention_variant(const GPT *m, const Activations *x) {
-    return x->keep == KEEP_CACHE && m->attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->attention;
+    return x->caching && m->attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->attention;
 }
 
 static const floatX *residual_into(const Activations *x, size_t l) {
@@ -728,36 +788,39 @@ static void join_and_normalise(GPT *m, Activations *x, size_t l, const MicroStep
     const ModelActivations *a = &x->model;
     BlockActivations *b = &x->block[l];
     Dropout dropout = dropout_of(m, RANDOM_MLP_RESIDUAL, l, s);
-    int last = l + 1 == m->L;
+    int last = l + 1 == m->dims.L;
     BlockActivations *next = last ? NULL : &x->block[l + 1];
-    layernorm_forward(b->residual_out, last ? a->lnf : next->ln1, last ? a->lnf_mean : next->ln1_mean,
-                      last ? a->lnf_rstd : next->ln1_rstd, b->residual_middle, a->branch,
-                      last ? m->weights.lnfw : m->block_weights[l + 1].ln1w,
-                      last ? m->weights.lnfb : m->block_weights[l + 1].ln1b, x->B, x->T, m->C, &dropout,
-                      m->stream);
+    layernorm_forward(b->residual_out, last ? a->final_norm : next->norm1,
+                      last ? a->final_norm_mean : next->norm1_mean,
+                      last ? a->final_norm_rstd : next->norm1_rstd, b->residual_middle, a->branch,
+                      last ? m->weights.final_norm_weight : m->block_weights[l + 1].norm1_weight,
+                      last ? m->weights.final_norm_bias : m->block_weights[l + 1].norm1_bias, x->B, x->T,
+                      m->dims.C, &dropout, m->stream);
 }
 
-// Block l from ln1 to gelu. Backward calls it again where nothing of it was kept.
+// Block l from norm1 to gelu. Backward calls it again where nothing of it was kept.
 static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroStep *s, Pass pass) {
-    const size_t N = x->B * x->T, C = m->C;
+    const Dims *d = &m->dims;
+    const size_t N = x->B * x->T;
     const BlockWeights *w = &m->block_weights[l];
     BlockActivations *b = &x->block[l];
-    floatX *branch = x->model.branch, *qkv = b->qkv + x->past * 3 * C;
+    floatX *branch = x->model.branch, *qkv = b->qkv + x->past * d->QKV;
     Attention attention = attention_of(m, x, l, s);
     Dropout dropout = dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s);
 
     profile_enter(&m->profile, LAP_QKV, pass, m->stream);
-    matmul_forward(&m->matmul, qkv, b->ln1, w->qkvw, w->qkvb, N, C, 3 * C, m->stream);
+    matmul_forward(&m->matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C, d->QKV, m->stream);
     profile_enter(&m->profile, LAP_ATTENTION, pass, m->stream);
-    attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + C, b->qkv + 2 * C,
-                      &attention, m->stream);
+    attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + d->Q,
+                      b->qkv + d->Q + d->KV, &attention, m->stream);
     profile_enter(&m->profile, LAP_PROJECTION, pass, m->stream);
-    matmul_forward(&m->matmul, branch, b->attended, w->projw, w->projb, N, C, C, m->stream);
-    profile_enter(&m->profile, LAP_LAYERNORM, pass, m->stream);
-    layernorm_forward(b->residual_middle, b->ln2, b->ln2_mean, b->ln2_rstd, residual_into(x, l), branch,
-                      w->ln2w, w->ln2b, x->B, x->T, C, &dropout, m->stream);
+    matmul_forward(&m->matmul, branch, b->attended, w->proj_weight, w->proj_bias, N, d->Q, d->C, m->stream);
+    profile_enter(&m->profile, LAP_NORM, pass, m->stream);
+    layernorm_forward(b->residual_middle, b->norm2, b->norm2_mean, b->norm2_rstd, residual_into(x, l), branch,
+                      w->norm2_weight, w->norm2_bias, x->B, x->T, d->C, &dropout, m->stream);
     profile_enter(&m->profile, LAP_MLP_UP, pass, m->stream);
-    matmul_gelu_forward(&m->matmul, b->gelu, b->up, b->ln2, w->upw, w->upb, N, C, 4 * C, m->stream);
+    matmul_gelu_forward(&m->matmul, b->activated, b->up, b->norm2, w->up_weight, w->up_bias, N, d->C, d->UP,
+                        m->stream);
 }
 
 static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
@@ -765,16 +828,16 @@ static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) 
     range_begin("block forward");
     block_forward_to_gelu(m, x, l, s, PASS_FORWARD);
     profile_enter(&m->profile, LAP_MLP_DOWN, PASS_FORWARD, m->stream);
-    matmul_forward(&m->matmul, x->model.branch, x->block[l].gelu, w->downw, w->downb, x->B * x->T, 4 * m->C,
-                   m->C, m->stream);
-    if (l + 1 < m->L) wait_for_weights(m, l + 2); // the next block's first layernorm is part of this one
-    profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
+    matmul_forward(&m->matmul, x->model.branch, x->block[l].activated, w->down_weight, w->down_bias, x->B * x->T,
+                   4 * m->dims.C, m->dims.C, m->stream);
+    if (l + 1 < m->dims.L) wait_for_weights(m, l + 2); // the next block's first layernorm is part of this one
+    profile_enter(&m->profile, LAP_NORM, PASS_FORWARD, m->stream);
     join_and_normalise(m, x, l, s);
     profile_leave(&m->profile, m->stream);
     range_end();
 }
 
-// From x->model.tokens, which stand at positions past .. past + T - 1, to x->model.lnf.
+// From x->model.tokens, which stand at positions past .. past + T - 1, to x->model.final_norm.
 static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
     const ModelActivations *a = &x->model;
     BlockActivations *first = &x->block[0];
@@ -784,22 +847,22 @@ static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
     wait_for_weights(m, 0);
     wait_for_weights(m, 1);
     profile_enter(&m->profile, LAP_EMBEDDING, PASS_FORWARD, m->stream);
-    embedding_forward(a->embedded, a->tokens, m->weights.wte, m->weights.wpe + x->past * m->C, x->B, x->T,
-                      m->C, &dropout, m->stream);
-    profile_enter(&m->profile, LAP_LAYERNORM, PASS_FORWARD, m->stream);
-    layernorm_forward(NULL, first->ln1, first->ln1_mean, first->ln1_rstd, a->embedded, NULL,
-                      m->block_weights[0].ln1w, m->block_weights[0].ln1b, x->B, x->T, m->C, &dropout,
-                      m->stream);
+    embedding_forward(a->embedded, a->tokens, m->weights.wte, m->weights.wpe + x->past * m->dims.C, x->B,
+                      x->T, m->dims.C, &dropout, m->stream);
+    profile_enter(&m->profile, LAP_NORM, PASS_FORWARD, m->stream);
+    layernorm_forward(NULL, first->norm1, first->norm1_mean, first->norm1_rstd, a->embedded, NULL,
+                      m->block_weights[0].norm1_weight, m->block_weights[0].norm1_bias, x->B, x->T, m->dims.C,
+                      &dropout, m->stream);
     profile_leave(&m->profile, m->stream);
-    for (size_t l = 0; l < m->L; l++) block_forward(m, x, l, s);
+    for (size_t l = 0; l < m->dims.L; l++) block_forward(m, x, l, s);
     range_end();
 }
 
 // Logits of `count` tokens from `first` on; x->model.logits holds logit_rows.
 static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
     profile_enter(&m->profile, LAP_HEAD, PASS_FORWARD, m->stream);
-    matmul_head_forward(&m->matmul, x->model.logits, x->model.lnf + first * m->C, m->weights.wte, count, m->C,
-                        m->Vp, m->stream);
+    matmul_head_forward(&m->matmul, x->model.logits, x->model.final_norm + first * m->dims.C, m->weights.wte,
+                        count, m->dims.C, m->dims.Vp, m->stream);
     profile_leave(&m->profile, m->stream);
 }
 
@@ -809,25 +872,25 @@ static void gpt_losses(GPT *m, Activations *x) {
     for (size_t first = 0; first < N; first += x->logit_rows) {
         size_t count = min_size(x->logit_rows, N - first);
         gpt_logits(m, x, first, count);
-        cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count, m->V,
-                              m->Vp, m->stream);
+        cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count,
+                              m->dims.V, m->dims.Vp, m->stream);
     }
 }
 
 // Head and loss, forward and backward, as many tokens at a time as logits have room for: losses, dwte and, in
-// dnormed, the gradient of lnf.
+// dnormed, the gradient of final_norm.
 static void head_backward(GPT *m, const MicroStep *s) {
     const ModelActivations *a = &m->acts.model;
-    const size_t N = m->acts.B * m->acts.T, C = m->C;
+    const size_t N = m->acts.B * m->acts.T, C = m->dims.C;
     for (size_t first = 0; first < N; first += m->acts.logit_rows) {
         size_t count = min_size(m->acts.logit_rows, N - first);
         gpt_logits(m, &m->acts, first, count);
         profile_enter(&m->profile, LAP_LOSS, PASS_BACKWARD, m->stream);
-        cross_entropy_backward(a->losses + first, a->logits, a->targets + first, s->loss_scale, count, m->V,
-                               m->Vp, m->stream);
+        cross_entropy_backward(a->losses + first, a->logits, a->targets + first, s->loss_scale, count,
+                               m->dims.V, m->dims.Vp, m->stream);
         profile_enter(&m->profile, LAP_HEAD, PASS_BACKWARD, m->stream);
         matmul_head_backward(&m->matmul, a->dnormed + first * C, m->gradients.wte, a->logits,
-                             a->lnf + first * C, m->weights.wte, count, C, m->Vp,
+                             a->final_norm + first * C, m->weights.wte, count, C, m->dims.Vp,
                              first == 0 ? s->mode : MATMUL_ACCUMULATE, m->stream);
         profile_leave(&m->profile, m->stream);
     }
@@ -836,24 +899,25 @@ static void head_backward(GPT *m, const MicroStep *s) {
 // Computes again, by the same calls on the same bits, what forward did not keep of block l.
 static void block_recompute(GPT *m, size_t l, const MicroStep *s) {
     Activations *x = &m->acts;
-    const size_t N = x->B * x->T, C = m->C;
+    const Dims *d = &m->dims;
+    const size_t N = x->B * x->T;
     const BlockWeights *w = &m->block_weights[l];
     BlockActivations *b = &x->block[l];
-    if (x->keep >= KEEP_LAYERNORM) {
-        profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
-        layernorm_normalise(b->ln1, residual_into(x, l), b->ln1_mean, b->ln1_rstd, w->ln1w, w->ln1b, N, C,
-                            m->stream);
+    if (x->recompute >= RECOMPUTE_NORM) {
+        profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
+        layernorm_normalise(b->norm1, residual_into(x, l), b->norm1_mean, b->norm1_rstd, w->norm1_weight,
+                            w->norm1_bias, N, d->C, m->stream);
     }
-    if (x->keep == KEEP_BLOCK) {
+    if (x->recompute == RECOMPUTE_BLOCK) {
         block_forward_to_gelu(m, x, l, s, PASS_BACKWARD);
         return;
     }
-    if (x->keep >= KEEP_LAYERNORM)
-        layernorm_normalise(b->ln2, b->residual_middle, b->ln2_mean, b->ln2_rstd, w->ln2w, w->ln2b, N, C,
-                            m->stream);
-    if (x->keep >= KEEP_GELU) {
+    if (x->recompute >= RECOMPUTE_NORM)
+        layernorm_normalise(b->norm2, b->residual_middle, b->norm2_mean, b->norm2_rstd, w->norm2_weight,
+                            w->norm2_bias, N, d->C, m->stream);
+    if (x->recompute >= RECOMPUTE_ACTIVATION) {
         profile_enter(&m->profile, LAP_MLP_UP, PASS_BACKWARD, m->stream);
-        gelu_forward(b->gelu, b->up, N * 4 * C, m->stream);
+        gelu_forward(b->activated, b->up, N * d->F, m->stream);
     }
 }
 
@@ -862,7 +926,7 @@ static size_t gradient_slot(size_t b) {
     return b == 0 ? 0 : 1 + b % 2;
 }
 
-// Before backward writes gradients of bucket b: zeroes those that it adds to, all but the matrices of matmul.
+// Before backward makes the gradients of bucket b: zeroes those that it adds to.
 static void bucket_begin(GPT *m, size_t b, const MicroStep *s) {
     const Bucket *bucket = &m->buckets[b];
     if (s->mode == MATMUL_ACCUMULATE) return;
@@ -870,8 +934,7 @@ static void bucket_begin(GPT *m, size_t b, const MicroStep *s) {
     for (size_t i = 0; i < bucket->num_tensors; i++) {
         const Parameter *p = &m->parameters[bucket->first_tensor + i];
         float *gradients = bucket->gradients + (p->offset - bucket->offset);
-        if (p->rows == 0 || gradients == m->gradients.wpe)
-            device_zero(gradients, p->size * sizeof(float), m->stream);
+        if (p->gradient == GRADIENT_ADDED) device_zero(gradients, p->size * sizeof(float), m->stream);
     }
 }
 
@@ -896,7 +959,8 @@ static void bucket_end(GPT *m, size_t b, const MicroStep *s) {
 // the same of the block before.
 static void block_backward(GPT *m, size_t l, const MicroStep *s) {
     const Activations *x = &m->acts;
-    const size_t N = x->B * x->T, C = m->C;
+    const Dims *d = &m->dims;
+    const size_t N = x->B * x->T;
     const BlockWeights *w = &m->block_weights[l];
     const BlockGradients *g = &m->block_gradients[l];
     const BlockActivations *b = &x->block[l];
@@ -909,29 +973,29 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
     bucket_begin(m, l + 1, s);
     block_recompute(m, l, s);
     profile_enter(&m->profile, LAP_MLP_DOWN, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dwide, g->downw, g->downb, a->dbranch, b->gelu, w->downw, b->up, N, 4 * C,
-                    C, s->mode, m->stream);
+    matmul_backward(&m->matmul, a->dwide, g->down_weight, g->down_bias, a->dbranch, b->activated,
+                    w->down_weight, b->up, N, d->F, d->C, s->mode, m->stream);
     profile_enter(&m->profile, LAP_MLP_UP, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dnormed, g->upw, g->upb, a->dwide, b->ln2, w->upw, NULL, N, C, 4 * C,
-                    s->mode, m->stream);
-    profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
-    layernorm_backward(a->dresidual, a->dbranch, g->ln2w, g->ln2b, a->layernorm_partial, a->dnormed,
-                       b->residual_middle, b->ln2_mean, b->ln2_rstd, w->ln2w, x->B, x->T, C,
+    matmul_backward(&m->matmul, a->dnormed, g->up_weight, g->up_bias, a->dwide, b->norm2, w->up_weight, NULL,
+                    N, d->C, d->UP, s->mode, m->stream);
+    profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
+    layernorm_backward(a->dresidual, a->dbranch, g->norm2_weight, g->norm2_bias, a->norm_partial, a->dnormed,
+                       b->residual_middle, b->norm2_mean, b->norm2_rstd, w->norm2_weight, x->B, x->T, d->C,
                        &dropout_attention, m->stream);
     profile_enter(&m->profile, LAP_PROJECTION, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dnormed, g->projw, g->projb, a->dbranch, b->attended, w->projw, NULL, N, C,
-                    C, s->mode, m->stream);
+    matmul_backward(&m->matmul, a->dnormed, g->proj_weight, g->proj_bias, a->dbranch, b->attended,
+                    w->proj_weight, NULL, N, d->Q, d->C, s->mode, m->stream);
     profile_enter(&m->profile, LAP_ATTENTION, PASS_BACKWARD, m->stream);
-    attention_backward(m->attention, a->dwide, a->dwide + C, a->dwide + 2 * C, a->dnormed, b->qkv, b->qkv + C,
-                       b->qkv + 2 * C, b->attended, b->lse, b->saved, a->attention_scratch, &attention,
-                       m->stream);
+    attention_backward(m->attention, a->dwide, a->dwide + d->Q, a->dwide + d->Q + d->KV, a->dnormed, b->qkv,
+                       b->qkv + d->Q, b->qkv + d->Q + d->KV, b->attended, b->lse, b->saved,
+                       a->attention_scratch, &attention, m->stream);
     profile_enter(&m->profile, LAP_QKV, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dnormed, g->qkvw, g->qkvb, a->dwide, b->ln1, w->qkvw, NULL, N, C, 3 * C,
-                    s->mode, m->stream);
-    profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
-    layernorm_backward(a->dresidual, l == 0 ? NULL : a->dbranch, g->ln1w, g->ln1b, a->layernorm_partial,
-                       a->dnormed, residual_into(x, l), b->ln1_mean, b->ln1_rstd, w->ln1w, x->B, x->T, C,
-                       &dropout_mlp, m->stream);
+    matmul_backward(&m->matmul, a->dnormed, g->qkv_weight, g->qkv_bias, a->dwide, b->norm1, w->qkv_weight,
+                    NULL, N, d->C, d->QKV, s->mode, m->stream);
+    profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
+    layernorm_backward(a->dresidual, l == 0 ? NULL : a->dbranch, g->norm1_weight, g->norm1_bias,
+                       a->norm_partial, a->dnormed, residual_into(x, l), b->norm1_mean, b->norm1_rstd,
+                       w->norm1_weight, x->B, x->T, d->C, &dropout_mlp, m->stream);
     profile_leave(&m->profile, m->stream);
     bucket_end(m, l + 1, s);
     range_end();
@@ -943,22 +1007,23 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
     const size_t N = x->B * x->T;
     const ModelActivations *a = &x->model;
     const ModelGradients *g = &m->gradients;
-    Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, m->L - 1, s);
+    Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, m->dims.L - 1, s);
     Dropout dropout_embedding = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
 
     range_begin("backward");
     bucket_begin(m, 0, s);
     head_backward(m, s);
-    profile_enter(&m->profile, LAP_LAYERNORM, PASS_BACKWARD, m->stream);
-    device_zero(a->dresidual, N * m->C * sizeof(floatX), m->stream);
-    layernorm_backward(a->dresidual, a->dbranch, g->lnfw, g->lnfb, a->layernorm_partial, a->dnormed,
-                       x->block[m->L - 1].residual_out, a->lnf_mean, a->lnf_rstd, m->weights.lnfw, x->B, x->T,
-                       m->C, &dropout_mlp, m->stream);
-    profile_leave(&m->profile, m->stream);
-    for (size_t l = m->L; l-- > 0;) block_backward(m, l, s);
-    profile_enter(&m->profile, LAP_EMBEDDING, PASS_BACKWARD, m->stream);
-    embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, m->C, m->V, &dropout_embedding,
+    profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
+    device_zero(a->dresidual, N * m->dims.C * sizeof(floatX), m->stream);
+    layernorm_backward(a->dresidual, a->dbranch, g->final_norm_weight, g->final_norm_bias, a->norm_partial,
+                       a->dnormed, x->block[m->dims.L - 1].residual_out, a->final_norm_mean,
+                       a->final_norm_rstd, m->weights.final_norm_weight, x->B, x->T, m->dims.C, &dropout_mlp,
                        m->stream);
+    profile_leave(&m->profile, m->stream);
+    for (size_t l = m->dims.L; l-- > 0;) block_backward(m, l, s);
+    profile_enter(&m->profile, LAP_EMBEDDING, PASS_BACKWARD, m->stream);
+    embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, m->dims.C, m->dims.V,
+                       &dropout_embedding, m->stream);
     profile_leave(&m->profile, m->stream);
     bucket_end(m, 0, s);
     range_end();
@@ -986,10 +1051,51 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
     range_end();
 }
 
-// Of one step: multiply-adds count two, causal attention half.
+// ---- work -------------------------------------------------------------------------------------------------
+
+// Products of causal attention on one token, forward: scores and their sum of values, of half the keys.
+static double attention_flop(const GPT *m, size_t T) {
+    return 2 * (double)T * (double)m->dims.Q;
+}
+
+// FLOPs of one token's forward pass through layer l (-1: of the head), a multiply-add counting two; `but`: without one product.
+static double layer_flop(const GPT *m, int layer, size_t T, Lap but) {
+    double flop = layer >= 0 ? attention_flop(m, T) : 0;
+    for (size_t t = 0; t < m->num_tensors; t++) {
+        const Parameter *p = &m->parameters[t];
+        if (p->layer == layer && p->gradient == GRADIENT_WRITTEN && p->lap != but)
+            flop += 2 * (double)p->used;
+    }
+    return flop;
+}
+
+// FLOPs of a training step on one token: backward's are twice forward's.
 static double flop_per_token(const GPT *m, size_t T) {
-    double L = (double)m->L, C = (double)m->C, V = (double)m->V;
-    return 3 * (L * (24 * C * C + 2 * (double)T * C) + 2 * C * V);
+    return 3 * ((double)m->dims.L * layer_flop(m, 0, T, NUM_LAPS) + layer_flop(m, -1, T, NUM_LAPS));
+}
+
+// What --profile compares times with: FLOPs of products and of attention in one step on `tokens`, and bytes of the tensors that
+// are read and written.
+static void set_work(GPT *m, size_t tokens) {
+    const Dims *d = &m->dims;
+    Profile *p = &m->profile;
+    const double L = (double)d->L, N = (double)tokens, NC = N * (double)d->C, X = sizeof(floatX);
+    for (size_t t = 0; t < m->num_tensors; t++) {
+        const Parameter *w = &m->parameters[t];
+        const double rows = (double)(w->rows + w->padding), columns = (double)w->columns;
+        if (w->gradient == GRADIENT_WRITTEN)
+            profile_add_work(p, w->lap, 2, 2 * N * rows * columns,
+                             X * (N * (rows + columns) + rows * columns));
+    }
+    profile_add_work(p, LAP_MLP_UP, 2, 0, X * L * N * (double)d->F); // the activation's result
+    profile_add_work(p, LAP_ATTENTION, 2.5, L * N * attention_flop(m, m->acts.T),
+                     X * L * N * (double)(d->QKV + d->Q));
+    profile_add_bytes(p, LAP_EMBEDDING, PASS_FORWARD, X * 2 * NC);
+    profile_add_bytes(p, LAP_EMBEDDING, PASS_BACKWARD, X * 5 * NC);
+    profile_add_bytes(p, LAP_NORM, PASS_FORWARD, X * (2 * L + 1) * 4 * NC);
+    profile_add_bytes(p, LAP_NORM, PASS_BACKWARD, X * (2 * L + 1) * 5 * NC);
+    profile_add_bytes(p, LAP_LOSS, PASS_BACKWARD, X * 2 * N * (double)d->Vp);
+    profile_add_bytes(p, LAP_OPTIMIZER, PASS_BACKWARD, 8 * sizeof(float) * (double)m->num_floats);
 }
 
 #endif

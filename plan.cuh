@@ -51,17 +51,16 @@ static void print_plan(const GPT *m, const Settings *o) {
 
 // The model as comm/plan.h plays it: weights in bf16, `sizes` of its buckets.
 static PlanModel plan_model(const GPT *m, const Settings *o, size_t *sizes) {
-    const double C = (double)m->C, T = (double)m->shape.T, V = (double)m->V;
-    const double block = 24 * C * C + 2 * T * C,
-                 again = 16 * C * C + 2 * T * C; // all but the product after GELU
-    for (size_t b = 0; b <= m->L; b++) sizes[b] = m->buckets[b].size;
+    const double block = layer_flop(m, 0, m->shape.T, NUM_LAPS);
+    const double again = layer_flop(m, 0, m->shape.T, LAP_MLP_DOWN); // all but the last product
+    for (size_t b = 0; b <= m->dims.L; b++) sizes[b] = m->buckets[b].size;
     PlanModel plan = {sizes,
-                      m->L + 1,
+                      m->dims.L + 1,
                       m->shape.B * m->shape.T,
                       (size_t)o->accumulate,
                       block,
-                      2 * C * V,
-                      m->shape.keep == KEEP_BLOCK ? again / block : 0,
+                      layer_flop(m, -1, m->shape.T, NUM_LAPS),
+                      m->shape.recompute == RECOMPUTE_BLOCK ? again / block : 0,
                       2,
                       sizeof(double) * (m->shape.sharding == SHARD_NONE ? (size_t)TOTAL_SQUARES
                                                                         : step_totals(m->num_chunks)),
@@ -72,7 +71,7 @@ static PlanModel plan_model(const GPT *m, const Settings *o, size_t *sizes) {
 // --plan: 1 to 1024 GPUs, each with this batch.
 static void print_plan_of_many(const GPT *m, const Settings *o) {
     PlanGpu gpu = *plan_gpu(option_choice_name(OPTIONS, NUM_OPTIONS, o, "plan-gpu"));
-    size_t *sizes = (size_t *)xcalloc(m->L + 1, sizeof(size_t));
+    size_t *sizes = (size_t *)xcalloc(m->dims.L + 1, sizeof(size_t));
     const PlanModel plan = plan_model(m, o, sizes);
     const double tokens = (double)(plan.tokens * plan.micro_steps);
     if (o->plan_link > 0) gpu.link = o->plan_link * 1e9;

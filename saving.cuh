@@ -36,12 +36,10 @@ typedef struct {
 
 static void name_tensor(const GPT *m, NamedTensor *t, size_t i, const char *prefix, float *data) {
     const Parameter *p = &m->parameters[i];
-    if (p->layer < 0)
-        snprintf(t->name, sizeof(t->name), "%s%s", prefix, p->name);
-    else
-        snprintf(t->name, sizeof(t->name), "%sh.%d.%s", prefix, p->layer, p->name);
+    const size_t length = (size_t)snprintf(t->name, sizeof(t->name), "%s", prefix);
+    gpt_tensor_name(t->name + length, sizeof(t->name) - length, m->config.format, p->layer, p->name);
     t->data = data;
-    t->rows = i == 0 ? m->V : p->rows; // the embedding without its padding
+    t->rows = p->rows; // without padding
     t->columns = p->columns;
 }
 
@@ -116,7 +114,7 @@ static const float *find_tensor(GPT *m, size_t tensor, float *memory, int writer
 // Queues the copies. All processes call it after the same step.
 static void snapshot_take(Snapshot *s, GPT *m) {
     float *memories[] = {m->master, m->moment1, m->moment2}, *to = s->memory;
-    comm_wait(m->comm, m->buckets[m->L].gathered, m->stream);
+    comm_wait(m->comm, m->buckets[m->dims.L].gathered, m->stream);
     for (int which = 0; which < 3; which++)
         for (size_t i = 0; i < m->num_tensors; i++) {
             const float *from = find_tensor(m, i, memories[which], s->writers[i]);

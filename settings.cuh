@@ -9,7 +9,6 @@
 #include "layers/schedule.h"
 
 enum { MOST_THREADS = 4096 };
-typedef enum { MODEL_FREE, MODEL_124M, MODEL_350M, MODEL_774M, MODEL_1558M } ModelName;
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *ignore_key, *sample, *prompt_ids, *end_of_text;
@@ -63,7 +62,7 @@ static const Option OPTIONS[] = {
     {NULL, FLAG("validate-documents", validate_documents, "validate on whole documents, each from its start")},
     {NULL, REAL("validation-floor", validation_floor, "0", 0, 100, "lowest possible bits per byte, shown beside the validation's; 0: not known")},
 
-    {"Model", CHOICE("model", model, "free", "free|gpt2-124M|gpt2-350M|gpt2-774M|gpt2-1558M", "shape by name; free: as the next options say")},
+    {"Model", CHOICE("model", model, "free", GPT_PRESET_NAMES, "shape by name; free: as the next options say")},
     {NULL, INTEGER("num-layers", num_layers, "4", 1, 1000, "number of layers, L")},
     {NULL, INTEGER("num-heads", num_heads, "4", 1, 1000, "number of attention heads, NH; must divide the channels")},
     {NULL, INTEGER("channels", channels, "128", 8, 65536, "width of the model, C")},
@@ -132,10 +131,6 @@ static Precision precision_of(const Settings *o) {
     return o->precision == 0 ? (Precision)DEVICE_IS_BF16 : (Precision)(o->precision - 1);
 }
 
-static const struct {
-    int64_t num_layers, num_heads, channels;
-} MODEL_SHAPES[] = {{0, 0, 0}, {12, 12, 768}, {24, 16, 1024}, {36, 20, 1280}, {48, 25, 1600}};
-
 // ---- what contradicts what --------------------------------------------------------------------------------
 
 static int contradicts(const char *option, int64_t value, int64_t wanted) {
@@ -162,9 +157,9 @@ static int check_options(const Settings *o, Error *error) {
     if (options_given(OPTIONS, NUM_OPTIONS, "init-from") && o->resume)
         return fail(error, "--init-from starts a new run and --resume continues one: give only one of them");
     if (o->model && !o->resume &&
-        (contradicts("num-layers", o->num_layers, MODEL_SHAPES[o->model].num_layers) ||
-         contradicts("num-heads", o->num_heads, MODEL_SHAPES[o->model].num_heads) ||
-         contradicts("channels", o->channels, MODEL_SHAPES[o->model].channels)))
+        (contradicts("num-layers", o->num_layers, GPT_PRESETS[o->model].num_layers) ||
+         contradicts("num-heads", o->num_heads, GPT_PRESETS[o->model].num_heads) ||
+         contradicts("channels", o->channels, GPT_PRESETS[o->model].channels)))
         return fail(error, "--model sets the shape; --num-layers, --num-heads and --channels can be given "
                            "with --model free only");
     if (o->validate_documents && o->tokenizer == NULL && o->init_from == NULL && !o->resume)

@@ -245,7 +245,7 @@ static int score_windows(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
     const size_t T = m->acts.T;
     const int64_t B = (int64_t)m->acts.B;
-    LoaderConfig config = {B, (int64_t)T, (int32_t)m->V, 0, 0, 0, 0, t->launch.rank, t->launch.size};
+    LoaderConfig config = {B, (int64_t)T, (int32_t)m->dims.V, 0, 0, 0, 0, t->launch.rank, t->launch.size};
     Loader *loader = loader_open(&t->validation, &config, error);
     if (loader == NULL) return -1;
     const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader);
@@ -273,8 +273,8 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
          i++) {
         Batch *batch = next_batch(t);
         int64_t cut = 0;
-        rows = documents_batch(&reader, (int32_t)m->V, m->acts.B, m->acts.T, batch->tokens, batch->targets,
-                               &cut, error);
+        rows = documents_batch(&reader, (int32_t)m->dims.V, m->acts.B, m->acts.T, batch->tokens,
+                               batch->targets, &cut, error);
         if (rows <= 0 || i % t->launch.size != t->launch.rank) continue;
         score->cut += cut;
         score_batch(t, batch, score);
@@ -447,9 +447,15 @@ static void train_step(Trainer *t) {
 // From where training stands.
 static Loader *open_loader(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    LoaderConfig config = {
-        o->batch,    o->sequence_length, (int32_t)t->model.V, (uint64_t)o->seed, (uint64_t)t->state.position,
-        !o->overfit, o->overfit,         t->launch.rank,      t->launch.size};
+    LoaderConfig config = {o->batch,
+                           o->sequence_length,
+                           (int32_t)t->model.dims.V,
+                           (uint64_t)o->seed,
+                           (uint64_t)t->state.position,
+                           !o->overfit,
+                           o->overfit,
+                           t->launch.rank,
+                           t->launch.size};
     Loader *loader = loader_open(&t->train, &config, error);
     if (loader == NULL) return NULL;
     const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader), before = t->state.sequences;
@@ -682,8 +688,8 @@ static void print_banner(const Trainer *t) {
     int64_t per_step = o->global_batch * o->sequence_length;
     printf("model       %zu layer%s, %zu head%s, %zu channels, %" PRId64
            " positions, vocabulary %zu: %.2f M parameters\n",
-           m->L, m->L == 1 ? "" : "s", m->NH, m->NH == 1 ? "" : "s", m->C, m->config.max_sequence_length,
-           m->V, (double)m->num_parameters * 1e-6);
+           m->dims.L, m->dims.L == 1 ? "" : "s", m->dims.NH, m->dims.NH == 1 ? "" : "s", m->dims.C,
+           m->config.max_sequence_length, m->dims.V, (double)m->num_parameters * 1e-6);
     printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB per "
            "token)\n",
            (double)m->arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
@@ -716,13 +722,13 @@ static int model_config(const Settings *o, const char *folder, const Tokenizer *
     if (folder != NULL) {
         if (gpt_config_read(folder, o->ignore_key, config, error) != 0) return -1;
     } else {
-        config->num_layers = o->model ? MODEL_SHAPES[o->model].num_layers : o->num_layers;
-        config->num_heads = o->model ? MODEL_SHAPES[o->model].num_heads : o->num_heads;
-        config->channels = o->model ? MODEL_SHAPES[o->model].channels : o->channels;
-        config->max_sequence_length = o->max_sequence_length ? o->max_sequence_length
-                                      : o->model             ? 1024
-                                                             : o->sequence_length;
-        config->vocab_size = o->vocab_size ? o->vocab_size : V;
+        const GPTPreset free_shape = {o->num_layers, o->num_heads, o->channels};
+        const GPTPreset *shape = o->model ? &GPT_PRESETS[o->model] : &free_shape;
+        const int64_t positions = o->max_sequence_length ? o->max_sequence_length
+                                  : o->model             ? 1024
+                                                         : o->sequence_length;
+        *config = gpt_config_gpt2(positions, o->vocab_size ? o->vocab_size : V, shape->num_layers,
+                                  shape->num_heads, shape->channels);
     }
     if (folder == NULL || config->end_of_text < 0)
         config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
@@ -774,7 +780,9 @@ static int set_up_tokenizer(Trainer *t, const char *folder, Error *error) {
 
 // Sizes must not overflow; what is merely too large is found when memory is asked for.
 static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
-    double of_block = (double)c->channels * 17 + (double)c->num_heads * (double)o->sequence_length;
+    const Dims d = dims_of(c);
+    double of_block = (double)(5 * d.C + d.QKV + d.Q + d.UP + d.F) +
+                      (double)d.NH * (double)o->sequence_length;
     double floats = (double)o->batch * (double)o->sequence_length *
                     ((double)c->num_layers * of_block + (double)c->vocab_size);
     if (floats <= 1e16) return 0;
@@ -786,8 +794,7 @@ static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
 // A model whose weights alone do not fit is refused before anything is made for each part of it.
 static int check_parameters(const Settings *o, const GPTConfig *c, int sharing, Error *error) {
     enum { MOST_PLANNED = 200 }; // billion
-    const double L = (double)c->num_layers, C = (double)c->channels;
-    const double parameters = 12 * L * C * C + ((double)c->vocab_size + (double)c->max_sequence_length) * C;
+    const double parameters = count_parameters(c);
     size_t available, total;
     if (o->plan && parameters > MOST_PLANNED * 1e9)
         return fail(error, "a model of %.3g parameters is too large for --plan: expected at most %d billion",
@@ -829,7 +836,7 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     o->vocab_size = config.vocab_size;
     Shape shape = {o->sample ? 0 : (size_t)o->batch,
                    (size_t)o->sequence_length,
-                   (Keep)o->recompute,
+                   (Recompute)o->recompute,
                    (size_t)o->logits_memory,
                    (AttentionVariant)o->attention,
                    o->sample ? SHARD_NONE : (Sharding)o->shard,
@@ -865,7 +872,7 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
 // What would otherwise be found out at the first validation: shards too short, no documents.
 static int check_validation(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.V, 0, 0, 0, 0, 0, 1};
+    LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.dims.V, 0, 0, 0, 0, 0, 1};
     if (t->validation.count == 0) return 0;
     if (o->validate_documents && t->tokenizer == NULL)
         return fail(error, "--validate-documents needs --tokenizer: there is none in the folder of the weights");
@@ -1013,8 +1020,7 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     char *activations = (char *)m->acts.model.tokens; // nothing is in them yet
     t->peak = matmul_peak(&m->matmul, activations, (size_t)(m->arena.base + m->arena.used - activations));
     m->profile.timing = o->profile;
-    profile_set_work(&m->profile, m->L, m->acts.B * m->acts.T * (size_t)o->accumulate, m->acts.T, m->C, m->Vp,
-                     m->num_floats, sizeof(floatX));
+    set_work(m, m->acts.B * m->acts.T * (size_t)o->accumulate);
     return 0;
 }
 
@@ -1055,7 +1061,7 @@ static void close_down(Trainer *t) {
 static int64_t print_sample_of_ids(Trainer *t) {
     TokenList text = {NULL, 0, 0};
     Error error;
-    if (parse_ids(t->options.prompt_ids, (int64_t)t->model.V, &text, &error) != 0) die_of(&error);
+    if (parse_ids(t->options.prompt_ids, (int64_t)t->model.dims.V, &text, &error) != 0) die_of(&error);
     for (size_t i = 0; i < text.count; i++) print_token(t->tokenizer, text.ids[i]);
     int64_t count = continue_text(&t->model, t->tokenizer, &t->stops, &t->options, &text, 0, &stop_signal);
     free(text.ids);

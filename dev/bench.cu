@@ -155,8 +155,9 @@ typedef struct {
 
 static void create_model(GPT *m, const StepShape *s, Precision precision, AttentionVariant attention) {
     Error error;
-    GPTConfig config = {(int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads, s->channels, -1, -1};
-    Shape shape = {s->B, s->T, KEEP_ALL, 0, attention, SHARD_NONE, 1, comm_alone(), 1};
+    GPTConfig config = gpt_config_gpt2((int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads,
+                                       s->channels);
+    Shape shape = {s->B, s->T, RECOMPUTE_NONE, 0, attention, SHARD_NONE, 1, comm_alone(), 1};
     const size_t N = s->B * s->T;
     gpt_describe(m, &config, &shape);
     m->seed = 1;
@@ -176,7 +177,7 @@ static double step_once(GPT *m, int64_t step) {
     double started = seconds_now();
     const size_t N = m->acts.B * m->acts.T;
     AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->seed};
-    MicroStep s = {(uint32_t)step, 0, 256, (float)(1.0 / (double)N), MATMUL_OVERWRITE, 1, 0};
+    MicroStep s = {(uint32_t)step, 0, DROPOUT_NONE, (float)(1.0 / (double)N), MATMUL_OVERWRITE, 1, 0};
     gpt_forward(m, &m->acts, &s);
     gpt_backward(m, &s);
     loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, (double)N, 0, m->stream);
@@ -200,8 +201,7 @@ static void bench_step(void) {
             create_model(&m[p], &shapes[i], (Precision)p, ATTENTION_FLASH);
             step_once(&m[p], 1);
             m[p].profile.timing = 1;
-            profile_set_work(&m[p].profile, m[p].L, shapes[i].B * shapes[i].T, shapes[i].T, m[p].C, m[p].Vp,
-                             m[p].num_floats, sizeof(floatX));
+            set_work(&m[p], shapes[i].B * shapes[i].T);
         }
         for (int round = 0; round < rounds[i]; round++)
             for (int p = 0; p < precisions; p++) seconds[p][round] = step_once(&m[p], round + 2);

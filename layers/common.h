@@ -60,6 +60,9 @@ static inline void *allocated(void *pointer, size_t bytes) {
 static inline HOST_DEVICE size_t min_size(size_t a, size_t b) {
     return a < b ? a : b;
 }
+static inline HOST_DEVICE size_t max_size(size_t a, size_t b) {
+    return a > b ? a : b;
+}
 static inline HOST_DEVICE size_t divide_up(size_t a, size_t b) {
     return (a + b - 1) / b;
 }

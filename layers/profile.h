@@ -38,7 +38,7 @@ static inline void profile_steady_steps(int64_t done, Stream stream) {
 
 #define PROFILE_LAPS(X)                                                                                      \
     X(LAP_EMBEDDING, "embedding")                                                                            \
-    X(LAP_LAYERNORM, "residual + dropout + layernorm")                                                       \
+    X(LAP_NORM, "residual + dropout + layernorm")                                                            \
     X(LAP_QKV, "matmul qkv + bias")                                                                          \
     X(LAP_ATTENTION, "attention")                                                                            \
     X(LAP_PROJECTION, "matmul projection + bias")                                                            \
@@ -120,35 +120,15 @@ static inline void profile_free(Profile *p) {
     free(p->marks);
 }
 
-// Work of one step of a GPT on `tokens` in sequences of `length`: flop of the matmuls and of causal
-// attention, and the bytes of the tensors that are read and written, `element` bytes a number.
-static inline void profile_set_work(Profile *p, size_t layers, size_t tokens, size_t length, size_t channels,
-                                    size_t vocabulary, size_t parameters, size_t element) {
-    const double L = (double)layers, N = (double)tokens, T = (double)length, C = (double)channels,
-                 V = (double)vocabulary, X = (double)element;
-    const struct {
-        Lap lap;
-        double flop, bytes; // forward
-    } work[] = {
-        {LAP_QKV, 2 * L * N * C * 3 * C, X * L * (4 * N * C + 3 * C * C)},
-        {LAP_PROJECTION, 2 * L * N * C * C, X * L * (2 * N * C + C * C)},
-        {LAP_MLP_UP, 2 * L * N * C * 4 * C, X * L * (9 * N * C + 4 * C * C)},
-        {LAP_MLP_DOWN, 2 * L * N * C * 4 * C, X * L * (5 * N * C + 4 * C * C)},
-        {LAP_HEAD, 2 * N * C * V, X * (N * C + N * V + C * V)},
-        {LAP_ATTENTION, 2 * L * N * T * C, X * L * 4 * N * C},
-    };
-    for (size_t i = 0; i < sizeof(work) / sizeof(work[0]); i++) {
-        p->flop[work[i].lap][PASS_FORWARD] = work[i].flop;
-        p->flop[work[i].lap][PASS_BACKWARD] = (work[i].lap == LAP_ATTENTION ? 2.5 : 2.0) * work[i].flop;
-        p->bytes[work[i].lap][PASS_FORWARD] = work[i].bytes;
-        p->bytes[work[i].lap][PASS_BACKWARD] = 2 * work[i].bytes;
-    }
-    p->bytes[LAP_EMBEDDING][PASS_FORWARD] = X * 2 * N * C;
-    p->bytes[LAP_EMBEDDING][PASS_BACKWARD] = X * 5 * N * C;
-    p->bytes[LAP_LAYERNORM][PASS_FORWARD] = X * (2 * L + 1) * 4 * N * C;
-    p->bytes[LAP_LAYERNORM][PASS_BACKWARD] = X * (2 * L + 1) * 5 * N * C;
-    p->bytes[LAP_LOSS][PASS_BACKWARD] = X * 2 * N * V;
-    p->bytes[LAP_OPTIMIZER][PASS_BACKWARD] = 4 * 8 * (double)parameters;
+// Adds work of one step: what a piece does in its forward pass; backward does `factor` times the FLOPs and moves twice the bytes.
+static inline void profile_add_work(Profile *p, Lap lap, double factor, double flop, double bytes) {
+    p->flop[lap][PASS_FORWARD] += flop;
+    p->flop[lap][PASS_BACKWARD] += factor * flop;
+    p->bytes[lap][PASS_FORWARD] += bytes;
+    p->bytes[lap][PASS_BACKWARD] += 2 * bytes;
+}
+static inline void profile_add_bytes(Profile *p, Lap lap, Pass pass, double bytes) {
+    p->bytes[lap][pass] += bytes;
 }
 
 // A table of `steps` steps; peak in GFLOP/s.

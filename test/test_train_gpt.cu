@@ -20,10 +20,17 @@ typedef struct {
     const MicroStep *step;
 } Double;
 
-// Parameter `index` of the model (layer -1) or of a block, in the order of the tables.
-REFERENCE static const double *parameter(const Double *d, int layer, int index) {
-    int per_model = 4, per_block = 12;
-    return d->weights + d->m->parameters[layer < 0 ? index : per_model + layer * per_block + index].offset;
+// The tensor of that member of the tables, of the model (layer -1) or of a block.
+static const Parameter *find(const GPT *m, int layer, const char *member) {
+    for (size_t t = 0; t < m->num_tensors; t++)
+        if (m->parameters[t].layer == layer && strcmp(m->parameters[t].member, member) == 0)
+            return &m->parameters[t];
+    die("the model has no %s", member);
+    return NULL;
+}
+
+REFERENCE static const double *parameter(const Double *d, int layer, const char *member) {
+    return d->weights + find(d->m, layer, member)->offset;
 }
 
 REFERENCE static void mask_rows(const Double *d, double *x, RandomStream stream, size_t layer) {
@@ -83,17 +90,17 @@ REFERENCE static void attend(const Double *d, size_t layer, const double *qkv, d
 
 REFERENCE static void double_block(const Double *d, int l, double *x) {
     double normed[B * T * C], qkv[B * T * 3 * C], attended[B * T * C], branch[B * T * C], up[B * T * 4 * C];
-    normalise(x, parameter(d, l, 0), parameter(d, l, 1), normed);
-    linear(normed, parameter(d, l, 2), parameter(d, l, 3), C, 3 * C, qkv);
+    normalise(x, parameter(d, l, "norm1_weight"), parameter(d, l, "norm1_bias"), normed);
+    linear(normed, parameter(d, l, "qkv_weight"), parameter(d, l, "qkv_bias"), C, 3 * C, qkv);
     attend(d, (size_t)l, qkv, attended);
-    linear(attended, parameter(d, l, 4), parameter(d, l, 5), C, C, branch);
+    linear(attended, parameter(d, l, "proj_weight"), parameter(d, l, "proj_bias"), C, C, branch);
     mask_rows(d, branch, RANDOM_ATTENTION_RESIDUAL, (size_t)l);
     for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
-    normalise(x, parameter(d, l, 6), parameter(d, l, 7), normed);
-    linear(normed, parameter(d, l, 8), parameter(d, l, 9), C, 4 * C, up);
+    normalise(x, parameter(d, l, "norm2_weight"), parameter(d, l, "norm2_bias"), normed);
+    linear(normed, parameter(d, l, "up_weight"), parameter(d, l, "up_bias"), C, 4 * C, up);
     for (int i = 0; i < B * T * 4 * C; i++)
         up[i] = 0.5 * up[i] * (1 + tanh(0.7978845608028654 * (up[i] + 0.044715 * up[i] * up[i] * up[i])));
-    linear(up, parameter(d, l, 10), parameter(d, l, 11), 4 * C, C, branch);
+    linear(up, parameter(d, l, "down_weight"), parameter(d, l, "down_bias"), 4 * C, C, branch);
     mask_rows(d, branch, RANDOM_MLP_RESIDUAL, (size_t)l);
     for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
 }
@@ -101,13 +108,13 @@ REFERENCE static void double_block(const Double *d, int l, double *x) {
 // Mean loss of the batch.
 REFERENCE static double double_loss(void *context) {
     const Double *d = (const Double *)context;
-    const double *wte = parameter(d, -1, 0), *wpe = parameter(d, -1, 1);
+    const double *wte = parameter(d, -1, "wte"), *wpe = parameter(d, -1, "wpe");
     double x[B * T * C], normed[B * T * C], loss = 0;
     for (int row = 0; row < B * T; row++)
         for (int c = 0; c < C; c++) x[row * C + c] = wte[d->tokens[row] * C + c] + wpe[row % T * C + c];
     mask_rows(d, x, RANDOM_EMBEDDING_DROPOUT, 0);
     for (int l = 0; l < L; l++) double_block(d, l, x);
-    normalise(x, parameter(d, -1, 2), parameter(d, -1, 3), normed);
+    normalise(x, parameter(d, -1, "final_norm_weight"), parameter(d, -1, "final_norm_bias"), normed);
     for (int row = 0; row < B * T; row++) {
         double sum = 0, target = 0;
         for (int v = 0; v < V; v++) {
@@ -171,11 +178,11 @@ static float *copy_of_master(GPT *m) {
     return copy;
 }
 
-static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size_t logits_bytes,
+static void small_model_with(GPT *m, AttentionVariant attention, Recompute recompute, size_t logits_bytes,
                              Sharding sharding) {
     Error error;
-    GPTConfig config = {T + 3, V, L, NH, C, -1, -1};
-    Shape shape = {B, T, keep, logits_bytes, attention, sharding, 1, alone, 1};
+    GPTConfig config = gpt_config_gpt2(T + 3, V, L, NH, C);
+    Shape shape = {B, T, recompute, logits_bytes, attention, sharding, 1, alone, 1};
     gpt_describe(m, &config, &shape);
     m->seed = 5;
     // Our own products: whatever the number of rows, an element's sum has one order.
@@ -187,7 +194,7 @@ static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size
     memcpy(master, initial, m->num_floats * sizeof(float));
     free(initial);
     for (size_t t = 0; t < m->num_tensors; t++)
-        for (size_t i = 0; i < (t == 0 ? (size_t)V * C : m->parameters[t].size); i++)
+        for (size_t i = 0; i < m->parameters[t].used; i++)
             master[m->parameters[t].offset + i] += (float)(0.3 * test_random());
     state_return(m, master, m->master);
     gpt_round(m, 0);
@@ -199,7 +206,7 @@ static void small_model_with(GPT *m, AttentionVariant attention, Keep keep, size
 }
 
 static void small_model(GPT *m, AttentionVariant attention) {
-    small_model_with(m, attention, KEEP_ALL, 0, SHARD_NONE);
+    small_model_with(m, attention, RECOMPUTE_NONE, 0, SHARD_NONE);
 }
 
 // Step 4, the whole batch at once, with dropout of 1 - threshold / 256.
@@ -238,7 +245,7 @@ static void test_gradients(AttentionVariant attention, uint32_t threshold) {
     float *gradients = copy_of_gradients(&m);
     for (size_t t = 0; t < m.num_tensors; t++) {
         const Parameter *p = &m.parameters[t];
-        size_t used = t == 0 ? (size_t)V * C : p->size;
+        const size_t used = p->used;
         double *wanted = central_differences(double_loss, &d, d.weights + p->offset, used);
         double error = relative_error(gradients + p->offset, wanted, used, 1e-4 * tolerance);
         EXPECT(error < 1e-4 * tolerance,
@@ -313,7 +320,7 @@ static void test_recompute(void) {
     for (int i = 0; i < 6; i++) {
         test_random_state = 13;
         // The last two: pieces of 3 rows, and as few as possible.
-        small_model_with(&m[i], ATTENTION_AUTO, i < 4 ? (Keep)i : KEEP_BLOCK,
+        small_model_with(&m[i], ATTENTION_AUTO, i < 4 ? (Recompute)i : RECOMPUTE_BLOCK,
                          i < 4    ? 0
                          : i == 4 ? 3 * 128 * sizeof(floatX)
                                   : 1,
@@ -357,7 +364,7 @@ static void test_sharding(void) {
     s.sends = 1;
     for (int i = 0; i < 3; i++) {
         test_random_state = 21;
-        small_model_with(&m[i], ATTENTION_AUTO, KEEP_ALL, 0, (Sharding)i);
+        small_model_with(&m[i], ATTENTION_AUTO, RECOMPUTE_NONE, 0, (Sharding)i);
         for (uint32_t step = 1; step <= 3; step++) {
             AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 0.5, DEVICE_IS_BF16, 5};
             s.step = step;
@@ -385,11 +392,11 @@ static void test_sharding(void) {
 
 // What a process needs shrinks with their number.
 static void test_sharded_memory(void) {
-    GPTConfig config = {1024, 50257, 12, 12, 768, -1, -1};
+    GPTConfig config = gpt_config_gpt2(1024, 50257, 12, 12, 768);
     size_t of[3][NUM_MEMORIES];
     for (int sharding = 0; sharding < 3; sharding++) {
         GPT m;
-        Shape shape = {1, 1024, KEEP_ALL, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone, 1};
+        Shape shape = {1, 1024, RECOMPUTE_NONE, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone, 1};
         gpt_describe(&m, &config, &shape);
         gpt_memory(&m, 1, 1, 2, of[sharding]);
         gpt_free(&m);
@@ -432,7 +439,7 @@ static void test_generation(void) {
     gpt_forward(&m, &m.acts, &s);
     gpt_logits(&m, &m.acts, 0, B * T);
     stream_wait(m.stream);
-    floatX *all = (floatX *)copy_of(m.acts.model.logits, B * T * m.Vp * sizeof(floatX));
+    floatX *all = (floatX *)copy_of(m.acts.model.logits, B * T * m.dims.Vp * sizeof(floatX));
     static const size_t pieces[][T] = {{1, 1, 1, 1, 1, 1, 1}, {T}, {3, 1, 2, 1}};
     Generator generator;
     generator_open(&generator, &m);
@@ -442,7 +449,7 @@ static void test_generation(void) {
             const float *logits = gpt_generate(&m, &generator, tokens + past, pieces[way][i], past);
             double wanted[V];
             past += pieces[way][i];
-            for (size_t v = 0; v < V; v++) wanted[v] = (double)(float)all[(past - 1) * m.Vp + v];
+            for (size_t v = 0; v < V; v++) wanted[v] = (double)(float)all[(past - 1) * m.dims.Vp + v];
             double error = relative_error(logits, wanted, V, 1e-3);
             EXPECT(error < 1e-5, "way %d, %zu tokens: logits from the cache are off by %g", way, past, error);
         }
@@ -480,15 +487,18 @@ static void test_tables(void) {
     static const int64_t parameters[] = {0, 124439808, 354823168, 774030080, 1557611200};
     for (int model = 1; model <= 4; model++) {
         GPT m;
+        const GPTPreset *shape = &GPT_PRESETS[model];
         memset(&m, 0, sizeof(m));
-        m.config.max_sequence_length = 1024;
-        m.L = (size_t)MODEL_SHAPES[model].num_layers, m.C = (size_t)MODEL_SHAPES[model].channels;
-        m.V = 50257, m.Vp = 50304;
+        m.config = gpt_config_gpt2(1024, 50257, shape->num_layers, shape->num_heads, shape->channels);
+        m.dims = dims_of(&m.config);
         list_parameters(&m);
         EXPECT((int64_t)m.num_parameters == parameters[model], "model %d has %zu parameters", model,
                m.num_parameters);
+        EXPECT(count_parameters(&m.config) == (double)parameters[model], "model %d: %g are counted", model,
+               count_parameters(&m.config));
         for (size_t t = 0; t < m.num_tensors; t++)
-            EXPECT(m.parameters[t].decay == (m.parameters[t].rows > 0), "decay of %s", m.parameters[t].name);
+            EXPECT((m.parameters[t].group != GROUP_VECTOR) == (m.parameters[t].rows > 0), "decay of %s",
+                   m.parameters[t].name);
         free(m.parameters);
     }
 }
@@ -496,8 +506,8 @@ static void test_tables(void) {
 static void test_initialisation(void) {
     GPT m;
     Error error;
-    GPTConfig config = {64, 500, 4, 4, 64, -1, -1};
-    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
+    GPTConfig config = gpt_config_gpt2(64, 500, 4, 4, 64);
+    Shape shape = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
     m.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
@@ -505,7 +515,7 @@ static void test_initialisation(void) {
     float *master = (float *)copy_of(m.master, m.num_floats * sizeof(float));
     for (size_t t = 0; t < m.num_tensors; t++) {
         const Parameter *p = &m.parameters[t];
-        size_t n = t == 0 ? m.V * m.C : p->size;
+        size_t n = p->used;
         double sum = 0, squares = 0;
         for (size_t i = 0; i < n; i++) {
             double x = (double)master[p->offset + i];
@@ -525,7 +535,7 @@ static void test_initialisation(void) {
         EXPECT(fabs(found - deviation) < 5 * deviation / sqrt(2 * (double)n) + 1e-9, "deviation of %s: %g",
                p->name, found);
     }
-    for (size_t i = m.V * m.C; i < m.Vp * m.C; i++)
+    for (size_t i = m.dims.V * m.dims.C; i < m.dims.Vp * m.dims.C; i++)
         if (master[i] != 0) EXPECT(0, "padding of the embedding is not zero");
     free(master);
     gpt_free(&m);
@@ -553,8 +563,8 @@ static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenL
 static void test_larger_vocabulary(void) {
     GPT m;
     Error error;
-    GPTConfig config = {64, 600, 2, 2, 32, -1, -1};
-    Shape shape = {0, 0, KEEP_ALL, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
+    GPTConfig config = gpt_config_gpt2(64, 600, 2, 2, 32);
+    Shape shape = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
     m.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
@@ -653,9 +663,10 @@ static void adamw_in_double(const GPT *model, double *w, double *m, double *v, c
 
 // Sets the bias of the last layernorm that forward sees, and returns what it was.
 static floatX poke_bias(GPT *m, floatX value) {
-    floatX *bias = (floatX *)host_borrow(m->weights.lnfb, m->C * sizeof(floatX)), kept = bias[3];
+    floatX *bias = (floatX *)host_borrow(m->weights.final_norm_bias, m->dims.C * sizeof(floatX)),
+           kept = bias[3];
     bias[3] = value;
-    host_return(bias, m->weights.lnfb, m->C * sizeof(floatX), 1);
+    host_return(bias, m->weights.final_norm_bias, m->dims.C * sizeof(floatX), 1);
     return kept;
 }
 

@@ -91,7 +91,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
-    static const GPTConfig config = {32, 300, 2, 4, 64, 298, 299};
+    GPTConfig config = gpt_config_gpt2(32, 300, 2, 4, 64);
+    config.begin_of_text = 298, config.end_of_text = 299;
     static const TrainingState state = {7, 1234567890123, 98765, 3, 1, 2, 3, {5.25, 0.1, 1e-300}};
     char *text = gpt_config_text(&config), *bytes = NULL;
     size_t size;
