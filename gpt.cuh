@@ -18,8 +18,9 @@
 #include "data/threads.h"
 #include "layers/adamw.cuh"
 #include "layers/embedding.cuh"
-#include "layers/layernorm.cuh"
-#include "layers/matmul.cuh"
+#include "layers/activation.cuh"
+#include "layers/norm.cuh"
+#include "layers/positions.cuh"
 #include "layers/profile.h"
 #include "layers/softmax_cross_entropy.cuh"
 
@@ -95,7 +96,7 @@ static Dims dims_of(const GPTConfig *c) {
       MEMORY_OTHER) /* (N, C) of a norm's output; (N, Q) of attention's */                                   \
     X(dwide, floatX, training *N *max_size(d->UP, d->QKV),                                                   \
       MEMORY_OTHER) /* (N, UP) of the pre-activation; (N, QKV) of qkv */                                     \
-    X(norm_partial, float, training *layernorm_scratch(d->C), MEMORY_WORKSPACE)                              \
+    X(norm_partial, float, training *norm_scratch(config->norm, d->C), MEMORY_WORKSPACE)                              \
     X(attention_scratch, float,                                                                              \
       training *attention_scratch_size(attention, arena->on_gpu, B, d->NH, T, d->HS), MEMORY_WORKSPACE)
 // member, type, elements; the level of recomputation from which on blocks share one memory for it; whether generating text
@@ -453,6 +454,7 @@ static void place_training_state(GPT *m, Arena *arena) {
 #define SIZE_float   sizeof(float)
 #define SIZE_int32_t sizeof(int32_t)
 static void place_activations(const GPT *m, Activations *x, Arena *arena) {
+    const GPTConfig *config = &m->config;
     const Dims *d = &m->dims;
     const size_t B = x->B, T = x->T, N = B * T, logit_rows = x->logit_rows, training = !x->caching;
     const AttentionVariant attention = m->attention;
@@ -770,155 +772,18 @@ static AttentionVariant attention_variant(const GPT *m, const Activations *x) {
     return x->caching && m->attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->attention;
 }
 
-static const floatX *residual_into(const Activations *x, size_t l) {
-    return l == 0 ? x->model.embedded : x->block[l - 1].residual_out;
-}
+// Names a call of a layer once, for --profile and for nsys.
+#define PROFILED(lap, call)                                                                                  \
+    do {                                                                                                     \
+        profile_enter(&m->profile, lap, m->stream);                                                          \
+        call;                                                                                                \
+    } while (0)
 
-// Until bucket b's weights, which their owners updated, are here.
+// Waits for bucket b's weights from the processes that updated them.
 static void wait_for_weights(GPT *m, size_t b) {
     if (m->buckets[b].gathered == 0) return;
-    profile_enter(&m->profile, LAP_COMMUNICATION, PASS_FORWARD, m->stream);
-    comm_wait(m->comm, m->buckets[b].gathered, m->stream);
+    PROFILED(LAP_COMMUNICATION, comm_wait(m->comm, m->buckets[b].gathered, m->stream));
     profile_leave(&m->profile, m->stream);
-}
-
-// Adds the branch to the residual stream after block l's MLP, and normalises for what comes next: block l +
-// 1's attention, or the head.
-static void join_and_normalise(GPT *m, Activations *x, size_t l, const MicroStep *s) {
-    const ModelActivations *a = &x->model;
-    BlockActivations *b = &x->block[l];
-    Dropout dropout = dropout_of(m, RANDOM_MLP_RESIDUAL, l, s);
-    int last = l + 1 == m->dims.L;
-    BlockActivations *next = last ? NULL : &x->block[l + 1];
-    layernorm_forward(b->residual_out, last ? a->final_norm : next->norm1,
-                      last ? a->final_norm_mean : next->norm1_mean,
-                      last ? a->final_norm_rstd : next->norm1_rstd, b->residual_middle, a->branch,
-                      last ? m->weights.final_norm_weight : m->block_weights[l + 1].norm1_weight,
-                      last ? m->weights.final_norm_bias : m->block_weights[l + 1].norm1_bias, x->B, x->T,
-                      m->dims.C, &dropout, m->stream);
-}
-
-// Block l from norm1 to gelu. Backward calls it again where nothing of it was kept.
-static void block_forward_to_gelu(GPT *m, Activations *x, size_t l, const MicroStep *s, Pass pass) {
-    const Dims *d = &m->dims;
-    const size_t N = x->B * x->T;
-    const BlockWeights *w = &m->block_weights[l];
-    BlockActivations *b = &x->block[l];
-    floatX *branch = x->model.branch, *qkv = b->qkv + x->past * d->QKV;
-    Attention attention = attention_of(m, x, l, s);
-    Dropout dropout = dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s);
-
-    profile_enter(&m->profile, LAP_QKV, pass, m->stream);
-    matmul_forward(&m->matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C, d->QKV, m->stream);
-    profile_enter(&m->profile, LAP_ATTENTION, pass, m->stream);
-    attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + d->Q,
-                      b->qkv + d->Q + d->KV, &attention, m->stream);
-    profile_enter(&m->profile, LAP_PROJECTION, pass, m->stream);
-    matmul_forward(&m->matmul, branch, b->attended, w->proj_weight, w->proj_bias, N, d->Q, d->C, m->stream);
-    profile_enter(&m->profile, LAP_NORM, pass, m->stream);
-    layernorm_forward(b->residual_middle, b->norm2, b->norm2_mean, b->norm2_rstd, residual_into(x, l), branch,
-                      w->norm2_weight, w->norm2_bias, x->B, x->T, d->C, &dropout, m->stream);
-    profile_enter(&m->profile, LAP_MLP_UP, pass, m->stream);
-    matmul_gelu_forward(&m->matmul, b->activated, b->up, b->norm2, w->up_weight, w->up_bias, N, d->C, d->UP,
-                        m->stream);
-}
-
-static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
-    const BlockWeights *w = &m->block_weights[l];
-    range_begin("block forward");
-    block_forward_to_gelu(m, x, l, s, PASS_FORWARD);
-    profile_enter(&m->profile, LAP_MLP_DOWN, PASS_FORWARD, m->stream);
-    matmul_forward(&m->matmul, x->model.branch, x->block[l].activated, w->down_weight, w->down_bias, x->B * x->T,
-                   4 * m->dims.C, m->dims.C, m->stream);
-    if (l + 1 < m->dims.L) wait_for_weights(m, l + 2); // the next block's first layernorm is part of this one
-    profile_enter(&m->profile, LAP_NORM, PASS_FORWARD, m->stream);
-    join_and_normalise(m, x, l, s);
-    profile_leave(&m->profile, m->stream);
-    range_end();
-}
-
-// From x->model.tokens, which stand at positions past .. past + T - 1, to x->model.final_norm.
-static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
-    const ModelActivations *a = &x->model;
-    BlockActivations *first = &x->block[0];
-    Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
-
-    range_begin("forward");
-    wait_for_weights(m, 0);
-    wait_for_weights(m, 1);
-    profile_enter(&m->profile, LAP_EMBEDDING, PASS_FORWARD, m->stream);
-    embedding_forward(a->embedded, a->tokens, m->weights.wte, m->weights.wpe + x->past * m->dims.C, x->B,
-                      x->T, m->dims.C, &dropout, m->stream);
-    profile_enter(&m->profile, LAP_NORM, PASS_FORWARD, m->stream);
-    layernorm_forward(NULL, first->norm1, first->norm1_mean, first->norm1_rstd, a->embedded, NULL,
-                      m->block_weights[0].norm1_weight, m->block_weights[0].norm1_bias, x->B, x->T, m->dims.C,
-                      &dropout, m->stream);
-    profile_leave(&m->profile, m->stream);
-    for (size_t l = 0; l < m->dims.L; l++) block_forward(m, x, l, s);
-    range_end();
-}
-
-// Logits of `count` tokens from `first` on; x->model.logits holds logit_rows.
-static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
-    profile_enter(&m->profile, LAP_HEAD, PASS_FORWARD, m->stream);
-    matmul_head_forward(&m->matmul, x->model.logits, x->model.final_norm + first * m->dims.C, m->weights.wte,
-                        count, m->dims.C, m->dims.Vp, m->stream);
-    profile_leave(&m->profile, m->stream);
-}
-
-// After gpt_forward: x->model.losses.
-static void gpt_losses(GPT *m, Activations *x) {
-    const size_t N = x->B * x->T;
-    for (size_t first = 0; first < N; first += x->logit_rows) {
-        size_t count = min_size(x->logit_rows, N - first);
-        gpt_logits(m, x, first, count);
-        cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count,
-                              m->dims.V, m->dims.Vp, m->stream);
-    }
-}
-
-// Head and loss, forward and backward, as many tokens at a time as logits have room for: losses, dwte and, in
-// dnormed, the gradient of final_norm.
-static void head_backward(GPT *m, const MicroStep *s) {
-    const ModelActivations *a = &m->acts.model;
-    const size_t N = m->acts.B * m->acts.T, C = m->dims.C;
-    for (size_t first = 0; first < N; first += m->acts.logit_rows) {
-        size_t count = min_size(m->acts.logit_rows, N - first);
-        gpt_logits(m, &m->acts, first, count);
-        profile_enter(&m->profile, LAP_LOSS, PASS_BACKWARD, m->stream);
-        cross_entropy_backward(a->losses + first, a->logits, a->targets + first, s->loss_scale, count,
-                               m->dims.V, m->dims.Vp, m->stream);
-        profile_enter(&m->profile, LAP_HEAD, PASS_BACKWARD, m->stream);
-        matmul_head_backward(&m->matmul, a->dnormed + first * C, m->gradients.wte, a->logits,
-                             a->final_norm + first * C, m->weights.wte, count, C, m->dims.Vp,
-                             first == 0 ? s->mode : MATMUL_ACCUMULATE, m->stream);
-        profile_leave(&m->profile, m->stream);
-    }
-}
-
-// Computes again, by the same calls on the same bits, what forward did not keep of block l.
-static void block_recompute(GPT *m, size_t l, const MicroStep *s) {
-    Activations *x = &m->acts;
-    const Dims *d = &m->dims;
-    const size_t N = x->B * x->T;
-    const BlockWeights *w = &m->block_weights[l];
-    BlockActivations *b = &x->block[l];
-    if (x->recompute >= RECOMPUTE_NORM) {
-        profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
-        layernorm_normalise(b->norm1, residual_into(x, l), b->norm1_mean, b->norm1_rstd, w->norm1_weight,
-                            w->norm1_bias, N, d->C, m->stream);
-    }
-    if (x->recompute == RECOMPUTE_BLOCK) {
-        block_forward_to_gelu(m, x, l, s, PASS_BACKWARD);
-        return;
-    }
-    if (x->recompute >= RECOMPUTE_NORM)
-        layernorm_normalise(b->norm2, b->residual_middle, b->norm2_mean, b->norm2_rstd, w->norm2_weight,
-                            w->norm2_bias, N, d->C, m->stream);
-    if (x->recompute >= RECOMPUTE_ACTIVATION) {
-        profile_enter(&m->profile, LAP_MLP_UP, PASS_BACKWARD, m->stream);
-        gelu_forward(b->activated, b->up, N * d->F, m->stream);
-    }
 }
 
 // Which of the memories for gradients bucket b has with SHARD_GRADIENTS.
@@ -955,10 +820,131 @@ static void bucket_end(GPT *m, size_t b, const MicroStep *s) {
     m->slots[gradient_slot(b)] = bucket->reduced;
 }
 
-// On entry acts.dbranch is the gradient of the block's MLP branch, acts.dresidual that of its output; on exit
-// the same of the block before.
-static void block_backward(GPT *m, size_t l, const MicroStep *s) {
-    const Activations *x = &m->acts;
+// ---- where sublayers meet the residual stream -------------------------------------------------------------
+
+// A sublayer's output joins the stream and the next sublayer's input is normalised, in one pass over memory:
+//     r += dropout(branch)     n = norm(r)
+typedef struct {
+    const floatX *residual_in; // (N, C)
+    const floatX *branch;      // (N, C), or NULL: nothing joins the stream
+    floatX *residual_out;      // (N, C), or NULL without a branch
+    floatX *normed;            // (N, C)
+    float *mean, *rstd;        // (N)
+    const floatX *weight, *bias;
+    float *dweight, *dbias;
+    Dropout dropout; // of the branch
+} Boundary;
+
+static Boundary boundary_before_attention(const GPT *m, const Activations *x, size_t l, const MicroStep *s) {
+    const BlockActivations *b = &x->block[l], *before = l > 0 ? b - 1 : NULL;
+    const BlockWeights *w = &m->block_weights[l];
+    const BlockGradients *g = &m->block_gradients[l];
+    Boundary at = {before ? before->residual_middle : x->model.embedded,
+                   before ? x->model.branch : NULL,
+                   before ? before->residual_out : NULL,
+                   b->norm1,
+                   b->norm1_mean,
+                   b->norm1_rstd,
+                   w->norm1_weight,
+                   w->norm1_bias,
+                   g->norm1_weight,
+                   g->norm1_bias,
+                   dropout_of(m, RANDOM_MLP_RESIDUAL, before ? l - 1 : 0, s)};
+    return at;
+}
+
+static Boundary boundary_before_mlp(const GPT *m, const Activations *x, size_t l, const MicroStep *s) {
+    const BlockActivations *b = &x->block[l], *before = l > 0 ? b - 1 : NULL;
+    const BlockWeights *w = &m->block_weights[l];
+    const BlockGradients *g = &m->block_gradients[l];
+    Boundary at = {before ? before->residual_out : x->model.embedded,
+                   x->model.branch,
+                   b->residual_middle,
+                   b->norm2,
+                   b->norm2_mean,
+                   b->norm2_rstd,
+                   w->norm2_weight,
+                   w->norm2_bias,
+                   g->norm2_weight,
+                   g->norm2_bias,
+                   dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s)};
+    return at;
+}
+
+static Boundary boundary_before_head(const GPT *m, const Activations *x, const MicroStep *s) {
+    const ModelActivations *a = &x->model;
+    const BlockActivations *last = &x->block[m->dims.L - 1];
+    Boundary at = {last->residual_middle,
+                   a->branch,
+                   last->residual_out,
+                   a->final_norm,
+                   a->final_norm_mean,
+                   a->final_norm_rstd,
+                   m->weights.final_norm_weight,
+                   m->weights.final_norm_bias,
+                   m->gradients.final_norm_weight,
+                   m->gradients.final_norm_bias,
+                   dropout_of(m, RANDOM_MLP_RESIDUAL, m->dims.L - 1, s)};
+    return at;
+}
+
+static void boundary_forward(GPT *m, const Activations *x, const Boundary *at) {
+    PROFILED(LAP_NORM, norm_forward(m->config.norm, at->residual_out, at->normed, at->mean, at->rstd,
+                                    at->residual_in, at->branch, at->weight, at->bias, x->B, x->T, m->dims.C,
+                                    &at->dropout, m->stream));
+}
+
+static const floatX *residual_after(const Boundary *at) {
+    return at->branch != NULL ? at->residual_out : at->residual_in;
+}
+
+static void boundary_recompute(GPT *m, const Activations *x, const Boundary *at) {
+    PROFILED(LAP_NORM, norm_recompute(m->config.norm, at->normed, residual_after(at), at->mean, at->rstd,
+                                      at->weight, at->bias, x->B * x->T, m->dims.C, m->stream));
+}
+
+// From dnormed and the gradient of the stream after the boundary to that before it, and to dbranch.
+static void boundary_backward(GPT *m, const Activations *x, const Boundary *at) {
+    const ModelActivations *a = &x->model;
+    PROFILED(LAP_NORM, norm_backward(m->config.norm, a->dresidual, at->branch != NULL ? a->dbranch : NULL,
+                                     at->dweight, at->dbias, a->norm_partial, a->dnormed, residual_after(at),
+                                     at->mean, at->rstd, at->weight, x->B, x->T, m->dims.C, &at->dropout,
+                                     m->stream));
+}
+
+// ---- the attention sublayer -------------------------------------------------------------------------------
+
+// branch (N, C) = attention(norm1 W_qkv + b_qkv) W_proj + b_proj
+static void attention_from_norm(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Dims *d = &m->dims;
+    const size_t N = x->B * x->T;
+    const BlockWeights *w = &m->block_weights[l];
+    BlockActivations *b = &x->block[l];
+    floatX *qkv = b->qkv + x->past * d->QKV; // after those of the tokens before
+    Attention attention = attention_of(m, x, l, s);
+    PROFILED(LAP_QKV, matmul_forward(&m->matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C, d->QKV,
+                                     m->stream));
+    PROFILED(LAP_ATTENTION,
+             attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + d->Q,
+                               b->qkv + d->Q + d->KV, &attention, m->stream));
+    PROFILED(LAP_PROJECTION, matmul_forward(&m->matmul, x->model.branch, b->attended, w->proj_weight,
+                                            w->proj_bias, N, d->Q, d->C, m->stream));
+}
+
+static void attention_sublayer_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Boundary before = boundary_before_attention(m, x, l, s);
+    boundary_forward(m, x, &before);
+    attention_from_norm(m, x, l, s);
+}
+
+// What forward did not keep is computed again by the same calls on the same bits.
+static void attention_sublayer_recompute(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Boundary before = boundary_before_attention(m, x, l, s);
+    if (x->recompute >= RECOMPUTE_NORM) boundary_recompute(m, x, &before);
+    if (x->recompute == RECOMPUTE_BLOCK) attention_from_norm(m, x, l, s);
+}
+
+static void attention_sublayer_backward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Dims *d = &m->dims;
     const size_t N = x->B * x->T;
     const BlockWeights *w = &m->block_weights[l];
@@ -966,64 +952,176 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
     const BlockActivations *b = &x->block[l];
     const ModelActivations *a = &x->model;
     Attention attention = attention_of(m, x, l, s);
-    Dropout dropout_attention = dropout_of(m, RANDOM_ATTENTION_RESIDUAL, l, s);
-    Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, l == 0 ? 0 : l - 1, s); // of the block before
+    PROFILED(LAP_PROJECTION,
+             matmul_backward(&m->matmul, a->dnormed, g->proj_weight, g->proj_bias, a->dbranch, b->attended,
+                             w->proj_weight, NULL, N, d->Q, d->C, s->mode, m->stream));
+    PROFILED(LAP_ATTENTION,
+             attention_backward(m->attention, a->dwide, a->dwide + d->Q, a->dwide + d->Q + d->KV, a->dnormed,
+                                b->qkv, b->qkv + d->Q, b->qkv + d->Q + d->KV, b->attended, b->lse, b->saved,
+                                a->attention_scratch, &attention, m->stream));
+    PROFILED(LAP_QKV, matmul_backward(&m->matmul, a->dnormed, g->qkv_weight, g->qkv_bias, a->dwide, b->norm1,
+                                      w->qkv_weight, NULL, N, d->C, d->QKV, s->mode, m->stream));
+    const Boundary before = boundary_before_attention(m, x, l, s);
+    boundary_backward(m, x, &before);
+}
 
+// ---- the MLP sublayer -------------------------------------------------------------------------------------
+
+// up (N, UP) = norm2 W_up + b_up     activated (N, F) = f(up)
+static void mlp_up_from_branch(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Dims *d = &m->dims;
+    const BlockWeights *w = &m->block_weights[l];
+    BlockActivations *b = &x->block[l];
+    const Boundary before = boundary_before_mlp(m, x, l, s);
+    boundary_forward(m, x, &before);
+    PROFILED(LAP_MLP_UP,
+             matmul_activation_forward(m->config.activation, &m->matmul, b->activated, b->up, b->norm2,
+                                       w->up_weight, w->up_bias, x->B * x->T, d->C, d->UP, m->stream));
+}
+
+// branch (N, C) = activated W_down + b_down
+static void mlp_sublayer_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Dims *d = &m->dims;
+    const BlockWeights *w = &m->block_weights[l];
+    mlp_up_from_branch(m, x, l, s);
+    PROFILED(LAP_MLP_DOWN, matmul_forward(&m->matmul, x->model.branch, x->block[l].activated, w->down_weight,
+                                          w->down_bias, x->B * x->T, d->F, d->C, m->stream));
+}
+
+static void mlp_sublayer_recompute(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Boundary before = boundary_before_mlp(m, x, l, s);
+    const BlockActivations *b = &x->block[l];
+    if (x->recompute == RECOMPUTE_BLOCK) {
+        mlp_up_from_branch(m, x, l, s);
+        return;
+    }
+    if (x->recompute >= RECOMPUTE_NORM) boundary_recompute(m, x, &before);
+    if (x->recompute >= RECOMPUTE_ACTIVATION)
+        PROFILED(LAP_MLP_UP, activation_forward(m->config.activation, b->activated, b->up, x->B * x->T,
+                                                m->dims.F, m->stream));
+}
+
+static void mlp_sublayer_backward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    const Dims *d = &m->dims;
+    const size_t N = x->B * x->T;
+    const BlockWeights *w = &m->block_weights[l];
+    const BlockGradients *g = &m->block_gradients[l];
+    const BlockActivations *b = &x->block[l];
+    const ModelActivations *a = &x->model;
+    PROFILED(LAP_MLP_DOWN,
+             matmul_activation_backward(m->config.activation, &m->matmul, a->dwide, g->down_weight,
+                                        g->down_bias, a->dbranch, b->activated, w->down_weight, b->up, N,
+                                        d->F, d->C, s->mode, m->stream));
+    PROFILED(LAP_MLP_UP, matmul_backward(&m->matmul, a->dnormed, g->up_weight, g->up_bias, a->dwide, b->norm2,
+                                         w->up_weight, NULL, N, d->C, d->UP, s->mode, m->stream));
+    const Boundary before = boundary_before_mlp(m, x, l, s);
+    boundary_backward(m, x, &before);
+}
+
+// ---- blocks -----------------------------------------------------------------------------------------------
+
+static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
+    range_begin("block forward");
+    wait_for_weights(m, l + 1);
+    attention_sublayer_forward(m, x, l, s);
+    mlp_sublayer_forward(m, x, l, s);
+    profile_leave(&m->profile, m->stream);
+    range_end();
+}
+
+// On entry acts.dbranch is the gradient of the block's MLP branch, acts.dresidual that of its output; on exit
+// the same of the block before.
+static void block_backward(GPT *m, size_t l, const MicroStep *s) {
+    Activations *x = &m->acts;
     range_begin("block backward");
     bucket_begin(m, l + 1, s);
-    block_recompute(m, l, s);
-    profile_enter(&m->profile, LAP_MLP_DOWN, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dwide, g->down_weight, g->down_bias, a->dbranch, b->activated,
-                    w->down_weight, b->up, N, d->F, d->C, s->mode, m->stream);
-    profile_enter(&m->profile, LAP_MLP_UP, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dnormed, g->up_weight, g->up_bias, a->dwide, b->norm2, w->up_weight, NULL,
-                    N, d->C, d->UP, s->mode, m->stream);
-    profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
-    layernorm_backward(a->dresidual, a->dbranch, g->norm2_weight, g->norm2_bias, a->norm_partial, a->dnormed,
-                       b->residual_middle, b->norm2_mean, b->norm2_rstd, w->norm2_weight, x->B, x->T, d->C,
-                       &dropout_attention, m->stream);
-    profile_enter(&m->profile, LAP_PROJECTION, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dnormed, g->proj_weight, g->proj_bias, a->dbranch, b->attended,
-                    w->proj_weight, NULL, N, d->Q, d->C, s->mode, m->stream);
-    profile_enter(&m->profile, LAP_ATTENTION, PASS_BACKWARD, m->stream);
-    attention_backward(m->attention, a->dwide, a->dwide + d->Q, a->dwide + d->Q + d->KV, a->dnormed, b->qkv,
-                       b->qkv + d->Q, b->qkv + d->Q + d->KV, b->attended, b->lse, b->saved,
-                       a->attention_scratch, &attention, m->stream);
-    profile_enter(&m->profile, LAP_QKV, PASS_BACKWARD, m->stream);
-    matmul_backward(&m->matmul, a->dnormed, g->qkv_weight, g->qkv_bias, a->dwide, b->norm1, w->qkv_weight,
-                    NULL, N, d->C, d->QKV, s->mode, m->stream);
-    profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
-    layernorm_backward(a->dresidual, l == 0 ? NULL : a->dbranch, g->norm1_weight, g->norm1_bias,
-                       a->norm_partial, a->dnormed, residual_into(x, l), b->norm1_mean, b->norm1_rstd,
-                       w->norm1_weight, x->B, x->T, d->C, &dropout_mlp, m->stream);
+    attention_sublayer_recompute(m, x, l, s);
+    mlp_sublayer_recompute(m, x, l, s);
+    mlp_sublayer_backward(m, x, l, s);
+    attention_sublayer_backward(m, x, l, s);
     profile_leave(&m->profile, m->stream);
     bucket_end(m, l + 1, s);
     range_end();
 }
 
+// ---- the model --------------------------------------------------------------------------------------------
+
+// From x->model.tokens, at positions past .. past + T - 1, to x->model.final_norm, the head's input.
+static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
+    const ModelActivations *a = &x->model;
+    const Dims *d = &m->dims;
+    const floatX *positions = position_vectors(m->config.positions, m->weights.wpe, x->past, d->C);
+    Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
+    range_begin("forward");
+    profile_begin_pass(&m->profile, PASS_FORWARD);
+    wait_for_weights(m, 0);
+    PROFILED(LAP_EMBEDDING, embedding_forward(a->embedded, a->tokens, m->weights.wte, positions, x->B, x->T,
+                                              d->C, &dropout, m->stream));
+    profile_leave(&m->profile, m->stream);
+    for (size_t l = 0; l < d->L; l++) block_forward(m, x, l, s);
+    const Boundary before = boundary_before_head(m, x, s);
+    boundary_forward(m, x, &before);
+    profile_leave(&m->profile, m->stream);
+    range_end();
+}
+
+// Logits of `count` tokens from `first` on; x->model.logits holds logit_rows.
+static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
+    const Dims *d = &m->dims;
+    PROFILED(LAP_HEAD, matmul_head_forward(&m->matmul, x->model.logits, x->model.final_norm + first * d->C,
+                                           m->weights.wte, count, d->C, d->Vp, m->stream));
+    profile_leave(&m->profile, m->stream);
+}
+
+// After gpt_forward: x->model.losses.
+static void gpt_losses(GPT *m, Activations *x) {
+    const size_t N = x->B * x->T;
+    for (size_t first = 0; first < N; first += x->logit_rows) {
+        size_t count = min_size(x->logit_rows, N - first);
+        gpt_logits(m, x, first, count);
+        cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count,
+                              m->dims.V, m->dims.Vp, m->stream);
+    }
+}
+
+// Head and loss, forward and backward, as many tokens at a time as logits have room for: losses, dwte and, in
+// dnormed, the gradient of final_norm. The logits are the one product of the forward pass that is computed here.
+static void head_backward(GPT *m, const MicroStep *s) {
+    const ModelActivations *a = &m->acts.model;
+    const Dims *d = &m->dims;
+    const size_t N = m->acts.B * m->acts.T;
+    for (size_t first = 0; first < N; first += m->acts.logit_rows) {
+        size_t count = min_size(m->acts.logit_rows, N - first);
+        profile_begin_pass(&m->profile, PASS_FORWARD);
+        gpt_logits(m, &m->acts, first, count);
+        profile_begin_pass(&m->profile, PASS_BACKWARD);
+        PROFILED(LAP_LOSS, cross_entropy_backward(a->losses + first, a->logits, a->targets + first,
+                                                  s->loss_scale, count, d->V, d->Vp, m->stream));
+        PROFILED(LAP_HEAD,
+                 matmul_head_backward(&m->matmul, a->dnormed + first * d->C, m->gradients.wte, a->logits,
+                                      a->final_norm + first * d->C, m->weights.wte, count, d->C, d->Vp,
+                                      first == 0 ? s->mode : MATMUL_ACCUMULATE, m->stream));
+        profile_leave(&m->profile, m->stream);
+    }
+}
+
 // After gpt_forward(m, &m->acts, s): all gradients; losses go to acts.model.losses.
 static void gpt_backward(GPT *m, const MicroStep *s) {
-    const Activations *x = &m->acts;
-    const size_t N = x->B * x->T;
+    Activations *x = &m->acts;
     const ModelActivations *a = &x->model;
+    const Dims *d = &m->dims;
     const ModelGradients *g = &m->gradients;
-    Dropout dropout_mlp = dropout_of(m, RANDOM_MLP_RESIDUAL, m->dims.L - 1, s);
-    Dropout dropout_embedding = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
-
+    Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
+    const Boundary before = boundary_before_head(m, x, s);
     range_begin("backward");
     bucket_begin(m, 0, s);
     head_backward(m, s);
-    profile_enter(&m->profile, LAP_NORM, PASS_BACKWARD, m->stream);
-    device_zero(a->dresidual, N * m->dims.C * sizeof(floatX), m->stream);
-    layernorm_backward(a->dresidual, a->dbranch, g->final_norm_weight, g->final_norm_bias, a->norm_partial,
-                       a->dnormed, x->block[m->dims.L - 1].residual_out, a->final_norm_mean,
-                       a->final_norm_rstd, m->weights.final_norm_weight, x->B, x->T, m->dims.C, &dropout_mlp,
-                       m->stream);
+    device_zero(a->dresidual, x->B * x->T * d->C * sizeof(floatX), m->stream);
+    boundary_backward(m, x, &before);
     profile_leave(&m->profile, m->stream);
-    for (size_t l = m->dims.L; l-- > 0;) block_backward(m, l, s);
-    profile_enter(&m->profile, LAP_EMBEDDING, PASS_BACKWARD, m->stream);
-    embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, m->dims.C, m->dims.V,
-                       &dropout_embedding, m->stream);
+    for (size_t l = d->L; l-- > 0;) block_backward(m, l, s);
+    PROFILED(LAP_EMBEDDING, embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, d->C,
+                                               d->V, &dropout, m->stream));
     profile_leave(&m->profile, m->stream);
     bucket_end(m, 0, s);
     range_end();
@@ -1035,15 +1133,13 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
     const size_t shared = divided ? step_totals(m->num_chunks)
                                   : (size_t)TOTAL_SQUARES; // the rest everybody has
     range_begin("optimizer");
-    profile_enter(&m->profile, LAP_COMMUNICATION, PASS_BACKWARD, m->stream);
-    comm_wait(m->comm, m->buckets[0].reduced, m->stream); // the last one
-    profile_enter(&m->profile, LAP_OPTIMIZER, PASS_BACKWARD, m->stream);
+    PROFILED(LAP_COMMUNICATION, comm_wait(m->comm, m->buckets[0].reduced, m->stream)); // the last one
     if (divided) device_zero(m->totals + TOTAL_SQUARES, m->num_chunks * sizeof(double), m->stream);
-    square_sums(m->totals, m->gradient_sums, m->chunks, m->num_owned_chunks, m->stream);
-    profile_enter(&m->profile, LAP_COMMUNICATION, PASS_BACKWARD, m->stream);
-    comm_wait(m->comm, comm_all_reduce(m->comm, m->totals, shared, COMM_DOUBLE, m->stream), m->stream);
-    profile_enter(&m->profile, LAP_OPTIMIZER, PASS_BACKWARD, m->stream);
-    step_outcome(m->outcome, m->totals, m->num_chunks, adamw, m->stream);
+    PROFILED(LAP_OPTIMIZER,
+             square_sums(m->totals, m->gradient_sums, m->chunks, m->num_owned_chunks, m->stream));
+    PROFILED(LAP_COMMUNICATION,
+             comm_wait(m->comm, comm_all_reduce(m->comm, m->totals, shared, COMM_DOUBLE, m->stream), m->stream));
+    PROFILED(LAP_OPTIMIZER, step_outcome(m->outcome, m->totals, m->num_chunks, adamw, m->stream));
     adamw_update(m->weights_memory, m->master, m->moment1, m->moment2, m->gradient_sums, m->chunks,
                  m->num_owned_chunks, adamw, m->outcome, m->stream);
     profile_leave(&m->profile, m->stream);

@@ -95,7 +95,7 @@ static const Option OPTIONS[] = {
     {NULL, CHOICE("precision", precision, "auto", "auto|fp32|bf16", "precision of matmul inputs on the CPU (on a GPU, the build's); sums and master weights stay in fp32")},
     {NULL, CHOICE("matmul", matmul, "auto", "auto|cublas|own", "matrix product kernels on a GPU; auto: cuBLAS where the build has it")},
     {NULL, FLAG("matmul-search", matmul_search, "time all algorithms that cuBLAS proposes for each product, instead of taking the first")},
-    {NULL, CHOICE("recompute", recompute, "none", "none|gelu|layernorm|block", "activations that the backward pass computes again instead of storing them, each level including the ones before; results stay the same")},
+    {NULL, CHOICE("recompute", recompute, "none", "none|activation|norm|block", "activations that the backward pass computes again instead of storing them, each level including the ones before; results stay the same")},
     {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "most bytes for logits, which are then computed in pieces; 0: no limit")},
     {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, so that they are right on average (bf16 builds)")},
     {NULL, FLAG("plan", plan, "do not train, but print the memory that this model, batch and sequence length take, on the CPU and on GPUs, and predict the speed of many GPUs")},

@@ -333,7 +333,8 @@ static void accumulate_gradients(Trainer *t) {
     const double tokens = (double)N * (double)o->accumulate * t->launch.size;
     const int divided = m->shape.sharding == SHARD_GRADIENTS;
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
-        profile_enter(&m->profile, LAP_DATA, PASS_FORWARD, m->stream);
+        profile_begin_pass(&m->profile, PASS_FORWARD);
+        profile_enter(&m->profile, LAP_DATA, m->stream);
         Batch *batch = next_batch(t);
         if (loader_next(t->loader, batch->tokens, batch->targets, &t->data_error) != 0) {
             t->has_no_data = 1; // the others learn it from this step's totals

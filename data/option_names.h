@@ -1,4 +1,4 @@
-// Names that other trainers have for options, so that somebody who comes from one of them is told ours.
+// Names that other trainers have for options, so that somebody who comes from one of them is told ours; and earlier names of values.
 #ifndef DATA_OPTION_NAMES_H
 #define DATA_OPTION_NAMES_H
 
@@ -172,6 +172,14 @@ static const ForeignOption FOREIGN_OPTIONS[] = {
     {"r", "recompute", NULL},
     {"y", "resume", NULL},
     {"n", "save-every", NULL},
+};
+
+// Values that an option had under another name in earlier versions; runs of those may be resumed.
+static const struct {
+    const char *option, *old, *value;
+} RENAMED_VALUES[] = {
+    {"recompute", "gelu", "activation"},
+    {"recompute", "layernorm", "norm"},
 };
 
 #endif

@@ -157,6 +157,14 @@ static int choice_index(const char *choices, const char *value) {
     }
 }
 
+// The value's present name.
+static const char *renamed_value(const Option *option, const char *value) {
+    for (size_t i = 0; i < sizeof(RENAMED_VALUES) / sizeof(RENAMED_VALUES[0]); i++)
+        if (strcmp(RENAMED_VALUES[i].option, option->name) == 0 && strcmp(RENAMED_VALUES[i].old, value) == 0)
+            return RENAMED_VALUES[i].value;
+    return value;
+}
+
 static int set_value(const Option *option, void *settings, const char *value, Error *error) {
     char *field = (char *)settings + option->offset;
     double number;
@@ -173,7 +181,7 @@ static int set_value(const Option *option, void *settings, const char *value, Er
         *(const char **)field = keep_text(value);
         return 0;
     case OPTION_CHOICE: {
-        int index = choice_index(option->choices, value);
+        int index = choice_index(option->choices, renamed_value(option, value));
         if (index < 0)
             return fail(error, "--%s must be one of %s, not '%s'", option->name, option->choices, value);
         *(int *)field = index;

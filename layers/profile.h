@@ -1,5 +1,5 @@
 // Where the time of a step goes. The trainer calls profile_enter before each piece of work and profile_leave
-// after the last one; the device's time from one call to the next is that piece's. While `timing` is 0 nothing is
+// after the last one, and profile_begin_pass where forward or backward begins; the device's time from one call to the next is that piece's. While `timing` is 0 nothing is
 // measured. profile_collect, once the device has done the work, adds up what was marked since the last call.
 //
 // Where NVTX is at hand the same pieces, and those between range_begin and range_end, are ranges that a profiler
@@ -68,6 +68,7 @@ typedef struct {
 typedef struct {
     int timing;
     int inside; // a piece was entered and not left
+    Pass pass;  // that pieces belong to from now on
     ProfileMark *marks;
     size_t num_marks, capacity; // events are made once and used again
     double seconds[NUM_LAPS][NUM_PASSES];
@@ -99,11 +100,15 @@ static inline void profile_leave(Profile *p, Stream stream) {
     if (p->timing) profile_mark(p, NUM_LAPS, PASS_FORWARD, stream);
 }
 
-static inline void profile_enter(Profile *p, Lap lap, Pass pass, Stream stream) {
+static inline void profile_begin_pass(Profile *p, Pass pass) {
+    p->pass = pass;
+}
+
+static inline void profile_enter(Profile *p, Lap lap, Stream stream) {
     if (p->inside) range_end();
     p->inside = 1;
     range_begin(LAP_NAMES[lap]);
-    if (p->timing) profile_mark(p, lap, pass, stream);
+    if (p->timing) profile_mark(p, lap, p->pass, stream);
 }
 
 static inline void profile_collect(Profile *p) {

@@ -66,7 +66,7 @@ expect 0 "has already done 8 steps" "$train" --run cut --resume --num-layers 2
 refuse "other.json' is not the tokenizer that this run was started with" "$train" --run cut --resume --tokenizer other.json
 expect 0 "step 10/10" "$train" --run cut --resume --steps 10
 # What is computed again, or in pieces, changes nothing (beyond rounding, for pieces); --plan allocates nothing.
-for what in gelu layernorm block; do
+for what in activation norm gelu layernorm block; do
     expect 0 "step 8/8" "$train" --run "again_$what" $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --recompute "$what"
     same <(curve whole) <(curve "again_$what")
 done

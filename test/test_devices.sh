@@ -51,7 +51,7 @@ for seed in 1 2 3 4 5; do
     CUDA_EMULATION_SEED=$seed run "$gpu" "seed$seed" "${hard[@]}"
     same gpu/checkpoints/step_00000003/model.safetensors "seed$seed/checkpoints/step_00000003/model.safetensors" seed $seed
 done
-for what in gelu layernorm block; do
+for what in activation norm block; do
     run "$gpu" "$what" "${hard[@]}" --recompute $what
     same <(curve gpu) <(curve $what) --recompute $what
     same gpu/checkpoints/step_00000003/model.safetensors "$what/checkpoints/step_00000003/model.safetensors" --recompute $what
