@@ -96,7 +96,7 @@ static Dims dims_of(const GPTConfig *c) {
       MEMORY_OTHER) /* (N, C) of a norm's output; (N, Q) of attention's */                                   \
     X(dwide, floatX, training *N *max_size(d->UP, d->QKV),                                                   \
       MEMORY_OTHER) /* (N, UP) of the pre-activation; (N, QKV) of qkv */                                     \
-    X(norm_partial, float, training *norm_scratch(config->norm, d->C), MEMORY_WORKSPACE)                              \
+    X(norm_partial, float, training *norm_scratch(config->norm, d->C), MEMORY_WORKSPACE)                     \
     X(attention_scratch, float,                                                                              \
       training *attention_scratch_size(attention, arena->on_gpu, B, d->NH, T, d->HS), MEMORY_WORKSPACE)
 // member, type, elements; the level of recomputation from which on blocks share one memory for it; whether generating text
@@ -889,9 +889,9 @@ static Boundary boundary_before_head(const GPT *m, const Activations *x, const M
 }
 
 static void boundary_forward(GPT *m, const Activations *x, const Boundary *at) {
-    PROFILED(LAP_NORM, norm_forward(m->config.norm, at->residual_out, at->normed, at->mean, at->rstd,
-                                    at->residual_in, at->branch, at->weight, at->bias, x->B, x->T, m->dims.C,
-                                    &at->dropout, m->stream));
+    PROFILED(LAP_NORM,
+             norm_forward(m->config.norm, at->residual_out, at->normed, at->mean, at->rstd, at->residual_in,
+                          at->branch, at->weight, at->bias, x->B, x->T, m->dims.C, &at->dropout, m->stream));
 }
 
 static const floatX *residual_after(const Boundary *at) {
@@ -906,10 +906,10 @@ static void boundary_recompute(GPT *m, const Activations *x, const Boundary *at)
 // From dnormed and the gradient of the stream after the boundary to that before it, and to dbranch.
 static void boundary_backward(GPT *m, const Activations *x, const Boundary *at) {
     const ModelActivations *a = &x->model;
-    PROFILED(LAP_NORM, norm_backward(m->config.norm, a->dresidual, at->branch != NULL ? a->dbranch : NULL,
-                                     at->dweight, at->dbias, a->norm_partial, a->dnormed, residual_after(at),
-                                     at->mean, at->rstd, at->weight, x->B, x->T, m->dims.C, &at->dropout,
-                                     m->stream));
+    PROFILED(LAP_NORM,
+             norm_backward(m->config.norm, a->dresidual, at->branch != NULL ? a->dbranch : NULL, at->dweight,
+                           at->dbias, a->norm_partial, a->dnormed, residual_after(at), at->mean, at->rstd,
+                           at->weight, x->B, x->T, m->dims.C, &at->dropout, m->stream));
 }
 
 // ---- the attention sublayer -------------------------------------------------------------------------------
@@ -924,9 +924,8 @@ static void attention_from_norm(GPT *m, Activations *x, size_t l, const MicroSte
     Attention attention = attention_of(m, x, l, s);
     PROFILED(LAP_QKV, matmul_forward(&m->matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C, d->QKV,
                                      m->stream));
-    PROFILED(LAP_ATTENTION,
-             attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + d->Q,
-                               b->qkv + d->Q + d->KV, &attention, m->stream));
+    PROFILED(LAP_ATTENTION, attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv,
+                                              b->qkv + d->Q, b->qkv + d->Q + d->KV, &attention, m->stream));
     PROFILED(LAP_PROJECTION, matmul_forward(&m->matmul, x->model.branch, b->attended, w->proj_weight,
                                             w->proj_bias, N, d->Q, d->C, m->stream));
 }
@@ -1137,8 +1136,9 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
     if (divided) device_zero(m->totals + TOTAL_SQUARES, m->num_chunks * sizeof(double), m->stream);
     PROFILED(LAP_OPTIMIZER,
              square_sums(m->totals, m->gradient_sums, m->chunks, m->num_owned_chunks, m->stream));
-    PROFILED(LAP_COMMUNICATION,
-             comm_wait(m->comm, comm_all_reduce(m->comm, m->totals, shared, COMM_DOUBLE, m->stream), m->stream));
+    PROFILED(
+        LAP_COMMUNICATION,
+        comm_wait(m->comm, comm_all_reduce(m->comm, m->totals, shared, COMM_DOUBLE, m->stream), m->stream));
     PROFILED(LAP_OPTIMIZER, step_outcome(m->outcome, m->totals, m->num_chunks, adamw, m->stream));
     adamw_update(m->weights_memory, m->master, m->moment1, m->moment2, m->gradient_sums, m->chunks,
                  m->num_owned_chunks, adamw, m->outcome, m->stream);
