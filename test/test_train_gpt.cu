@@ -9,7 +9,7 @@
 #include "test/arrays.h"
 #include <fcntl.h>
 
-enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19 };
+enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19, WIDEST = 4 * C };
 
 // ---- the model in double precision ------------------------------------------------------------------------
 
@@ -53,54 +53,59 @@ REFERENCE static void normalise(const double *x, const double *gamma, const doub
     }
 }
 
-REFERENCE static void linear(const double *x, const double *w, const double *bias, int in, int out,
+REFERENCE static void linear(const double *x, const double *w, const double *bias, size_t in, size_t out,
                              double *y) {
-    for (int row = 0; row < B * T; row++)
-        for (int o = 0; o < out; o++) {
+    for (size_t row = 0; row < B * T; row++)
+        for (size_t o = 0; o < out; o++) {
             double sum = bias[o];
-            for (int i = 0; i < in; i++) sum += x[row * in + i] * w[i * out + o];
+            for (size_t i = 0; i < in; i++) sum += x[row * in + i] * w[i * out + o];
             y[row * out + o] = sum;
         }
 }
 
+// Output of query i of head h, dropout included.
+REFERENCE static void attend_row(const Dims *d, const Attention *a, const double *qkv, size_t b, size_t h,
+                                 size_t i, double *out) {
+    const size_t group = d->NH / d->NKV, key = d->Q + h / group * d->HS, value = key + d->KV;
+    const double *query = qkv + (b * T + i) * d->QKV + h * d->HS, *first = qkv + b * T * d->QKV;
+    double p[T], sum = 0;
+    for (size_t j = 0; j <= i; j++) {
+        double score = 0;
+        for (size_t c = 0; c < d->HS; c++) score += query[c] * first[j * d->QKV + key + c];
+        sum += p[j] = exp(score / sqrt((double)d->HS));
+    }
+    for (size_t c = 0; c < d->HS; c++) out[c] = 0;
+    for (size_t j = 0; j <= i; j++) {
+        int keeps = a->dropout.threshold == DROPOUT_NONE || attention_dropout_keeps(a, b, h, i, j);
+        double factor = keeps * 256.0 / a->dropout.threshold;
+        for (size_t c = 0; c < d->HS; c++) out[c] += factor * p[j] / sum * first[j * d->QKV + value + c];
+    }
+}
+
 REFERENCE static void attend(const Double *d, size_t layer, const double *qkv, double *out) {
-    enum { HS = C / NH };
+    const Dims *dims = &d->m->dims;
     Attention a = attention_of(d->m, &d->m->acts, layer, d->step);
-    for (int b = 0; b < B; b++)
-        for (int h = 0; h < NH; h++)
-            for (int i = 0; i < T; i++) {
-                double p[T], sum = 0, *o = out + (b * T + i) * C + h * HS;
-                for (int j = 0; j <= i; j++) {
-                    double score = 0;
-                    for (int c = 0; c < HS; c++)
-                        score += qkv[(b * T + i) * 3 * C + h * HS + c] *
-                                 qkv[(b * T + j) * 3 * C + C + h * HS + c];
-                    sum += p[j] = exp(score / sqrt((double)HS));
-                }
-                for (int c = 0; c < HS; c++) o[c] = 0;
-                for (int j = 0; j <= i; j++) {
-                    int keeps = a.dropout.threshold == DROPOUT_NONE ||
-                                attention_dropout_keeps(&a, (size_t)b, (size_t)h, (size_t)i, (size_t)j);
-                    double factor = keeps * 256.0 / a.dropout.threshold;
-                    for (int c = 0; c < HS; c++)
-                        o[c] += factor * p[j] / sum * qkv[(b * T + j) * 3 * C + 2 * C + h * HS + c];
-                }
-            }
+    for (size_t b = 0; b < B; b++)
+        for (size_t h = 0; h < dims->NH; h++)
+            for (size_t i = 0; i < T; i++)
+                attend_row(dims, &a, qkv, b, h, i, out + (b * T + i) * dims->Q + h * dims->HS);
 }
 
 REFERENCE static void double_block(const Double *d, int l, double *x) {
-    double normed[B * T * C], qkv[B * T * 3 * C], attended[B * T * C], branch[B * T * C], up[B * T * 4 * C];
+    const Dims *dims = &d->m->dims;
+    double normed[B * T * C], qkv[B * T * WIDEST], attended[B * T * WIDEST], branch[B * T * C],
+        up[B * T * WIDEST];
     normalise(x, parameter(d, l, "norm1_weight"), parameter(d, l, "norm1_bias"), normed);
-    linear(normed, parameter(d, l, "qkv_weight"), parameter(d, l, "qkv_bias"), C, 3 * C, qkv);
+    linear(normed, parameter(d, l, "qkv_weight"), parameter(d, l, "qkv_bias"), C, dims->QKV, qkv);
     attend(d, (size_t)l, qkv, attended);
-    linear(attended, parameter(d, l, "proj_weight"), parameter(d, l, "proj_bias"), C, C, branch);
+    linear(attended, parameter(d, l, "proj_weight"), parameter(d, l, "proj_bias"), dims->Q, C, branch);
     mask_rows(d, branch, RANDOM_ATTENTION_RESIDUAL, (size_t)l);
     for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
     normalise(x, parameter(d, l, "norm2_weight"), parameter(d, l, "norm2_bias"), normed);
-    linear(normed, parameter(d, l, "up_weight"), parameter(d, l, "up_bias"), C, 4 * C, up);
-    for (int i = 0; i < B * T * 4 * C; i++)
+    linear(normed, parameter(d, l, "up_weight"), parameter(d, l, "up_bias"), C, dims->UP, up);
+    for (size_t i = 0; i < B * T * dims->F; i++)
         up[i] = 0.5 * up[i] * (1 + tanh(0.7978845608028654 * (up[i] + 0.044715 * up[i] * up[i] * up[i])));
-    linear(up, parameter(d, l, "down_weight"), parameter(d, l, "down_bias"), 4 * C, C, branch);
+    linear(up, parameter(d, l, "down_weight"), parameter(d, l, "down_bias"), dims->F, C, branch);
     mask_rows(d, branch, RANDOM_MLP_RESIDUAL, (size_t)l);
     for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
 }
@@ -178,12 +183,13 @@ static float *copy_of_master(GPT *m) {
     return copy;
 }
 
+static GPTConfig small_config; // set by main: a GPT-2
+
 static void small_model_with(GPT *m, AttentionVariant attention, Recompute recompute, size_t logits_bytes,
                              Sharding sharding) {
     Error error;
-    GPTConfig config = gpt_config_gpt2(T + 3, V, L, NH, C);
     Shape shape = {B, T, recompute, logits_bytes, attention, sharding, 1, alone, 1};
-    gpt_describe(m, &config, &shape);
+    gpt_describe(m, &small_config, &shape);
     m->seed = 5;
     // Our own products: whatever the number of rows, an element's sum has one order.
     if (gpt_allocate(m, MATMUL_OWN, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
@@ -457,6 +463,19 @@ static void test_generation(void) {
     free(all);
     generator_close(&generator);
     gpt_free(&m);
+}
+
+// A shape that no GPT-2 has: queries wider than the residual stream, shared heads of keys and values, a narrow MLP.
+static void test_other_shape(void) {
+    const GPTConfig kept = small_config;
+    small_config.num_heads = 4, small_config.num_kv_heads = 2, small_config.head_size = 8;
+    small_config.hidden = 24;
+    for (int attention = ATTENTION_NAIVE; attention <= ATTENTION_FLASH; attention++)
+        test_gradients((AttentionVariant)attention, SOME_DROPOUT);
+    test_recompute();
+    test_generation();
+    test_sharding();
+    small_config = kept;
 }
 
 static void test_schedules(void) {
@@ -749,6 +768,7 @@ int main(int argc, char **argv) {
     const char *refusal = device_open(argv, 0);
     if (refusal != NULL) die("%s", refusal);
     alone = comm_alone();
+    small_config = gpt_config_gpt2(T + 3, V, L, NH, C);
     for (int attention = ATTENTION_NAIVE; attention <= ATTENTION_FLASH; attention++) {
         test_gradients((AttentionVariant)attention, NO_DROPOUT);
         test_gradients((AttentionVariant)attention, SOME_DROPOUT);
@@ -760,6 +780,7 @@ int main(int argc, char **argv) {
     test_sharded_memory();
     test_overfit();
     test_generation();
+    test_other_shape();
     test_schedules();
     test_tables();
     test_initialisation();
