@@ -29,17 +29,17 @@ static void generator_close(Generator *g) {
 // Logits (V) of the token after `count` new tokens that stand at position `past`.
 static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, size_t count, size_t past) {
     Activations *x = &m->cache;
-    int timing = m->profile.timing;
-    m->profile.timing = 0;
+    int timing = m->run.profile.timing;
+    m->run.profile.timing = 0;
     x->T = count;
     x->past = past;
     memcpy(g->tokens, tokens, count * sizeof(int32_t));
-    copy_to_device(x->model.tokens, g->tokens, count * sizeof(int32_t), m->stream);
+    copy_to_device(x->model.tokens, g->tokens, count * sizeof(int32_t), m->run.stream);
     gpt_forward(m, x, &NO_TRAINING);
     gpt_logits(m, x, count - 1, 1);
-    copy_to_host(g->logits, x->model.logits, m->dims.V * sizeof(floatX), m->stream);
-    stream_wait(m->stream);
-    m->profile.timing = timing;
+    copy_to_host(g->logits, x->model.logits, m->dims.V * sizeof(floatX), m->run.stream);
+    stream_wait(m->run.stream);
+    m->run.profile.timing = timing;
     for (size_t v = 0; v < m->dims.V; v++) g->numbers[v] = (float)g->logits[v];
     return g->numbers;
 }

@@ -11,22 +11,22 @@
 #include <omp.h>
 #include "attention/attention.cuh"
 #include "comm/comm.h"
-#include "comm/partition.h"
-#include "comm/sum.cuh"
+#include "comm/sharding.cuh"
 #include "data/checkpoint.h"
 #include "data/files.h"
 #include "data/threads.h"
-#include "layers/adamw.cuh"
 #include "layers/embedding.cuh"
 #include "layers/activation.cuh"
 #include "layers/norm.cuh"
+#include "layers/optimizer.cuh"
+#include "layers/parameters.cuh"
 #include "layers/positions.cuh"
 #include "layers/profile.h"
 #include "layers/softmax_cross_entropy.cuh"
 
 // ---- dimensions -------------------------------------------------------------------------------------------
 
-enum { VOCAB_MULTIPLE = 128, ALIGNMENT = 16 }; // tokens; elements: every tensor begins on a cache line
+enum { VOCAB_MULTIPLE = 128 }; // tokens
 
 // The sizes of a model, derived once from its description.
 typedef struct {
@@ -117,21 +117,6 @@ static Dims dims_of(const GPTConfig *c) {
     X(activated, floatX, N * d->F, RECOMPUTE_ACTIVATION, 0)  /* (N, F) */                                    \
     X(residual_out, floatX, N * d->C, RECOMPUTE_NEVER, 0)    /* (N, C) after the MLP */
 
-typedef enum {
-    INIT_ZERO,
-    INIT_ONE,
-    INIT_EMBEDDING,
-    INIT_POSITION,
-    INIT_MATRIX,
-    INIT_RESIDUAL
-} Initialisation;
-
-// The optimizer's groups: matrices of the blocks; embeddings; biases and norms, which do not decay.
-typedef enum { GROUP_MATRIX, GROUP_EMBEDDING, GROUP_VECTOR } OptimizerGroup;
-
-// How backward makes a gradient: by a product, which overwrites it in the step's first micro-step; or always by adding.
-typedef enum { GRADIENT_WRITTEN, GRADIENT_ADDED } GradientKind;
-
 // What backward computes again instead of forward's keeping it (--recompute), each level including the ones before.
 typedef enum {
     RECOMPUTE_NONE,
@@ -140,24 +125,6 @@ typedef enum {
     RECOMPUTE_BLOCK,
     RECOMPUTE_NEVER
 } Recompute;
-
-// What processes divide among them rather than each having all of it.
-typedef enum { SHARD_NONE, SHARD_OPTIMIZER, SHARD_GRADIENTS } Sharding;
-
-// A tensor of parameters: its row, and where it is stored.
-typedef struct {
-    const char *member; // in the table
-    int layer;          // -1: of the model, not of a block
-    size_t rows, padding, columns;
-    Initialisation init;
-    OptimizerGroup group;
-    GradientKind gradient;
-    Lap lap;
-    const char *name;    // in checkpoints, within its layer
-    size_t used, size;   // elements, without and with padding
-    size_t offset;       // elements, in every memory that holds one a parameter
-    size_t first_chunk;  // of GPT.partition
-} Parameter;
 
 #define AS_WEIGHT(member, ...)   floatX *member;
 #define AS_GRADIENT(member, ...) float *member;
@@ -168,11 +135,19 @@ typedef struct {
     BLOCK_PARAMETERS(AS_WEIGHT)
 } BlockWeights;
 typedef struct {
+    ModelWeights model;
+    BlockWeights *block; // (L)
+} Weights;
+typedef struct {
     MODEL_PARAMETERS(AS_GRADIENT)
 } ModelGradients;
 typedef struct {
     BLOCK_PARAMETERS(AS_GRADIENT)
 } BlockGradients;
+typedef struct {
+    ModelGradients model;
+    BlockGradients *block; // (L)
+} Gradients;
 #undef AS_WEIGHT
 #undef AS_GRADIENT
 
@@ -187,162 +162,52 @@ typedef struct {
 
 // The memory of a forward pass over (B, T) tokens.
 typedef struct {
-    size_t B, T;
-    int caching;       // text is generated: only keys and values are kept
-    size_t past;       // tokens before these whose keys and values are in qkv
-    size_t logit_rows; // tokens whose logits are computed at a time
+    size_t B, T;         // B = 0: there is no training, only generating text
+    int caching;         // text is generated: only keys and values are kept
+    size_t past;         // tokens before these whose keys and values are in qkv
+    size_t logits_bytes; // the most for logits; 0: no limit
+    size_t logit_rows;   // tokens whose logits are computed at a time
     Recompute recompute;
     ModelActivations model;
     BlockActivations *block; // (L)
 } Activations;
 
-// What decides, beside the model, how much memory is needed.
+// What a model is asked for beside its description.
 typedef struct {
     size_t B, T; // B = 0: no training, only generating text
     Recompute recompute;
     size_t logits_bytes; // the most for logits; 0: no limit
     AttentionVariant attention;
     Sharding sharding;
-    int processes; // what is divided is divided among so many
+    int processes; // that share what is divided
     Comm *comm;    // this process and the others
     int sharing;   // processes on this host, which share its memory
 } Shape;
 
-// What the memory is for, as --plan shows it.
-typedef enum {
-    MEMORY_WEIGHTS,
-    MEMORY_MASTER,
-    MEMORY_GRADIENTS,
-    MEMORY_MOMENTS,
-    MEMORY_BLOCKS,
-    MEMORY_LOGITS,
-    MEMORY_OTHER,     // other activations, and gradients of activations
-    MEMORY_WORKSPACE, // of products, of sums
-    NUM_MEMORIES
-} Memory;
-
-// Every allocation on the device comes out of one piece, in the order it is asked for. While `base` is NULL only
-// bytes are counted.
+// What a model runs on.
 typedef struct {
-    char *base;
-    size_t used;
-    size_t of[NUM_MEMORIES];
-    int on_gpu;         // of the build that is planned for, this one's where base is not NULL
-    size_t floatX_size; // there
-} Arena;
-
-// Tensors that are sent together, consecutive in the flat memory.
-typedef struct {
-    size_t offset, size;              // numbers
-    size_t first_tensor, num_tensors; // of GPT.parameters
-    size_t first_piece, num_pieces;   // of GPT.owned
-    float *gradients;                 // (size)
-    Ticket reduced, gathered;         // the last operations on its gradients and its weights
-} Bucket;
+    Stream stream;
+    Arena arena;
+    MatmulContext matmul;
+    AttentionVariant attention;
+    int attention_atomics; // Attention's
+    Profile profile;
+    uint64_t seed;
+    int sharing; // processes on this host, which share its memory
+} Runtime;
 
 typedef struct {
     GPTConfig config;
     Dims dims;
-    Parameter *parameters;
-    size_t num_tensors;
-    size_t num_parameters; // without padding
-    size_t num_floats;     // with padding
-    Shape shape;
-    AttentionVariant attention;
-    int attention_atomics; // Attention's
-
-    // Who owns what (partition.h). Buckets are what is sent together: the model's tensors, then each block's.
-    PartitionChunk *partition; // (num_chunks)
-    CommPiece *pieces;         // (num_pieces), to fill in for one operation
-    PartitionPiece *owned;     // (num_pieces), bucket after bucket
-    size_t num_chunks, num_pieces;
-    size_t most_owned; // numbers that a process owns, at most
-    Bucket *buckets;   // (L + 1)
-    Ticket slots[3];   // the last reductions out of each memory for gradients
-
-    Arena arena;
-    ModelWeights weights;
-    BlockWeights *block_weights; // (L)
-    floatX *weights_memory;      // all of them, num_floats
-    float *master;               // the same in fp32; where floatX is fp32, the weights themselves
-    ModelGradients gradients;
-    BlockGradients *block_gradients; // (L)
-    float *gradients_memory;         // num_floats; with SHARD_GRADIENTS of the model's tensors and two blocks
-    float *gradient_sums;     // of all processes: the same memory, or with SHARD_GRADIENTS of what is owned
-    float *moment1, *moment2; // AdamW's m and v
-    AdamWChunk *chunks;       // (num_owned_chunks)
-    size_t num_owned_chunks;
-    double *totals; // of a step, and of a validation
-    StepOutcome *outcome;
+    Parameters parameters;
+    Weights weights;
+    Gradients gradients;
+    Shards shards;
+    Optimizer optimizer;
     Activations acts;  // of training and validation
     Activations cache; // of generating text; in the same memory
-
-    MatmulContext matmul;
-    Stream stream;
-    Comm *comm;
-    int rank;                   // of this process
-    uint32_t dropout_threshold; // while training
-    uint64_t seed;
-    Profile profile;
+    Runtime run;
 } GPT;
-
-static void add_parameter(GPT *m, Parameter p) {
-    p.used = (p.rows ? p.rows : 1) * p.columns;
-    p.size = p.used + p.padding * p.columns;
-    p.offset = m->num_floats;
-    p.first_chunk = m->num_chunks;
-    m->parameters[m->num_tensors++] = p;
-    m->num_floats += round_up(p.size, ALIGNMENT);
-    m->num_parameters += p.used;
-    m->num_chunks += divide_up(p.size, ADAMW_CHUNK);
-}
-
-// Where a process finds a number that it owns: in memories of `most_owned` numbers, if they are divided.
-static size_t offset_in(const GPT *m, const PartitionChunk *chunk, int divided) {
-    return divided && m->shape.sharding != SHARD_NONE ? chunk->own : chunk->offset;
-}
-
-// Cuts the tensors into chunks. A matrix begins a unit that the vectors after it belong to.
-static void list_chunks(GPT *m) {
-    PartitionChunk *next = m->partition;
-    int32_t unit = -1, bucket = -1;
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *p = &m->parameters[t];
-        int begins_bucket = t == 0 || p->layer != p[-1].layer;
-        unit += begins_bucket || p->rows > 0;
-        bucket += begins_bucket;
-        if (begins_bucket) m->buckets[bucket].first_tensor = t;
-        m->buckets[bucket].num_tensors++;
-        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
-            PartitionChunk chunk = {p->offset + done,
-                                    round_up(min_size(p->size - done, ADAMW_CHUNK), ALIGNMENT),
-                                    unit,
-                                    bucket,
-                                    0,
-                                    0};
-            *next = chunk;
-        }
-    }
-}
-
-// Decides who owns what.
-static void divide_parameters(GPT *m) {
-    m->partition = (PartitionChunk *)xcalloc(m->num_chunks, sizeof(PartitionChunk));
-    m->buckets = (Bucket *)xcalloc(m->dims.L + 1, sizeof(Bucket));
-    list_chunks(m);
-    m->most_owned = partition_make(m->partition, m->num_chunks, m->shape.processes);
-    m->num_pieces = partition_pieces(m->partition, m->num_chunks, NULL);
-    m->owned = (PartitionPiece *)xcalloc(m->num_pieces, sizeof(PartitionPiece));
-    m->pieces = (CommPiece *)xcalloc(m->num_pieces, sizeof(CommPiece));
-    partition_pieces(m->partition, m->num_chunks, m->owned);
-    for (size_t i = m->num_pieces; i-- > 0;) {
-        Bucket *b = &m->buckets[m->owned[i].bucket];
-        b->offset = m->owned[i].offset;
-        b->first_piece = i;
-        b->size += m->owned[i].size;
-        b->num_pieces++;
-    }
-}
 
 // Fills the list of the tensors that this model has: the model's, then block after block.
 static void list_parameters(GPT *m) {
@@ -351,12 +216,12 @@ static void list_parameters(GPT *m) {
 #define COUNT(...) +1
     const size_t per_model = 0 MODEL_PARAMETERS(COUNT), per_block = 0 BLOCK_PARAMETERS(COUNT);
 #undef COUNT
-    m->parameters = (Parameter *)xcalloc(per_model + d->L * per_block, sizeof(Parameter));
+    m->parameters.tensors = (Parameter *)xcalloc(per_model + d->L * per_block, sizeof(Parameter));
 #define ADD(member, exists, rows, padding, columns, init, group, gradient, lap, name)                        \
     if (exists) {                                                                                            \
         Parameter p = {                                                                                      \
             #member, layer, rows, padding, columns, init, group, gradient, lap, name, 0, 0, 0, 0};           \
-        add_parameter(m, p);                                                                                 \
+        parameters_add(&m->parameters, p);                                                                   \
     }
     int layer = -1;
     MODEL_PARAMETERS(ADD)
@@ -379,75 +244,44 @@ static double count_parameters(const GPTConfig *config) {
 
 // ---- memory -----------------------------------------------------------------------------------------------
 
-static void *arena_take(Arena *arena, Memory memory, size_t count, size_t size) {
-    size_t bytes = round_up(count * size, DEVICE_ALIGNMENT);
-    void *pointer = arena->base ? arena->base + arena->used : NULL;
-    arena->used += bytes;
-    arena->of[memory] += bytes;
-    return pointer;
-}
-
-// Numbers of a memory that processes divide if they divide anything.
-static size_t divided_floats(const GPT *m) {
-    return m->shape.sharding == SHARD_NONE ? m->num_floats : m->most_owned;
-}
-
 static void place_weights(GPT *m, Arena *arena) {
-    const Parameter *p = m->parameters;
-    m->weights_memory = (floatX *)arena_take(arena, MEMORY_WEIGHTS, m->num_floats, arena->floatX_size);
-    m->master = (float *)m->weights_memory;
+    const GPTConfig *config = &m->config;
+    Parameters *parameters = &m->parameters;
+    const Parameter *p = parameters->tensors;
+    parameters->weights = (floatX *)arena_take(arena, MEMORY_WEIGHTS, parameters->num_elements,
+                                               arena->floatX_size);
+    parameters->master = (float *)parameters->weights;
     if (arena->floatX_size != sizeof(float))
-        m->master = (float *)arena_take(arena, MEMORY_MASTER, divided_floats(m), sizeof(float));
+        parameters->master = (float *)arena_take(arena, MEMORY_MASTER, sharding_size(&m->shards, parameters),
+                                                 sizeof(float));
     if (arena->base == NULL) return;
-    const GPTConfig *config = &m->config;
-#define POINT(member, exists, ...) m->weights.member = (exists) ? m->weights_memory + (p++)->offset : NULL;
+#define POINT(member, exists, ...)                                                                           \
+    m->weights.model.member = (exists) ? parameters->weights + (p++)->offset : NULL;
     MODEL_PARAMETERS(POINT)
 #undef POINT
 #define POINT(member, exists, ...)                                                                           \
-    m->block_weights[l].member = (exists) ? m->weights_memory + (p++)->offset : NULL;
+    m->weights.block[l].member = (exists) ? parameters->weights + (p++)->offset : NULL;
     for (size_t l = 0; l < m->dims.L; l++) {
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
 }
 
-// Where they are divided, a block's gradients leave as soon as they are complete: two blocks take turns.
 static void place_gradients(GPT *m, Arena *arena) {
-    const Parameter *p = m->parameters;
-    const size_t of_model = m->buckets[0].size, of_block = m->buckets[1].size;
-    const int divided = m->shape.sharding == SHARD_GRADIENTS;
-    const size_t size = divided ? of_model + min_size(m->dims.L, 2) * of_block : m->num_floats;
-    m->gradients_memory = (float *)arena_take(arena, MEMORY_GRADIENTS, size, sizeof(float));
-    m->gradient_sums = m->gradients_memory;
-    if (divided)
-        m->gradient_sums = (float *)arena_take(arena, MEMORY_GRADIENTS, m->most_owned, sizeof(float));
-    if (arena->base == NULL) return;
-    for (size_t b = 0; b <= m->dims.L; b++)
-        m->buckets[b].gradients = m->gradients_memory + (divided && b > 0
-                                                             ? of_model + b % 2 * of_block * (m->dims.L > 1)
-                                                             : m->buckets[b].offset);
     const GPTConfig *config = &m->config;
+    size_t t = 0;
+    sharding_place_gradients(&m->shards, &m->parameters, arena);
+    if (arena->base == NULL) return;
 #define POINT(member, exists, ...)                                                                           \
-    m->gradients.member = (exists) ? m->buckets[0].gradients + (p++)->offset : NULL;
+    m->gradients.model.member = (exists) ? sharding_gradient(&m->shards, &m->parameters, t++) : NULL;
     MODEL_PARAMETERS(POINT)
 #undef POINT
 #define POINT(member, exists, ...)                                                                           \
-    m->block_gradients[l].member = (exists) ? m->buckets[l + 1].gradients +                                  \
-                                                  ((p++)->offset - m->buckets[l + 1].offset)                 \
-                                            : NULL;
+    m->gradients.block[l].member = (exists) ? sharding_gradient(&m->shards, &m->parameters, t++) : NULL;
     for (size_t l = 0; l < m->dims.L; l++) {
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
-}
-
-static void place_training_state(GPT *m, Arena *arena) {
-    place_gradients(m, arena);
-    m->moment1 = (float *)arena_take(arena, MEMORY_MOMENTS, divided_floats(m), sizeof(float));
-    m->moment2 = (float *)arena_take(arena, MEMORY_MOMENTS, divided_floats(m), sizeof(float));
-    m->chunks = (AdamWChunk *)arena_take(arena, MEMORY_WORKSPACE, m->num_chunks, sizeof(AdamWChunk));
-    m->totals = (double *)arena_take(arena, MEMORY_WORKSPACE, step_totals(m->num_chunks), sizeof(double));
-    m->outcome = (StepOutcome *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(StepOutcome));
 }
 
 #define SIZE_floatX  arena->floatX_size
@@ -457,7 +291,7 @@ static void place_activations(const GPT *m, Activations *x, Arena *arena) {
     const GPTConfig *config = &m->config;
     const Dims *d = &m->dims;
     const size_t B = x->B, T = x->T, N = B * T, logit_rows = x->logit_rows, training = !x->caching;
-    const AttentionVariant attention = m->attention;
+    const AttentionVariant attention = m->run.attention;
 #define PLACE(member, type, count, memory)                                                                   \
     x->model.member = (type *)arena_take(arena, memory, count, SIZE_##type);
     MODEL_ACTIVATIONS(PLACE)
@@ -476,9 +310,12 @@ static void place_activations(const GPT *m, Activations *x, Arena *arena) {
 static void gpt_place(GPT *m, Arena *arena) {
     size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(max_size(m->dims.UP, m->dims.QKV)) : 0;
     place_weights(m, arena);
-    if (m->acts.B > 0) place_training_state(m, arena);
+    if (m->acts.B > 0) {
+        place_gradients(m, arena);
+        optimizer_place(&m->optimizer, &m->shards, &m->parameters, arena);
+    }
     void *place = arena_take(arena, MEMORY_WORKSPACE, workspace, 1);
-    if (place != NULL) matmul_set_workspace(&m->matmul, place, workspace);
+    if (place != NULL) matmul_set_workspace(&m->run.matmul, place, workspace);
     Arena generation = *arena;
     if (m->acts.B > 0) place_activations(m, &m->acts, arena);
     place_activations(m, &m->cache, &generation);
@@ -488,28 +325,22 @@ static void gpt_place(GPT *m, Arena *arena) {
     }
 }
 
-// The shapes of the activations, as far as memory decides them.
-static void set_shapes(GPT *m, size_t B, size_t floatX_size) {
-    const Shape *s = &m->shape;
-    size_t rows = B * s->T, fit = s->logits_bytes / (m->dims.Vp * floatX_size);
+// Sets the batch, and how many logits it computes at a time.
+static void set_batch(GPT *m, size_t B, size_t floatX_size) {
+    Activations *x = &m->acts;
+    size_t rows = B * x->T, fit = x->logits_bytes / (m->dims.Vp * floatX_size);
     if (fit >= 64) fit = fit / 64 * 64;
-    if (s->logits_bytes > 0) rows = min_size(rows, fit > 0 ? fit : 1);
-    m->acts.B = B;
-    m->acts.T = s->T;
-    m->acts.recompute = s->recompute;
-    m->acts.logit_rows = rows;
-    m->cache.B = 1;
-    m->cache.T = (size_t)m->config.max_sequence_length;
-    m->cache.caching = 1;
-    m->cache.logit_rows = 1;
+    if (x->logits_bytes > 0) rows = min_size(rows, fit > 0 ? fit : 1);
+    x->B = B;
+    x->logit_rows = rows;
 }
 
 // Bytes that --batch B takes in a build for the CPU or a GPU; `of` (or NULL): by purpose.
 static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size, size_t of[NUM_MEMORIES]) {
-    CHECK(m->arena.base == NULL); // places are forgotten
+    CHECK(m->run.arena.base == NULL); // places are forgotten
     GPT plan = *m;
     Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
-    set_shapes(&plan, B, floatX_size);
+    set_batch(&plan, B, floatX_size);
     gpt_place(&plan, &arena);
     if (of != NULL) memcpy(of, arena.of, sizeof(arena.of));
     return arena.used;
@@ -520,14 +351,14 @@ static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size,
 // is not the memory that limits the batch.
 static size_t memory_beside(const GPT *m, size_t B, int on_gpu) {
     enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };
-    const size_t saved = 3 * sizeof(float) * m->num_floats;
-    const size_t divided = m->shape.sharding == SHARD_NONE ? 1 : (size_t)m->shape.processes;
-    const size_t sums = 2 * m->shape.T * round_up(m->dims.HS, 64) * sizeof(float) *
+    const size_t saved = optimizer_saved_bytes(&m->parameters);
+    const size_t divided = m->shards.sharding == SHARD_NONE ? 1 : (size_t)m->shards.num_processes;
+    const size_t sums = 2 * m->acts.T * round_up(m->dims.HS, 64) * sizeof(float) *
                         (size_t)omp_get_max_threads();
     if (on_gpu) return 0;
     if (B == 0) return FIXED;
-    return saved / divided + BATCHES * B * (m->shape.T + 1) * sizeof(int32_t) + sums +
-           THREADS * THREAD_STACK + FIXED;
+    return saved / divided + BATCHES * B * (m->acts.T + 1) * sizeof(int32_t) + sums + THREADS * THREAD_STACK +
+           FIXED;
 }
 
 // All that a build for the CPU or a GPU takes with --batch B.
@@ -557,21 +388,26 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
     memset(m, 0, sizeof(*m));
     m->config = *config;
     m->dims = dims_of(config);
-    m->shape = *shape;
-    m->comm = shape->comm;
-    m->rank = comm_rank(m->comm);
-    m->attention = attention_choose(shape->attention);
+    m->run.attention = attention_choose(shape->attention);
+    m->run.sharing = shape->sharing;
     list_parameters(m);
-    divide_parameters(m);
-    m->block_weights = (BlockWeights *)xcalloc(m->dims.L, sizeof(BlockWeights));
-    m->block_gradients = (BlockGradients *)xcalloc(m->dims.L, sizeof(BlockGradients));
+    sharding_open(&m->shards, &m->parameters, shape->sharding, shape->comm, shape->processes, m->dims.L);
+    m->weights.block = (BlockWeights *)xcalloc(m->dims.L, sizeof(BlockWeights));
+    m->gradients.block = (BlockGradients *)xcalloc(m->dims.L, sizeof(BlockGradients));
     m->acts.block = (BlockActivations *)xcalloc(m->dims.L, sizeof(BlockActivations));
     m->cache.block = (BlockActivations *)xcalloc(m->dims.L, sizeof(BlockActivations));
-    set_shapes(m, shape->B, sizeof(floatX));
+    m->acts.T = shape->T;
+    m->acts.recompute = shape->recompute;
+    m->acts.logits_bytes = shape->logits_bytes;
+    set_batch(m, shape->B, sizeof(floatX));
+    m->cache.B = 1;
+    m->cache.T = m->dims.max_T;
+    m->cache.caching = 1;
+    m->cache.logit_rows = 1;
 }
 
 static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *error) {
-    const Shape *s = &m->shape;
+    const Activations *s = &m->acts;
     const double takes = (double)asked * 1e-9, has = (double)available * 1e-9;
     if (s->B == 0)
         return fail(error, "generating text takes %.4g GB, but only %.4g GB are available", takes, has);
@@ -589,154 +425,55 @@ static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *er
                 s->B, s->T, takes, has);
 }
 
-// AdamW's work: the chunks that this process updates, with their decay.
-static void send_chunks(GPT *m, double weight_decay) {
-    AdamWChunk *chunks = (AdamWChunk *)host_alloc(m->num_chunks * sizeof(AdamWChunk)), *next = chunks;
-    const PartitionChunk *c = m->partition;
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *p = &m->parameters[t];
-        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, c++) {
-            if (m->shape.sharding != SHARD_NONE && c->owner != m->rank) continue;
-            next->number = (uint64_t)(c - m->partition);
-            next->weight = c->offset;
-            next->master = offset_in(m, c, sizeof(floatX) != sizeof(float));
-            next->gradient = offset_in(m, c, m->gradient_sums != m->gradients_memory);
-            next->moment = offset_in(m, c, 1);
-            next->size = (uint32_t)min_size(p->size - done, ADAMW_CHUNK);
-            next->decay = p->group != GROUP_VECTOR ? (float)weight_decay : 0.0f;
-            next++;
-        }
-    }
-    m->num_owned_chunks = (size_t)(next - chunks);
-    copy_to_device(m->chunks, chunks, m->num_owned_chunks * sizeof(AdamWChunk), m->stream);
-    stream_wait(m->stream);
-    host_free(chunks);
-}
-
 // Memory for what gpt_describe described, and zeros where a run begins with them.
 static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
-    size_t available, total, asked = gpt_memory(m, m->shape.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
-    const size_t taken = asked + memory_beside(m, m->shape.B, DEVICE_IS_GPU);
-    m->stream = stream_create();
-    matmul_open(&m->matmul, library, precision);
-    device_memory(&available, &total, m->shape.sharing);
+    Runtime *run = &m->run;
+    size_t available, total, asked = gpt_memory(m, m->acts.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
+    const size_t taken = asked + memory_beside(m, m->acts.B, DEVICE_IS_GPU);
+    run->stream = stream_create();
+    matmul_open(&run->matmul, library, precision);
+    device_memory(&available, &total, run->sharing);
     Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
     if (taken <= available) arena.base = (char *)device_alloc(asked);
     if (arena.base == NULL) return refuse_memory(m, taken, min_size(available, taken - 1), error);
-    m->arena = arena;
-    gpt_place(m, &m->arena);
-    device_zero(m->arena.base, m->arena.of[MEMORY_WEIGHTS] + m->arena.of[MEMORY_MASTER], m->stream);
-    if (m->shape.B > 0) {
-        device_zero(m->gradients_memory, m->arena.of[MEMORY_GRADIENTS] + m->arena.of[MEMORY_MOMENTS],
-                    m->stream);
-        device_zero(m->outcome, sizeof(StepOutcome), m->stream);
-        device_zero(m->totals, step_totals(m->num_chunks) * sizeof(double), m->stream); // no flags
+    run->arena = arena;
+    gpt_place(m, &run->arena);
+    const size_t *of = run->arena.of;
+    device_zero(run->arena.base, of[MEMORY_WEIGHTS] + of[MEMORY_MASTER], run->stream);
+    if (m->acts.B > 0) {
+        device_zero(m->parameters.gradients, of[MEMORY_GRADIENTS] + of[MEMORY_MOMENTS], run->stream);
+        optimizer_clear(&m->optimizer, &m->parameters, run->stream);
     }
-    stream_wait(m->stream);
+    stream_wait(run->stream);
     return 0;
 }
 
 static void gpt_free(GPT *m) {
-    if (m->arena.base != NULL) {
-        stream_wait(m->stream);
-        profile_free(&m->profile);
-        matmul_close(&m->matmul);
-        stream_destroy(m->stream);
-        device_free(m->arena.base);
+    if (m->run.arena.base != NULL) {
+        stream_wait(m->run.stream);
+        profile_free(&m->run.profile);
+        matmul_close(&m->run.matmul);
+        stream_destroy(m->run.stream);
+        device_free(m->run.arena.base);
     }
-    free(m->block_weights), free(m->block_gradients), free(m->acts.block), free(m->cache.block);
-    free(m->parameters), free(m->partition), free(m->owned), free(m->pieces), free(m->buckets);
+    free(m->weights.block), free(m->gradients.block), free(m->acts.block), free(m->cache.block);
+    free(m->parameters.tensors);
+    sharding_close(&m->shards);
 }
 
-// ---- state that processes divide ------------------------------------------------------------------------------
-
-static int is_divided(const GPT *m, const float *memory) {
-    return m->shape.sharding != SHARD_NONE && memory != (const float *)m->weights_memory;
-}
-
-// The pieces of bucket b, in everybody's `data`, which holds the bucket, and in their owners' `own`.
-static const CommPiece *pieces_of(GPT *m, size_t b, void *data, void *own, size_t element, int divided) {
-    const Bucket *bucket = &m->buckets[b];
-    for (size_t i = 0; i < bucket->num_pieces; i++) {
-        const PartitionPiece *p = &m->owned[bucket->first_piece + i];
-        char *at = (char *)data + (p->offset - bucket->offset) * element;
-        CommPiece piece = {at, divided ? (char *)own + p->own * element : at, p->size, p->owner};
-        m->pieces[i] = piece;
-    }
-    return m->pieces;
-}
-
-// Everybody gets what each owner made of its weights, a bucket after the other: forward waits for one at a time.
-static void gather_weights(GPT *m) {
-    for (size_t b = 0; b <= m->dims.L; b++) {
-        Bucket *bucket = &m->buckets[b];
-        const CommPiece *pieces = pieces_of(m, b, m->weights_memory + bucket->offset, NULL, sizeof(floatX),
-                                            0);
-        bucket->gathered = comm_all_gather(m->comm, pieces, bucket->num_pieces, sizeof(floatX), m->stream);
-    }
-}
-
-// Weights from the master weights.
-static void gpt_round(GPT *m, int stochastic) {
-    if (m->shape.sharding == SHARD_NONE) {
-        round_weights(m->weights_memory, m->master, 0, m->num_floats, stochastic, m->seed, m->outcome,
-                      m->stream);
-        return;
-    }
-    for (size_t i = 0; i < m->num_pieces && sizeof(floatX) != sizeof(float); i++) {
-        const PartitionPiece *p = &m->owned[i];
-        if (p->owner == m->rank)
-            round_weights(m->weights_memory + p->offset, m->master + p->own, p->offset, p->size, stochastic,
-                          m->seed, m->outcome, m->stream);
-    }
-    gather_weights(m);
-}
-
-// Master weights or moments (num_floats) as the host can write them: the memory itself, a copy, or, of what is divided,
-// zeros.
-static float *state_borrow(GPT *m, float *memory) {
-    comm_wait(m->comm, m->buckets[m->dims.L].gathered, m->stream);
-    if (!is_divided(m, memory)) return (float *)host_borrow(memory, m->num_floats * sizeof(float));
-    return (float *)xcalloc(m->num_floats, sizeof(float));
-}
-
-// Takes back what was written; of what is divided, this process's part.
-static void state_return(GPT *m, float *host, float *memory) {
-    if (!is_divided(m, memory)) {
-        host_return(host, memory, m->num_floats * sizeof(float), 1);
-        return;
-    }
-    for (size_t i = 0; i < m->num_pieces; i++) {
-        const PartitionPiece *p = &m->owned[i];
-        if (p->owner == m->rank)
-            copy_to_device(memory + p->own, host + p->offset, p->size * sizeof(float), m->stream);
-    }
-    stream_wait(m->stream);
-    free(host);
-}
-
-// Normal number of a parameter's element: Box and Muller's transform of one Philox call.
-static double random_normal(uint64_t seed, size_t element, size_t tensor) {
-    Philox r = philox(philox_key(seed, RANDOM_INITIALISATION, 0), (uint32_t)element,
-                      (uint32_t)(element >> 32), (uint32_t)tensor, 0);
-    return sqrt(-2 * log(uniform_from_bits(r.v[0]))) * cos(6.283185307179586 * uniform_from_bits(r.v[1]));
-}
-
-// GPT-2's initialisation with 0.02 for `embedding` and `matrices`: normal numbers of that deviation;
-// projections into the residual stream get matrices / sqrt(2 L).
+// GPT-2's initialisation with 0.02 for `embedding` and `matrices`: normal numbers of that deviation; projections into the
+// residual stream get matrices / sqrt(2 L).
 static void gpt_initialise(GPT *m, double embedding, double matrices) {
     const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->dims.L)};
-    float *host = state_borrow(m, m->master);
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *p = &m->parameters[t];
-        double deviation = deviations[p->init];
-#pragma omp parallel for schedule(static)
-        for (size_t i = 0; i < p->used; i++)
-            host[p->offset + i] = p->init == INIT_ONE ? 1.0f
-                                  : deviation > 0     ? (float)(deviation * random_normal(m->seed, i, t))
-                                                      : 0.0f;
-    }
-    state_return(m, host, m->master);
+    float *host = state_borrow(&m->shards, &m->parameters, m->parameters.master, m->run.stream);
+    parameters_initialise(&m->parameters, host, m->run.seed, deviations);
+    state_return(&m->shards, &m->parameters, host, m->parameters.master, m->run.stream);
+}
+
+// Makes the weights of the master weights, which were just loaded or initialised.
+static void gpt_round(GPT *m, int stochastic) {
+    sharding_round_weights(&m->shards, &m->parameters, stochastic, m->run.seed, m->optimizer.outcome,
+                           m->run.stream);
 }
 
 // ---- forward and backward ---------------------------------------------------------------------------------
@@ -755,7 +492,8 @@ typedef struct {
 static const MicroStep NO_TRAINING = {0, 0, DROPOUT_NONE, 0, MATMUL_OVERWRITE, 1, 0};
 
 static Dropout dropout_of(const GPT *m, RandomStream stream, size_t layer, const MicroStep *s) {
-    return dropout_make(s->dropout_threshold, m->seed, stream, (uint32_t)layer, s->step, s->first_sequence);
+    return dropout_make(s->dropout_threshold, m->run.seed, stream, (uint32_t)layer, s->step,
+                        s->first_sequence);
 }
 
 // Queries are the T newest tokens, keys those and the ones before them.
@@ -763,61 +501,36 @@ static Attention attention_of(const GPT *m, const Activations *x, size_t layer, 
     Attention a = attention_packed(x->B, x->T, m->dims.NH, m->dims.NKV, m->dims.HS,
                                    dropout_of(m, RANDOM_ATTENTION_DROPOUT, layer, s));
     a.Tk = x->past + x->T;
-    a.atomics = m->attention_atomics;
+    a.atomics = m->run.attention_atomics;
     return a;
 }
 
 // Generating text reads cached keys: fewer queries than keys, which cuDNN does not serve.
 static AttentionVariant attention_variant(const GPT *m, const Activations *x) {
-    return x->caching && m->attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->attention;
+    return x->caching && m->run.attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->run.attention;
 }
 
 // Names a call of a layer once, for --profile and for nsys.
 #define PROFILED(lap, call)                                                                                  \
     do {                                                                                                     \
-        profile_enter(&m->profile, lap, m->stream);                                                          \
+        profile_enter(&m->run.profile, lap, m->run.stream);                                                  \
         call;                                                                                                \
     } while (0)
 
 // Waits for bucket b's weights from the processes that updated them.
 static void wait_for_weights(GPT *m, size_t b) {
-    if (m->buckets[b].gathered == 0) return;
-    PROFILED(LAP_COMMUNICATION, comm_wait(m->comm, m->buckets[b].gathered, m->stream));
-    profile_leave(&m->profile, m->stream);
+    const Ticket gathered = m->shards.buckets[b].gathered;
+    if (gathered == 0) return;
+    PROFILED(LAP_COMMUNICATION, comm_wait(m->shards.comm, gathered, m->run.stream));
+    profile_leave(&m->run.profile, m->run.stream);
 }
 
-// Which of the memories for gradients bucket b has with SHARD_GRADIENTS.
-static size_t gradient_slot(size_t b) {
-    return b == 0 ? 0 : 1 + b % 2;
+// Before and after backward makes the gradients of bucket b, the model's or block b - 1's.
+static void begin_bucket(GPT *m, size_t b, const MicroStep *s) {
+    if (s->mode == MATMUL_OVERWRITE) sharding_begin_bucket(&m->shards, &m->parameters, b, m->run.stream);
 }
-
-// Before backward makes the gradients of bucket b: zeroes those that it adds to.
-static void bucket_begin(GPT *m, size_t b, const MicroStep *s) {
-    const Bucket *bucket = &m->buckets[b];
-    if (s->mode == MATMUL_ACCUMULATE) return;
-    if (m->shape.sharding == SHARD_GRADIENTS) comm_wait(m->comm, m->slots[gradient_slot(b)], m->stream);
-    for (size_t i = 0; i < bucket->num_tensors; i++) {
-        const Parameter *p = &m->parameters[bucket->first_tensor + i];
-        float *gradients = bucket->gradients + (p->offset - bucket->offset);
-        if (p->gradient == GRADIENT_ADDED) device_zero(gradients, p->size * sizeof(float), m->stream);
-    }
-}
-
-// Backward is done with bucket b: its gradients go to the other processes while it goes on.
-static void bucket_end(GPT *m, size_t b, const MicroStep *s) {
-    Bucket *bucket = &m->buckets[b];
-    const int divided = m->shape.sharding == SHARD_GRADIENTS;
-    if (!s->sends) return;
-    if (m->shape.sharding == SHARD_NONE) {
-        bucket->reduced = comm_all_reduce(m->comm, bucket->gradients, bucket->size, COMM_FLOAT, m->stream);
-        return;
-    }
-    const CommPiece *pieces = pieces_of(m, b, bucket->gradients, m->gradient_sums, sizeof(float), divided);
-    for (size_t i = 0; i < bucket->num_pieces && divided && !s->first; i++)
-        if (pieces[i].owner == m->rank) // the sums so far go through the reduction once more
-            accumulate((float *)pieces[i].data, (const float *)pieces[i].own, pieces[i].count, m->stream);
-    bucket->reduced = comm_reduce_scatter(m->comm, pieces, bucket->num_pieces, m->stream);
-    m->slots[gradient_slot(b)] = bucket->reduced;
+static void end_bucket(GPT *m, size_t b, const MicroStep *s) {
+    if (s->sends) sharding_end_bucket(&m->shards, &m->parameters, b, s->first, m->run.stream);
 }
 
 // ---- where sublayers meet the residual stream -------------------------------------------------------------
@@ -837,8 +550,8 @@ typedef struct {
 
 static Boundary boundary_before_attention(const GPT *m, const Activations *x, size_t l, const MicroStep *s) {
     const BlockActivations *b = &x->block[l], *before = l > 0 ? b - 1 : NULL;
-    const BlockWeights *w = &m->block_weights[l];
-    const BlockGradients *g = &m->block_gradients[l];
+    const BlockWeights *w = &m->weights.block[l];
+    const BlockGradients *g = &m->gradients.block[l];
     Boundary at = {before ? before->residual_middle : x->model.embedded,
                    before ? x->model.branch : NULL,
                    before ? before->residual_out : NULL,
@@ -855,8 +568,8 @@ static Boundary boundary_before_attention(const GPT *m, const Activations *x, si
 
 static Boundary boundary_before_mlp(const GPT *m, const Activations *x, size_t l, const MicroStep *s) {
     const BlockActivations *b = &x->block[l], *before = l > 0 ? b - 1 : NULL;
-    const BlockWeights *w = &m->block_weights[l];
-    const BlockGradients *g = &m->block_gradients[l];
+    const BlockWeights *w = &m->weights.block[l];
+    const BlockGradients *g = &m->gradients.block[l];
     Boundary at = {before ? before->residual_out : x->model.embedded,
                    x->model.branch,
                    b->residual_middle,
@@ -880,18 +593,18 @@ static Boundary boundary_before_head(const GPT *m, const Activations *x, const M
                    a->final_norm,
                    a->final_norm_mean,
                    a->final_norm_rstd,
-                   m->weights.final_norm_weight,
-                   m->weights.final_norm_bias,
-                   m->gradients.final_norm_weight,
-                   m->gradients.final_norm_bias,
+                   m->weights.model.final_norm_weight,
+                   m->weights.model.final_norm_bias,
+                   m->gradients.model.final_norm_weight,
+                   m->gradients.model.final_norm_bias,
                    dropout_of(m, RANDOM_MLP_RESIDUAL, m->dims.L - 1, s)};
     return at;
 }
 
 static void boundary_forward(GPT *m, const Activations *x, const Boundary *at) {
-    PROFILED(LAP_NORM,
-             norm_forward(m->config.norm, at->residual_out, at->normed, at->mean, at->rstd, at->residual_in,
-                          at->branch, at->weight, at->bias, x->B, x->T, m->dims.C, &at->dropout, m->stream));
+    PROFILED(LAP_NORM, norm_forward(m->config.norm, at->residual_out, at->normed, at->mean, at->rstd,
+                                    at->residual_in, at->branch, at->weight, at->bias, x->B, x->T, m->dims.C,
+                                    &at->dropout, m->run.stream));
 }
 
 static const floatX *residual_after(const Boundary *at) {
@@ -900,7 +613,7 @@ static const floatX *residual_after(const Boundary *at) {
 
 static void boundary_recompute(GPT *m, const Activations *x, const Boundary *at) {
     PROFILED(LAP_NORM, norm_recompute(m->config.norm, at->normed, residual_after(at), at->mean, at->rstd,
-                                      at->weight, at->bias, x->B * x->T, m->dims.C, m->stream));
+                                      at->weight, at->bias, x->B * x->T, m->dims.C, m->run.stream));
 }
 
 // From dnormed and the gradient of the stream after the boundary to that before it, and to dbranch.
@@ -909,7 +622,7 @@ static void boundary_backward(GPT *m, const Activations *x, const Boundary *at) 
     PROFILED(LAP_NORM,
              norm_backward(m->config.norm, a->dresidual, at->branch != NULL ? a->dbranch : NULL, at->dweight,
                            at->dbias, a->norm_partial, a->dnormed, residual_after(at), at->mean, at->rstd,
-                           at->weight, x->B, x->T, m->dims.C, &at->dropout, m->stream));
+                           at->weight, x->B, x->T, m->dims.C, &at->dropout, m->run.stream));
 }
 
 // ---- the attention sublayer -------------------------------------------------------------------------------
@@ -918,16 +631,17 @@ static void boundary_backward(GPT *m, const Activations *x, const Boundary *at) 
 static void attention_from_norm(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Dims *d = &m->dims;
     const size_t N = x->B * x->T;
-    const BlockWeights *w = &m->block_weights[l];
+    const BlockWeights *w = &m->weights.block[l];
     BlockActivations *b = &x->block[l];
     floatX *qkv = b->qkv + x->past * d->QKV; // after those of the tokens before
     Attention attention = attention_of(m, x, l, s);
-    PROFILED(LAP_QKV, matmul_forward(&m->matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C, d->QKV,
-                                     m->stream));
-    PROFILED(LAP_ATTENTION, attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv,
-                                              b->qkv + d->Q, b->qkv + d->Q + d->KV, &attention, m->stream));
-    PROFILED(LAP_PROJECTION, matmul_forward(&m->matmul, x->model.branch, b->attended, w->proj_weight,
-                                            w->proj_bias, N, d->Q, d->C, m->stream));
+    PROFILED(LAP_QKV, matmul_forward(&m->run.matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C,
+                                     d->QKV, m->run.stream));
+    PROFILED(LAP_ATTENTION,
+             attention_forward(attention_variant(m, x), b->attended, b->lse, b->saved, qkv, b->qkv + d->Q,
+                               b->qkv + d->Q + d->KV, &attention, m->run.stream));
+    PROFILED(LAP_PROJECTION, matmul_forward(&m->run.matmul, x->model.branch, b->attended, w->proj_weight,
+                                            w->proj_bias, N, d->Q, d->C, m->run.stream));
 }
 
 static void attention_sublayer_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
@@ -946,20 +660,21 @@ static void attention_sublayer_recompute(GPT *m, Activations *x, size_t l, const
 static void attention_sublayer_backward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Dims *d = &m->dims;
     const size_t N = x->B * x->T;
-    const BlockWeights *w = &m->block_weights[l];
-    const BlockGradients *g = &m->block_gradients[l];
+    const BlockWeights *w = &m->weights.block[l];
+    const BlockGradients *g = &m->gradients.block[l];
     const BlockActivations *b = &x->block[l];
     const ModelActivations *a = &x->model;
     Attention attention = attention_of(m, x, l, s);
     PROFILED(LAP_PROJECTION,
-             matmul_backward(&m->matmul, a->dnormed, g->proj_weight, g->proj_bias, a->dbranch, b->attended,
-                             w->proj_weight, NULL, N, d->Q, d->C, s->mode, m->stream));
+             matmul_backward(&m->run.matmul, a->dnormed, g->proj_weight, g->proj_bias, a->dbranch,
+                             b->attended, w->proj_weight, NULL, N, d->Q, d->C, s->mode, m->run.stream));
     PROFILED(LAP_ATTENTION,
-             attention_backward(m->attention, a->dwide, a->dwide + d->Q, a->dwide + d->Q + d->KV, a->dnormed,
-                                b->qkv, b->qkv + d->Q, b->qkv + d->Q + d->KV, b->attended, b->lse, b->saved,
-                                a->attention_scratch, &attention, m->stream));
-    PROFILED(LAP_QKV, matmul_backward(&m->matmul, a->dnormed, g->qkv_weight, g->qkv_bias, a->dwide, b->norm1,
-                                      w->qkv_weight, NULL, N, d->C, d->QKV, s->mode, m->stream));
+             attention_backward(m->run.attention, a->dwide, a->dwide + d->Q, a->dwide + d->Q + d->KV,
+                                a->dnormed, b->qkv, b->qkv + d->Q, b->qkv + d->Q + d->KV, b->attended, b->lse,
+                                b->saved, a->attention_scratch, &attention, m->run.stream));
+    PROFILED(LAP_QKV,
+             matmul_backward(&m->run.matmul, a->dnormed, g->qkv_weight, g->qkv_bias, a->dwide, b->norm1,
+                             w->qkv_weight, NULL, N, d->C, d->QKV, s->mode, m->run.stream));
     const Boundary before = boundary_before_attention(m, x, l, s);
     boundary_backward(m, x, &before);
 }
@@ -969,22 +684,23 @@ static void attention_sublayer_backward(GPT *m, Activations *x, size_t l, const 
 // up (N, UP) = norm2 W_up + b_up     activated (N, F) = f(up)
 static void mlp_up_from_branch(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Dims *d = &m->dims;
-    const BlockWeights *w = &m->block_weights[l];
+    const BlockWeights *w = &m->weights.block[l];
     BlockActivations *b = &x->block[l];
     const Boundary before = boundary_before_mlp(m, x, l, s);
     boundary_forward(m, x, &before);
     PROFILED(LAP_MLP_UP,
-             matmul_activation_forward(m->config.activation, &m->matmul, b->activated, b->up, b->norm2,
-                                       w->up_weight, w->up_bias, x->B * x->T, d->C, d->UP, m->stream));
+             matmul_activation_forward(m->config.activation, &m->run.matmul, b->activated, b->up, b->norm2,
+                                       w->up_weight, w->up_bias, x->B * x->T, d->C, d->UP, m->run.stream));
 }
 
 // branch (N, C) = activated W_down + b_down
 static void mlp_sublayer_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Dims *d = &m->dims;
-    const BlockWeights *w = &m->block_weights[l];
+    const BlockWeights *w = &m->weights.block[l];
     mlp_up_from_branch(m, x, l, s);
-    PROFILED(LAP_MLP_DOWN, matmul_forward(&m->matmul, x->model.branch, x->block[l].activated, w->down_weight,
-                                          w->down_bias, x->B * x->T, d->F, d->C, m->stream));
+    PROFILED(LAP_MLP_DOWN,
+             matmul_forward(&m->run.matmul, x->model.branch, x->block[l].activated, w->down_weight,
+                            w->down_bias, x->B * x->T, d->F, d->C, m->run.stream));
 }
 
 static void mlp_sublayer_recompute(GPT *m, Activations *x, size_t l, const MicroStep *s) {
@@ -997,22 +713,23 @@ static void mlp_sublayer_recompute(GPT *m, Activations *x, size_t l, const Micro
     if (x->recompute >= RECOMPUTE_NORM) boundary_recompute(m, x, &before);
     if (x->recompute >= RECOMPUTE_ACTIVATION)
         PROFILED(LAP_MLP_UP, activation_forward(m->config.activation, b->activated, b->up, x->B * x->T,
-                                                m->dims.F, m->stream));
+                                                m->dims.F, m->run.stream));
 }
 
 static void mlp_sublayer_backward(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Dims *d = &m->dims;
     const size_t N = x->B * x->T;
-    const BlockWeights *w = &m->block_weights[l];
-    const BlockGradients *g = &m->block_gradients[l];
+    const BlockWeights *w = &m->weights.block[l];
+    const BlockGradients *g = &m->gradients.block[l];
     const BlockActivations *b = &x->block[l];
     const ModelActivations *a = &x->model;
     PROFILED(LAP_MLP_DOWN,
-             matmul_activation_backward(m->config.activation, &m->matmul, a->dwide, g->down_weight,
+             matmul_activation_backward(m->config.activation, &m->run.matmul, a->dwide, g->down_weight,
                                         g->down_bias, a->dbranch, b->activated, w->down_weight, b->up, N,
-                                        d->F, d->C, s->mode, m->stream));
-    PROFILED(LAP_MLP_UP, matmul_backward(&m->matmul, a->dnormed, g->up_weight, g->up_bias, a->dwide, b->norm2,
-                                         w->up_weight, NULL, N, d->C, d->UP, s->mode, m->stream));
+                                        d->F, d->C, s->mode, m->run.stream));
+    PROFILED(LAP_MLP_UP,
+             matmul_backward(&m->run.matmul, a->dnormed, g->up_weight, g->up_bias, a->dwide, b->norm2,
+                             w->up_weight, NULL, N, d->C, d->UP, s->mode, m->run.stream));
     const Boundary before = boundary_before_mlp(m, x, l, s);
     boundary_backward(m, x, &before);
 }
@@ -1024,7 +741,7 @@ static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) 
     wait_for_weights(m, l + 1);
     attention_sublayer_forward(m, x, l, s);
     mlp_sublayer_forward(m, x, l, s);
-    profile_leave(&m->profile, m->stream);
+    profile_leave(&m->run.profile, m->run.stream);
     range_end();
 }
 
@@ -1033,13 +750,13 @@ static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) 
 static void block_backward(GPT *m, size_t l, const MicroStep *s) {
     Activations *x = &m->acts;
     range_begin("block backward");
-    bucket_begin(m, l + 1, s);
+    begin_bucket(m, l + 1, s);
     attention_sublayer_recompute(m, x, l, s);
     mlp_sublayer_recompute(m, x, l, s);
     mlp_sublayer_backward(m, x, l, s);
     attention_sublayer_backward(m, x, l, s);
-    profile_leave(&m->profile, m->stream);
-    bucket_end(m, l + 1, s);
+    profile_leave(&m->run.profile, m->run.stream);
+    end_bucket(m, l + 1, s);
     range_end();
 }
 
@@ -1049,27 +766,28 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
 static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
     const ModelActivations *a = &x->model;
     const Dims *d = &m->dims;
-    const floatX *positions = position_vectors(m->config.positions, m->weights.wpe, x->past, d->C);
+    const floatX *positions = position_vectors(m->config.positions, m->weights.model.wpe, x->past, d->C);
     Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
     range_begin("forward");
-    profile_begin_pass(&m->profile, PASS_FORWARD);
+    profile_begin_pass(&m->run.profile, PASS_FORWARD);
     wait_for_weights(m, 0);
-    PROFILED(LAP_EMBEDDING, embedding_forward(a->embedded, a->tokens, m->weights.wte, positions, x->B, x->T,
-                                              d->C, &dropout, m->stream));
-    profile_leave(&m->profile, m->stream);
+    PROFILED(LAP_EMBEDDING, embedding_forward(a->embedded, a->tokens, m->weights.model.wte, positions, x->B,
+                                              x->T, d->C, &dropout, m->run.stream));
+    profile_leave(&m->run.profile, m->run.stream);
     for (size_t l = 0; l < d->L; l++) block_forward(m, x, l, s);
     const Boundary before = boundary_before_head(m, x, s);
     boundary_forward(m, x, &before);
-    profile_leave(&m->profile, m->stream);
+    profile_leave(&m->run.profile, m->run.stream);
     range_end();
 }
 
 // Logits of `count` tokens from `first` on; x->model.logits holds logit_rows.
 static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
     const Dims *d = &m->dims;
-    PROFILED(LAP_HEAD, matmul_head_forward(&m->matmul, x->model.logits, x->model.final_norm + first * d->C,
-                                           m->weights.wte, count, d->C, d->Vp, m->stream));
-    profile_leave(&m->profile, m->stream);
+    PROFILED(LAP_HEAD,
+             matmul_head_forward(&m->run.matmul, x->model.logits, x->model.final_norm + first * d->C,
+                                 m->weights.model.wte, count, d->C, d->Vp, m->run.stream));
+    profile_leave(&m->run.profile, m->run.stream);
 }
 
 // After gpt_forward: x->model.losses.
@@ -1079,7 +797,7 @@ static void gpt_losses(GPT *m, Activations *x) {
         size_t count = min_size(x->logit_rows, N - first);
         gpt_logits(m, x, first, count);
         cross_entropy_forward(x->model.losses + first, x->model.logits, x->model.targets + first, count,
-                              m->dims.V, m->dims.Vp, m->stream);
+                              m->dims.V, m->dims.Vp, m->run.stream);
     }
 }
 
@@ -1091,16 +809,16 @@ static void head_backward(GPT *m, const MicroStep *s) {
     const size_t N = m->acts.B * m->acts.T;
     for (size_t first = 0; first < N; first += m->acts.logit_rows) {
         size_t count = min_size(m->acts.logit_rows, N - first);
-        profile_begin_pass(&m->profile, PASS_FORWARD);
+        profile_begin_pass(&m->run.profile, PASS_FORWARD);
         gpt_logits(m, &m->acts, first, count);
-        profile_begin_pass(&m->profile, PASS_BACKWARD);
+        profile_begin_pass(&m->run.profile, PASS_BACKWARD);
         PROFILED(LAP_LOSS, cross_entropy_backward(a->losses + first, a->logits, a->targets + first,
-                                                  s->loss_scale, count, d->V, d->Vp, m->stream));
+                                                  s->loss_scale, count, d->V, d->Vp, m->run.stream));
         PROFILED(LAP_HEAD,
-                 matmul_head_backward(&m->matmul, a->dnormed + first * d->C, m->gradients.wte, a->logits,
-                                      a->final_norm + first * d->C, m->weights.wte, count, d->C, d->Vp,
-                                      first == 0 ? s->mode : MATMUL_ACCUMULATE, m->stream));
-        profile_leave(&m->profile, m->stream);
+                 matmul_head_backward(&m->run.matmul, a->dnormed + first * d->C, m->gradients.model.wte,
+                                      a->logits, a->final_norm + first * d->C, m->weights.model.wte, count,
+                                      d->C, d->Vp, first == 0 ? s->mode : MATMUL_ACCUMULATE, m->run.stream));
+        profile_leave(&m->run.profile, m->run.stream);
     }
 }
 
@@ -1109,41 +827,39 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
     Activations *x = &m->acts;
     const ModelActivations *a = &x->model;
     const Dims *d = &m->dims;
-    const ModelGradients *g = &m->gradients;
+    const ModelGradients *g = &m->gradients.model;
     Dropout dropout = dropout_of(m, RANDOM_EMBEDDING_DROPOUT, 0, s);
     const Boundary before = boundary_before_head(m, x, s);
     range_begin("backward");
-    bucket_begin(m, 0, s);
+    begin_bucket(m, 0, s);
     head_backward(m, s);
-    device_zero(a->dresidual, x->B * x->T * d->C * sizeof(floatX), m->stream);
+    device_zero(a->dresidual, x->B * x->T * d->C * sizeof(floatX), m->run.stream);
     boundary_backward(m, x, &before);
-    profile_leave(&m->profile, m->stream);
+    profile_leave(&m->run.profile, m->run.stream);
     for (size_t l = d->L; l-- > 0;) block_backward(m, l, s);
     PROFILED(LAP_EMBEDDING, embedding_backward(g->wte, g->wpe, a->dresidual, a->tokens, x->B, x->T, d->C,
-                                               d->V, &dropout, m->stream));
-    profile_leave(&m->profile, m->stream);
-    bucket_end(m, 0, s);
+                                               d->V, &dropout, m->run.stream));
+    profile_leave(&m->run.profile, m->run.stream);
+    end_bucket(m, 0, s);
     range_end();
 }
 
-// Norm, clipping, AdamW of what this process owns; m->outcome says what came of it.
+// Norm, clipping and update of what this process owns; optimizer.outcome says what came of it.
 static void gpt_update(GPT *m, const AdamW *adamw) {
-    const int divided = m->shape.sharding != SHARD_NONE;
-    const size_t shared = divided ? step_totals(m->num_chunks)
-                                  : (size_t)TOTAL_SQUARES; // the rest everybody has
+    Optimizer *o = &m->optimizer;
+    Comm *comm = m->shards.comm;
+    const Stream stream = m->run.stream;
+    const int divided = m->shards.sharding != SHARD_NONE;
+    const size_t shared = divided ? step_totals(m->parameters.num_chunks)
+                                  : (size_t)TOTAL_SQUARES; // every process has the rest
     range_begin("optimizer");
-    PROFILED(LAP_COMMUNICATION, comm_wait(m->comm, m->buckets[0].reduced, m->stream)); // the last one
-    if (divided) device_zero(m->totals + TOTAL_SQUARES, m->num_chunks * sizeof(double), m->stream);
-    PROFILED(LAP_OPTIMIZER,
-             square_sums(m->totals, m->gradient_sums, m->chunks, m->num_owned_chunks, m->stream));
-    PROFILED(
-        LAP_COMMUNICATION,
-        comm_wait(m->comm, comm_all_reduce(m->comm, m->totals, shared, COMM_DOUBLE, m->stream), m->stream));
-    PROFILED(LAP_OPTIMIZER, step_outcome(m->outcome, m->totals, m->num_chunks, adamw, m->stream));
-    adamw_update(m->weights_memory, m->master, m->moment1, m->moment2, m->gradient_sums, m->chunks,
-                 m->num_owned_chunks, adamw, m->outcome, m->stream);
-    profile_leave(&m->profile, m->stream);
-    if (divided) gather_weights(m);
+    PROFILED(LAP_COMMUNICATION, comm_wait(comm, m->shards.buckets[0].reduced, stream)); // the last one
+    PROFILED(LAP_OPTIMIZER, optimizer_square_sums(o, &m->shards, &m->parameters, stream));
+    PROFILED(LAP_COMMUNICATION,
+             comm_wait(comm, comm_all_reduce(comm, o->totals, shared, COMM_DOUBLE, stream), stream));
+    PROFILED(LAP_OPTIMIZER, optimizer_update(o, &m->parameters, adamw, stream));
+    profile_leave(&m->run.profile, stream);
+    if (divided) sharding_gather_weights(&m->shards, &m->parameters, stream);
     range_end();
 }
 
@@ -1157,8 +873,8 @@ static double attention_flop(const GPT *m, size_t T) {
 // FLOPs of one token's forward pass through layer l (-1: of the head), a multiply-add counting two; `but`: without one product.
 static double layer_flop(const GPT *m, int layer, size_t T, Lap but) {
     double flop = layer >= 0 ? attention_flop(m, T) : 0;
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *p = &m->parameters[t];
+    for (size_t t = 0; t < m->parameters.num_tensors; t++) {
+        const Parameter *p = &m->parameters.tensors[t];
         if (p->layer == layer && p->gradient == GRADIENT_WRITTEN && p->lap != but)
             flop += 2 * (double)p->used;
     }
@@ -1174,10 +890,10 @@ static double flop_per_token(const GPT *m, size_t T) {
 // are read and written.
 static void set_work(GPT *m, size_t tokens) {
     const Dims *d = &m->dims;
-    Profile *p = &m->profile;
+    Profile *p = &m->run.profile;
     const double L = (double)d->L, N = (double)tokens, NC = N * (double)d->C, X = sizeof(floatX);
-    for (size_t t = 0; t < m->num_tensors; t++) {
-        const Parameter *w = &m->parameters[t];
+    for (size_t t = 0; t < m->parameters.num_tensors; t++) {
+        const Parameter *w = &m->parameters.tensors[t];
         const double rows = (double)(w->rows + w->padding), columns = (double)w->columns;
         if (w->gradient == GRADIENT_WRITTEN)
             profile_add_work(p, w->lap, 2, 2 * N * rows * columns,
@@ -1191,7 +907,8 @@ static void set_work(GPT *m, size_t tokens) {
     profile_add_bytes(p, LAP_NORM, PASS_FORWARD, X * (2 * L + 1) * 4 * NC);
     profile_add_bytes(p, LAP_NORM, PASS_BACKWARD, X * (2 * L + 1) * 5 * NC);
     profile_add_bytes(p, LAP_LOSS, PASS_BACKWARD, X * 2 * N * (double)d->Vp);
-    profile_add_bytes(p, LAP_OPTIMIZER, PASS_BACKWARD, 8 * sizeof(float) * (double)m->num_floats);
+    profile_add_bytes(p, LAP_OPTIMIZER, PASS_BACKWARD,
+                      8 * sizeof(float) * (double)m->parameters.num_elements);
 }
 
 #endif

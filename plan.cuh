@@ -22,14 +22,14 @@ static void print_plan(const GPT *m, const Settings *o) {
     static const double gigabytes[] = {16, 24, 40, 80, 141};
     size_t of[NUM_BUILDS][NUM_MEMORIES], total[NUM_BUILDS];
     printf("%.2f M parameters, --batch %zu --sequence-length %zu --recompute %s; MB\n%-28s",
-           (double)m->num_parameters * 1e-6, m->shape.B, m->shape.T,
+           (double)m->parameters.count * 1e-6, m->acts.B, m->acts.T,
            option_choice_name(OPTIONS, NUM_OPTIONS, o, "recompute"), "");
     for (int b = 0; b < NUM_BUILDS; b++) {
-        total[b] = gpt_memory(m, m->shape.B, builds[b].on_gpu, builds[b].floatX_size, of[b]);
+        total[b] = gpt_memory(m, m->acts.B, builds[b].on_gpu, builds[b].floatX_size, of[b]);
         printf(" %12s", builds[b].name);
     }
     printf("\n%-28s", "attention");
-    for (int b = 0; b < NUM_BUILDS; b++) printf(" %12s", ATTENTIONS[m->attention]);
+    for (int b = 0; b < NUM_BUILDS; b++) printf(" %12s", ATTENTIONS[m->run.attention]);
     for (int memory = 0; memory < NUM_MEMORIES; memory++) {
         printf("\n%-28s", purposes[memory]);
         for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);
@@ -37,7 +37,8 @@ static void print_plan(const GPT *m, const Settings *o) {
     printf("\n%-28s", "total");
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)total[b] * 1e-6);
     printf("\n%-28s", "host copy while saving"); // saving.cuh: weights and moments in fp32
-    for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", 3 * sizeof(float) * (double)m->num_floats * 1e-6);
+    for (int b = 0; b < NUM_BUILDS; b++)
+        printf(" %12.1f", (double)optimizer_saved_bytes(&m->parameters) * 1e-6);
     for (size_t i = 0; i < sizeof(gigabytes) / sizeof(gigabytes[0]); i++) {
         printf("\nlargest --batch in %3.0f GB    ", gigabytes[i]);
         for (int b = 0; b < NUM_BUILDS; b++) {
@@ -51,20 +52,21 @@ static void print_plan(const GPT *m, const Settings *o) {
 
 // The model as comm/plan.h plays it: weights in bf16, `sizes` of its buckets.
 static PlanModel plan_model(const GPT *m, const Settings *o, size_t *sizes) {
-    const double block = layer_flop(m, 0, m->shape.T, NUM_LAPS);
-    const double again = layer_flop(m, 0, m->shape.T, LAP_MLP_DOWN); // all but the last product
-    for (size_t b = 0; b <= m->dims.L; b++) sizes[b] = m->buckets[b].size;
+    const double block = layer_flop(m, 0, m->acts.T, NUM_LAPS);
+    const double again = layer_flop(m, 0, m->acts.T, LAP_MLP_DOWN); // all but the last product
+    for (size_t b = 0; b <= m->dims.L; b++) sizes[b] = m->shards.buckets[b].size;
     PlanModel plan = {sizes,
                       m->dims.L + 1,
-                      m->shape.B * m->shape.T,
+                      m->acts.B * m->acts.T,
                       (size_t)o->accumulate,
                       block,
-                      layer_flop(m, -1, m->shape.T, NUM_LAPS),
-                      m->shape.recompute == RECOMPUTE_BLOCK ? again / block : 0,
+                      layer_flop(m, -1, m->acts.T, NUM_LAPS),
+                      m->acts.recompute == RECOMPUTE_BLOCK ? again / block : 0,
                       2,
-                      sizeof(double) * (m->shape.sharding == SHARD_NONE ? (size_t)TOTAL_SQUARES
-                                                                        : step_totals(m->num_chunks)),
-                      (PlanSharding)m->shape.sharding};
+                      sizeof(double) * (m->shards.sharding == SHARD_NONE
+                                            ? (size_t)TOTAL_SQUARES
+                                            : step_totals(m->parameters.num_chunks)),
+                      (PlanSharding)m->shards.sharding};
     return plan;
 }
 
@@ -87,12 +89,13 @@ static void print_plan_of_many(const GPT *m, const Settings *o) {
            "GB each", "GB sent", "step ms", "sending ms", "hidden %", "tokens/s", "efficiency");
     for (int gpus = 1; gpus <= 1024; gpus *= 2) {
         GPT one;
-        Shape shape = m->shape;
+        Shape shape = {
+            m->acts.B,          m->acts.T, m->acts.recompute, m->acts.logits_bytes, m->run.attention,
+            m->shards.sharding, gpus,      m->shards.comm,    m->run.sharing};
         PlanStep step;
-        shape.processes = gpus;
         gpt_describe(&one, &m->config, &shape);
         plan_step(&plan, &gpu, gpus, (int)o->plan_node, &step);
-        const double memory = (double)gpt_memory(&one, m->shape.B, 1, 2, NULL),
+        const double memory = (double)gpt_memory(&one, m->acts.B, 1, 2, NULL),
                      hidden = step.communication - step.exposed;
         printf("%6d %9.2f%s %10.3f %10.1f %12.1f %10.0f %14.0f %11.3f\n", gpus, memory * 1e-9,
                memory > gpu.memory ? "!" : " ", step.bytes_sent * 1e-9, step.step * 1e3,

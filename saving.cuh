@@ -28,14 +28,26 @@ typedef struct {
     int *writers;         // (GPT.num_tensors): the rank that writes each
     int *numbers;         // (processes): the number of each rank
     size_t num_tensors;   // that this process writes
-    NamedTensor *tensors; // (3 num_tensors): weights, then both moments
+    NamedTensor *tensors; // (NUM_SAVED, num_tensors): master weights, then each state of the optimizer
     float *memory;        // of these tensors
     Event copied;
     int device; // that the copies come from
 } Snapshot;
 
+enum { NUM_SAVED = 1 + NUM_OPTIMIZER_STATES };
+
+// The master weights, or an optimizer's state.
+static float *saved_memory(const GPT *m, int which) {
+    return which == 0 ? m->parameters.master : m->optimizer.states[which - 1];
+}
+
+// What names in the files begin with. Caller frees.
+static char *saved_prefix(int which) {
+    return which == 0 ? xstrdup("") : format_text("%s.", OPTIMIZER_STATES[which - 1].name);
+}
+
 static void name_tensor(const GPT *m, NamedTensor *t, size_t i, const char *prefix, float *data) {
-    const Parameter *p = &m->parameters[i];
+    const Parameter *p = &m->parameters.tensors[i];
     const size_t length = (size_t)snprintf(t->name, sizeof(t->name), "%s", prefix);
     gpt_tensor_name(t->name + length, sizeof(t->name) - length, m->config.format, p->layer, p->name);
     t->data = data;
@@ -45,38 +57,41 @@ static void name_tensor(const GPT *m, NamedTensor *t, size_t i, const char *pref
 
 // `sees` (processes): who sees the run's folder; process 0 does.
 static void choose_writers(Snapshot *s, const GPT *m, const int *sees) {
-    const int size = m->shape.processes, divided = m->shape.sharding != SHARD_NONE;
-    s->writers = (int *)xcalloc(m->num_tensors, sizeof(int));
+    const int size = m->shards.num_processes, divided = m->shards.sharding != SHARD_NONE;
+    s->writers = (int *)xcalloc(m->parameters.num_tensors, sizeof(int));
     s->numbers = (int *)xcalloc((size_t)size, sizeof(int));
     s->numbers[0] = 1; // has more to write than tensors
-    for (size_t i = 0; i < m->num_tensors && divided; i++) {
-        const int owner = m->partition[m->parameters[i].first_chunk].owner;
+    for (size_t i = 0; i < m->parameters.num_tensors && divided; i++) {
+        const int owner = m->shards.chunks[m->parameters.tensors[i].first_chunk].owner;
         s->writers[i] = sees[owner] ? owner : 0;
         s->numbers[s->writers[i]] = 1;
     }
     for (int r = 0; r < size; r++) s->numbers[r] = s->numbers[r] ? s->count++ : -1;
-    s->number = s->numbers[m->rank];
-    for (size_t i = 0; i < m->num_tensors; i++) s->num_tensors += s->writers[i] == m->rank;
+    s->number = s->numbers[m->shards.rank];
+    for (size_t i = 0; i < m->parameters.num_tensors; i++) s->num_tensors += s->writers[i] == m->shards.rank;
 }
 
 static void snapshot_open(Snapshot *s, const GPT *m, const int *sees) {
-    static const char *const prefixes[] = {"", "moment1.", "moment2."};
     memset(s, 0, sizeof(*s));
     choose_writers(s, m, sees);
     size_t size = 0;
-    for (size_t i = 0; i < m->num_tensors; i++) size += s->writers[i] == m->rank ? m->parameters[i].size : 0;
-    s->tensors = (NamedTensor *)xcalloc(3 * s->num_tensors + 1, sizeof(NamedTensor));
-    s->memory = (float *)host_alloc(3 * size * sizeof(float));
+    for (size_t i = 0; i < m->parameters.num_tensors; i++)
+        size += s->writers[i] == m->shards.rank ? m->parameters.tensors[i].size : 0;
+    s->tensors = (NamedTensor *)xcalloc(NUM_SAVED * s->num_tensors + 1, sizeof(NamedTensor));
+    s->memory = (float *)host_alloc(NUM_SAVED * size * sizeof(float));
     s->copied = event_create();
     s->device = device_current();
     NamedTensor *next = s->tensors;
     float *data = s->memory;
-    for (int which = 0; which < 3; which++)
-        for (size_t i = 0; i < m->num_tensors; i++) {
-            if (s->writers[i] != m->rank) continue;
-            name_tensor(m, next++, i, prefixes[which], data);
-            data += m->parameters[i].size;
+    for (int which = 0; which < NUM_SAVED; which++) {
+        char *prefix = saved_prefix(which);
+        for (size_t i = 0; i < m->parameters.num_tensors; i++) {
+            if (s->writers[i] != m->shards.rank) continue;
+            name_tensor(m, next++, i, prefix, data);
+            data += m->parameters.tensors[i].size;
         }
+        free(prefix);
+    }
 }
 
 static void snapshot_close(Snapshot *s) {
@@ -89,13 +104,13 @@ static void snapshot_close(Snapshot *s) {
 // Where the `writer` finds a tensor of the memory: its own, or where processes have put it together, in the gradients'
 // memory. All processes call it.
 static const float *find_tensor(GPT *m, size_t tensor, float *memory, int writer) {
-    const Parameter *p = &m->parameters[tensor];
-    if (!is_divided(m, memory)) return memory + p->offset;
-    const PartitionChunk *chunk = &m->partition[p->first_chunk];
+    const Parameter *p = &m->parameters.tensors[tensor];
+    if (!is_divided(&m->shards, &m->parameters, memory)) return memory + p->offset;
+    const PartitionChunk *chunk = &m->shards.chunks[p->first_chunk];
     const size_t num_chunks = divide_up(p->size, ADAMW_CHUNK);
     CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
     size_t bucket = (size_t)chunk->bucket;
-    float *whole = m->buckets[bucket].gradients + (p->offset - m->buckets[bucket].offset);
+    float *whole = m->shards.buckets[bucket].gradients + (p->offset - m->shards.buckets[bucket].offset);
     int cut = 0;
     for (size_t c = 0; c < num_chunks; c++) {
         CommPiece piece = {whole + c * ADAMW_CHUNK, memory + chunk[c].own, chunk[c].size, chunk[c].owner};
@@ -104,7 +119,9 @@ static const float *find_tensor(GPT *m, size_t tensor, float *memory, int writer
     }
     const float *found = memory + chunk->own;
     if (cut || writer != chunk->owner) {
-        comm_wait(m->comm, comm_all_gather(m->comm, pieces, num_chunks, sizeof(float), m->stream), m->stream);
+        comm_wait(m->shards.comm,
+                  comm_all_gather(m->shards.comm, pieces, num_chunks, sizeof(float), m->run.stream),
+                  m->run.stream);
         found = whole;
     }
     free(pieces);
@@ -113,16 +130,16 @@ static const float *find_tensor(GPT *m, size_t tensor, float *memory, int writer
 
 // Queues the copies. All processes call it after the same step.
 static void snapshot_take(Snapshot *s, GPT *m) {
-    float *memories[] = {m->master, m->moment1, m->moment2}, *to = s->memory;
-    comm_wait(m->comm, m->buckets[m->dims.L].gathered, m->stream);
-    for (int which = 0; which < 3; which++)
-        for (size_t i = 0; i < m->num_tensors; i++) {
-            const float *from = find_tensor(m, i, memories[which], s->writers[i]);
-            if (s->writers[i] != m->rank) continue;
-            copy_to_host(to, from, m->parameters[i].size * sizeof(float), m->stream);
-            to += m->parameters[i].size;
+    float *to = s->memory;
+    comm_wait(m->shards.comm, m->shards.buckets[m->dims.L].gathered, m->run.stream);
+    for (int which = 0; which < NUM_SAVED; which++)
+        for (size_t i = 0; i < m->parameters.num_tensors; i++) {
+            const float *from = find_tensor(m, i, saved_memory(m, which), s->writers[i]);
+            if (s->writers[i] != m->shards.rank) continue;
+            copy_to_host(to, from, m->parameters.tensors[i].size * sizeof(float), m->run.stream);
+            to += m->parameters.tensors[i].size;
         }
-    event_record(&s->copied, m->stream);
+    event_record(&s->copied, m->run.stream);
 }
 
 // The file of a writer's weights or moments. Caller frees.
@@ -136,7 +153,7 @@ static char *index_text(const Snapshot *s, const GPT *m) {
     cJSON *json = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(json, "metadata");
     cJSON *map = cJSON_AddObjectToObject(json, "weight_map");
     double bytes = 0;
-    for (size_t i = 0; i < m->num_tensors; i++) {
+    for (size_t i = 0; i < m->parameters.num_tensors; i++) {
         NamedTensor tensor;
         char *file = part_name(s, "model", s->numbers[s->writers[i]]);
         name_tensor(m, &tensor, i, "", NULL);
@@ -192,7 +209,7 @@ static int saving_open(Saving *s, GPT *m, const char *run, const char *run_id, R
     s->begun = seconds_now();
     s->pause = FIRST_PAUSE;
     snapshot_open(&s->snapshot, m, sees);
-    s->saver = saver_open(run, run_id, m->rank == 0 ? lock : NULL, error);
+    s->saver = saver_open(run, run_id, m->shards.rank == 0 ? lock : NULL, error);
     return s->saver != NULL ? 0 : -1;
 }
 
@@ -235,15 +252,15 @@ static void saving_begin(Saving *s, const TrainingState *state) {
     size_t count = 0;
     Error error;
     snapshot_take(snapshot, m);
-    if (m->rank == 0 && matmul_save_algorithms(&m->matmul, s->algorithms, &error) != 0)
+    if (m->shards.rank == 0 && matmul_save_algorithms(&m->run.matmul, s->algorithms, &error) != 0)
         warn("%s", error.text);
     if (snapshot->number >= 0) {
         const size_t n = snapshot->num_tensors;
         add_tensors(files, &count, part_name(snapshot, "model", snapshot->number), snapshot->tensors, n);
         add_tensors(files, &count, part_name(snapshot, "optimizer", snapshot->number), snapshot->tensors + n,
-                    2 * n);
+                    NUM_OPTIMIZER_STATES * n);
     }
-    if (m->rank == 0) {
+    if (m->shards.rank == 0) {
         add_text(files, &count, "config.json", gpt_config_text(&m->config));
         add_text(files, &count, "training_state.json", training_state_text(state));
         if (snapshot->count > 1)
@@ -272,14 +289,14 @@ static int saving_is_done(const Saving *s) {
 // Is it time for process 0 to ask for a save?
 static int saving_asks(const Saving *s) {
     const double now = seconds_now();
-    if (s->model->rank != 0 || s->phase != SAVE_IDLE) return 0;
+    if (s->model->shards.rank != 0 || s->phase != SAVE_IDLE) return 0;
     return (s->every > 0 && now - s->begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
 }
 
 // A save that failed is tried again later.
 static void schedule_retry(Saving *s) {
     s->retry_at = seconds_now() + s->pause;
-    if (s->model->rank == 0 && s->pause > 0) {
+    if (s->model->shards.rank == 0 && s->pause > 0) {
         metrics_end_line(s->metrics);
         warn("cannot save step %" PRId64 ": %s; trying again in %.0f s", s->step, s->error.text, s->pause);
     }
@@ -297,14 +314,14 @@ static Error name_process(int rank, const Error *error) {
 // What came of this process's part, and of the others': the first that failed speaks for all. Caller frees.
 static SavedPart *exchange_parts(Saving *s) {
     GPT *m = s->model;
-    SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shape.processes, sizeof(SavedPart));
+    SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shards.num_processes, sizeof(SavedPart));
     memset(&mine, 0, sizeof(mine));
-    if (saver_result(s->saver, &mine.error) == 0 && m->rank == 0 && s->phase == SAVE_WRITING)
+    if (saver_result(s->saver, &mine.error) == 0 && m->shards.rank == 0 && s->phase == SAVE_WRITING)
         metrics_flush(s->metrics, &mine.error); // a checkpoint is not ahead of the record
     const CheckpointFile *files = saver_files(s->saver, &mine.num_files);
     for (size_t i = 0; i < mine.num_files; i++) mine.files[i] = files[i];
-    comm_exchange(m->comm, &mine, sizeof(mine), all);
-    for (int r = 0; r < m->shape.processes && !s->failed; r++) {
+    comm_exchange(m->shards.comm, &mine, sizeof(mine), all);
+    for (int r = 0; r < m->shards.num_processes && !s->failed; r++) {
         if (all[r].error.status == 0) continue;
         s->failed = 1;
         s->error = name_process(r, &all[r].error);
@@ -314,7 +331,7 @@ static SavedPart *exchange_parts(Saving *s) {
 
 // Process 0's thread gets the list of what the others have written.
 static void commit_parts(Saving *s, const SavedPart *all) {
-    const size_t size = (size_t)s->model->shape.processes;
+    const size_t size = (size_t)s->model->shards.num_processes;
     CheckpointFile *files = (CheckpointFile *)xcalloc(size * SAVER_MOST_FILES, sizeof(CheckpointFile));
     size_t count = 0;
     for (size_t r = 1; r < size; r++)
@@ -329,7 +346,7 @@ static void saving_advance(Saving *s) {
     s->turn++;
     if (s->phase == SAVE_WRITING) {
         s->phase = SAVE_COMMITTING;
-        if (s->failed || s->model->rank > 0)
+        if (s->failed || s->model->shards.rank > 0)
             saver_leave(s->saver, s->failed);
         else
             commit_parts(s, all);
@@ -349,11 +366,11 @@ static void saving_advance(Saving *s) {
 // All processes call it, and get the same answer.
 static int saving_finish(Saving *s, int seconds) {
     GPT *m = s->model;
-    int *all = (int *)xcalloc((size_t)m->shape.processes, sizeof(int)), over = 1;
+    int *all = (int *)xcalloc((size_t)m->shards.num_processes, sizeof(int)), over = 1;
     while (s->phase != SAVE_IDLE && over) {
         const int done = saver_wait(s->saver, seconds);
-        comm_exchange(m->comm, &done, sizeof(int), all);
-        for (int r = 0; r < m->shape.processes; r++) over &= all[r];
+        comm_exchange(m->shards.comm, &done, sizeof(int), all);
+        for (int r = 0; r < m->shards.num_processes; r++) over &= all[r];
         if (over) saving_advance(s);
     }
     free(all);
@@ -380,35 +397,41 @@ static int save_now(Saving *s, const TrainingState *state, Error *error) {
 
 // Names of all tensors after a prefix; their data in a memory that holds one number a parameter.
 static NamedTensor *name_all(const GPT *m, const char *prefix, float *memory, NamedTensor *next) {
-    for (size_t i = 0; i < m->num_tensors; i++)
-        name_tensor(m, next++, i, prefix, memory + m->parameters[i].offset);
+    for (size_t i = 0; i < m->parameters.num_tensors; i++)
+        name_tensor(m, next++, i, prefix, memory + m->parameters.tensors[i].offset);
     return next;
 }
 
 static int load_weights(GPT *m, const char *folder, Error *error) {
-    NamedTensor *weights = (NamedTensor *)xcalloc(m->num_tensors, sizeof(NamedTensor));
-    float *host = state_borrow(m, m->master);
+    NamedTensor *weights = (NamedTensor *)xcalloc(m->parameters.num_tensors, sizeof(NamedTensor));
+    float *host = state_borrow(&m->shards, &m->parameters, m->parameters.master, m->run.stream);
     name_all(m, "", host, weights);
-    int result = checkpoint_read_tensors(folder, "model", weights, m->num_tensors, error);
-    state_return(m, host, m->master);
+    int result = checkpoint_read_tensors(folder, "model", weights, m->parameters.num_tensors, error);
+    state_return(&m->shards, &m->parameters, host, m->parameters.master, m->run.stream);
     free(weights);
     return result;
 }
 
-// Moments, and where training stands.
+// The optimizer's states, and where training stands.
 static int load_training_state(GPT *m, const char *folder, TrainingState *state, Error *error) {
-    NamedTensor *moments = (NamedTensor *)xcalloc(2 * m->num_tensors, sizeof(NamedTensor));
-    float *first = state_borrow(m, m->moment1), *second = state_borrow(m, m->moment2);
-    name_all(m, "moment2.", second, name_all(m, "moment1.", first, moments));
-    int result = checkpoint_read_tensors(folder, "optimizer", moments, 2 * m->num_tensors, error);
+    const size_t count = NUM_OPTIMIZER_STATES * m->parameters.num_tensors;
+    NamedTensor *tensors = (NamedTensor *)xcalloc(count, sizeof(NamedTensor)), *next = tensors;
+    float *hosts[NUM_OPTIMIZER_STATES];
+    for (int i = 0; i < NUM_OPTIMIZER_STATES; i++) {
+        char *prefix = saved_prefix(1 + i);
+        hosts[i] = state_borrow(&m->shards, &m->parameters, m->optimizer.states[i], m->run.stream);
+        next = name_all(m, prefix, hosts[i], next);
+        free(prefix);
+    }
+    int result = checkpoint_read_tensors(folder, "optimizer", tensors, count, error);
     if (result == 0) result = training_state_read(folder, state, error);
-    state_return(m, first, m->moment1);
-    state_return(m, second, m->moment2);
-    free(moments);
+    for (int i = 0; i < NUM_OPTIMIZER_STATES; i++)
+        state_return(&m->shards, &m->parameters, hosts[i], m->optimizer.states[i], m->run.stream);
+    free(tensors);
     state->skipped_in_row = 0; // a new start, perhaps with other options
-    StepOutcome *outcome = (StepOutcome *)host_borrow(m->outcome, sizeof(StepOutcome));
+    StepOutcome *outcome = (StepOutcome *)host_borrow(m->optimizer.outcome, sizeof(StepOutcome));
     outcome->updates = state->step - state->skipped;
-    host_return(outcome, m->outcome, sizeof(StepOutcome), 1);
+    host_return(outcome, m->optimizer.outcome, sizeof(StepOutcome), 1);
     return result;
 }
 

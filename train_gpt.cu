@@ -130,9 +130,9 @@ static Batch *next_batch(Trainer *t) {
 
 static void send_batch(GPT *m, Batch *batch) {
     const size_t bytes = m->acts.B * m->acts.T * sizeof(int32_t);
-    copy_to_device(m->acts.model.tokens, batch->tokens, bytes, m->stream);
-    copy_to_device(m->acts.model.targets, batch->targets, bytes, m->stream);
-    event_record(&batch->copied, m->stream);
+    copy_to_device(m->acts.model.tokens, batch->tokens, bytes, m->run.stream);
+    copy_to_device(m->acts.model.targets, batch->targets, bytes, m->run.stream);
+    event_record(&batch->copied, m->run.stream);
 }
 
 // ---- what all processes do together ----------------------------------------------------------------------
@@ -200,9 +200,10 @@ static char *choose_checkpoint(Trainer *t, int64_t limit) {
 // mathematical library may round otherwise).
 static void agree_on_weights(Trainer *t) {
     GPT *m = &t->model;
-    if (!is_divided(m, m->master)) {
-        Ticket ticket = comm_broadcast(m->comm, m->master, m->num_floats * sizeof(float), 0, m->stream);
-        comm_wait(m->comm, ticket, m->stream);
+    if (!is_divided(&m->shards, &m->parameters, m->parameters.master)) {
+        Ticket ticket = comm_broadcast(m->shards.comm, m->parameters.master,
+                                       m->parameters.num_elements * sizeof(float), 0, m->run.stream);
+        comm_wait(m->shards.comm, ticket, m->run.stream);
     }
     gpt_round(m, t->options.stochastic_rounding && t->state.step > 0); // as the run left them
 }
@@ -228,13 +229,14 @@ static double bytes_of(const Tokenizer *tokenizer, const int32_t *targets, size_
 static void score_batch(Trainer *t, Batch *batch, Score *score) {
     GPT *m = &t->model;
     const size_t N = m->acts.B * m->acts.T;
-    int timing = m->profile.timing;
-    m->profile.timing = 0;
+    int timing = m->run.profile.timing;
+    m->run.profile.timing = 0;
     send_batch(m, batch);
     gpt_forward(m, &m->acts, &NO_TRAINING);
     gpt_losses(m, &m->acts);
-    loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, 1.0, score->batches > 0, m->stream);
-    m->profile.timing = timing;
+    loss_add(&m->optimizer.totals[TOTAL_LOSS], m->acts.model.losses, N, 1.0, score->batches > 0,
+             m->run.stream);
+    m->run.profile.timing = timing;
     score->bytes += bytes_of(t->tokenizer, batch->targets, N);
     for (size_t i = 0; i < N; i++) score->tokens += batch->targets[i] != IGNORE_TARGET;
     score->batches++;
@@ -286,7 +288,7 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
 // All processes' scores together, in each.
 static Score add_scores(const Trainer *t, const Score *mine) {
     Score sum = {0, 0, 0, 0, 0}, *all = (Score *)xcalloc((size_t)t->launch.size, sizeof(Score));
-    comm_exchange(t->model.comm, mine, sizeof(Score), all);
+    comm_exchange(t->model.shards.comm, mine, sizeof(Score), all);
     for (int r = 0; r < t->launch.size; r++) {
         sum.nats += all[r].nats;
         sum.bytes += all[r].bytes;
@@ -305,10 +307,10 @@ static int validate(Trainer *t, Error *error) {
     const int result = (t->options.validate_documents ? score_documents : score_windows)(t, &score, error);
     if (agree(t, result, error) != 0) return -1;
     if (is_stopping(t)) return 0; // half a score is none
-    stream_wait(m->stream);
-    double *nats = (double *)host_borrow(&m->totals[TOTAL_LOSS], sizeof(double));
+    stream_wait(m->run.stream);
+    double *nats = (double *)host_borrow(&m->optimizer.totals[TOTAL_LOSS], sizeof(double));
     if (score.batches > 0) score.nats = *nats;
-    host_return(nats, &m->totals[TOTAL_LOSS], sizeof(double), 0);
+    host_return(nats, &m->optimizer.totals[TOTAL_LOSS], sizeof(double), 0);
     score = add_scores(t, &score);
     if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
     ValidationMetrics v = {t->state.step,
@@ -331,10 +333,10 @@ static void accumulate_gradients(Trainer *t) {
     const Settings *o = &t->options;
     const size_t N = m->acts.B * m->acts.T;
     const double tokens = (double)N * (double)o->accumulate * t->launch.size;
-    const int divided = m->shape.sharding == SHARD_GRADIENTS;
+    const int divided = m->shards.sharding == SHARD_GRADIENTS;
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
-        profile_begin_pass(&m->profile, PASS_FORWARD);
-        profile_enter(&m->profile, LAP_DATA, m->stream);
+        profile_begin_pass(&m->run.profile, PASS_FORWARD);
+        profile_enter(&m->run.profile, LAP_DATA, m->run.stream);
         Batch *batch = next_batch(t);
         if (loader_next(t->loader, batch->tokens, batch->targets, &t->data_error) != 0) {
             t->has_no_data = 1; // the others learn it from this step's totals
@@ -342,17 +344,17 @@ static void accumulate_gradients(Trainer *t) {
             memset(batch->targets, 0, N * sizeof(int32_t));
         }
         send_batch(m, batch);
-        profile_leave(&m->profile, m->stream);
+        profile_leave(&m->run.profile, m->run.stream);
         MicroStep s = {(uint32_t)t->state.step,
                        (uint32_t)((micro * t->launch.size + t->launch.rank) * o->batch),
-                       m->dropout_threshold,
+                       dropout_threshold(o->dropout),
                        (float)(1.0 / tokens),
                        divided || micro == 0 ? MATMUL_OVERWRITE : MATMUL_ACCUMULATE,
                        micro == 0,
                        divided || micro + 1 == o->accumulate};
         gpt_forward(m, &m->acts, &s);
         gpt_backward(m, &s);
-        loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, tokens, micro > 0, m->stream);
+        loss_add(&m->optimizer.totals[TOTAL_LOSS], m->acts.model.losses, N, tokens, micro > 0, m->run.stream);
     }
 }
 
@@ -412,8 +414,8 @@ static void send_flags(Trainer *t, PendingStep *p) {
     p->flags[TOTAL_WRITTEN] = saving_is_done(&t->saving);
     p->flags[TOTAL_FAILED] = t->has_no_data;
     p->turn = t->saving.turn;
-    copy_to_device(&m->totals[TOTAL_STOPPING], &p->flags[TOTAL_STOPPING],
-                   (TOTAL_SQUARES - TOTAL_STOPPING) * sizeof(double), m->stream);
+    copy_to_device(&m->optimizer.totals[TOTAL_STOPPING], &p->flags[TOTAL_STOPPING],
+                   (TOTAL_SQUARES - TOTAL_STOPPING) * sizeof(double), m->run.stream);
 }
 
 // Queues one step on the device, then records an earlier one: the device always has work.
@@ -425,23 +427,23 @@ static void train_step(Trainer *t) {
     LearningRate schedule = {
         (Schedule)o->schedule, o->learning_rate, o->final_learning_rate, o->steps, o->warmup, o->cooldown};
     metrics.learning_rate = learning_rate_at(&schedule, metrics.step);
-    AdamW adamw = {metrics.learning_rate,  o->beta1, o->beta2, o->epsilon, o->clip,
-                   o->stochastic_rounding, m->seed};
+    AdamW adamw = {metrics.learning_rate,  o->beta1,   o->beta2, o->epsilon, o->clip,
+                   o->stochastic_rounding, m->run.seed};
     p->metrics = metrics;
     range_begin("step");
     watchdog_step(t->watchdog, metrics.step);
-    event_record(&p->started, m->stream);
+    event_record(&p->started, m->run.stream);
     p->position = t->state.position;
     accumulate_gradients(t);
     send_flags(t, p);
     gpt_update(m, &adamw);
-    copy_to_host(p->outcome, m->outcome, sizeof(StepOutcome), m->stream);
-    event_record(&p->done, m->stream);
+    copy_to_host(p->outcome, m->optimizer.outcome, sizeof(StepOutcome), m->run.stream);
+    event_record(&p->done, m->run.stream);
     range_end();
     t->state.position = p->next_position = (int64_t)loader_position(t->loader);
     t->state.step++;
     t->num_steps++;
-    if (m->profile.timing) profile_collect(&m->profile);
+    if (m->run.profile.timing) profile_collect(&m->run.profile);
     if (t->num_steps - t->num_finished > DEVICE_QUEUES) finish_step(t);
 }
 
@@ -631,7 +633,7 @@ static int train(Trainer *t, Error *error) {
         return -1;
     while (t->state.step < o->steps && !is_stopping(t) && !t->failed) {
         train_step(t);
-        profile_steady_steps(t->state.step - started_at, t->model.stream);
+        profile_steady_steps(t->state.step - started_at, t->model.run.stream);
         if (after_step(t, error) != 0) return -1;
     }
     finish_steps(t);
@@ -650,8 +652,8 @@ static int train(Trainer *t, Error *error) {
         return 0;
     }
     if (!is_stopping(t)) show_samples(t);
-    if (t->model.profile.timing && t->state.step > started_at && is_main(t))
-        profile_print(&t->model.profile, (int)(t->state.step - started_at), t->peak);
+    if (t->model.run.profile.timing && t->state.step > started_at && is_main(t))
+        profile_print(&t->model.run.profile, (int)(t->state.step - started_at), t->peak);
     return 0;
 }
 
@@ -683,17 +685,17 @@ static void warn_of_short_shards(const ShardSet *set, int64_t T) {
 static void print_banner(const Trainer *t) {
     const GPT *m = &t->model;
     const Settings *o = &t->options;
-    const size_t *of = m->arena.of;
+    const size_t *of = m->run.arena.of;
     char device[320];
     device_describe(device, sizeof(device));
     int64_t per_step = o->global_batch * o->sequence_length;
     printf("model       %zu layer%s, %zu head%s, %zu channels, %" PRId64
            " positions, vocabulary %zu: %.2f M parameters\n",
            m->dims.L, m->dims.L == 1 ? "" : "s", m->dims.NH, m->dims.NH == 1 ? "" : "s", m->dims.C,
-           m->config.max_sequence_length, m->dims.V, (double)m->num_parameters * 1e-6);
+           m->config.max_sequence_length, m->dims.V, (double)m->parameters.count * 1e-6);
     printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB per "
            "token)\n",
-           (double)m->arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
+           (double)m->run.arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
            (double)of[MEMORY_GRADIENTS] * 1e-6, (double)of[MEMORY_MOMENTS] * 1e-6,
            (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-6,
            (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-3 /
@@ -706,13 +708,13 @@ static void print_banner(const Trainer *t) {
     if (t->launch.size > 1)
         printf("processes   %d over %s, each step %d x %" PRId64 " micro-step%s of %" PRId64
                " sequence%s, sharded: %s\n",
-               t->launch.size, comm_transport(m->comm), t->launch.size, o->accumulate,
+               t->launch.size, comm_transport(m->shards.comm), t->launch.size, o->accumulate,
                o->accumulate == 1 ? "" : "s", o->batch, o->batch == 1 ? "" : "s",
                option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
-           PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->attention]);
-    if (m->dropout_threshold < DROPOUT_NONE)
-        printf("dropout     %.4f (requested: %g)\n", 1 - m->dropout_threshold / 256.0, o->dropout);
+           PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->run.attention]);
+    if (dropout_threshold(o->dropout) < DROPOUT_NONE)
+        printf("dropout     %.4f (requested: %g)\n", 1 - dropout_threshold(o->dropout) / 256.0, o->dropout);
     fflush(stdout);
 }
 
@@ -845,8 +847,8 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                    t->comm,
                    t->launch.local_size};
     gpt_describe(&t->model, &config, &shape);
-    t->model.seed = (uint64_t)o->seed;
-    t->model.attention_atomics = o->attention_atomics;
+    t->model.run.seed = (uint64_t)o->seed;
+    t->model.run.attention_atomics = o->attention_atomics;
     return 0;
 }
 
@@ -854,8 +856,8 @@ static int check_attention(const GPT *m, const Settings *o, Error *error) {
     const MicroStep step = {0, 0, dropout_threshold(o->dropout), 0, MATMUL_OVERWRITE, 1, 0};
     if (m->acts.B == 0) return 0;
     Attention attention = attention_of(m, &m->acts, 0, &step);
-    const char *refusal = attention_refusal(m->attention, &attention);
-    return refusal == NULL ? 0 : fail(error, "--attention %s: %s", ATTENTIONS[m->attention], refusal);
+    const char *refusal = attention_refusal(m->run.attention, &attention);
+    return refusal == NULL ? 0 : fail(error, "--attention %s: %s", ATTENTIONS[m->run.attention], refusal);
 }
 
 // Memory, and the weights in it.
@@ -864,7 +866,7 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     GPT *m = &t->model;
     if (check_attention(m, o, error) != 0) return -1;
     if (gpt_allocate(m, (MatmulLibrary)o->matmul, precision_of(o), error) != 0) return -1;
-    matmul_search_algorithms(&m->matmul, o->matmul_search);
+    matmul_search_algorithms(&m->run.matmul, o->matmul_search);
     if (folder != NULL) return load_weights(m, folder, error);
     gpt_initialise(m, o->init_embedding, o->init_matrices);
     return 0;
@@ -1001,8 +1003,7 @@ static char *text_of(const Tokenizer *tokenizer) {
 static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
-    m->dropout_threshold = dropout_threshold(o->dropout);
-    send_chunks(m, o->weight_decay);
+    optimizer_list_chunks(&m->optimizer, &m->shards, &m->parameters, o->weight_decay, m->run.stream);
     open_queues(t);
     if (resume_from != NULL) {
         if (load_training_state(m, resume_from, &t->state, error) != 0) return -1;
@@ -1016,11 +1017,12 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     if (open_data(t, error) != 0) return -1;
     t->algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->algorithms) &&
-        matmul_load_algorithms(&m->matmul, t->algorithms, error) != 0)
+        matmul_load_algorithms(&m->run.matmul, t->algorithms, error) != 0)
         return -1;
     char *activations = (char *)m->acts.model.tokens; // nothing is in them yet
-    t->peak = matmul_peak(&m->matmul, activations, (size_t)(m->arena.base + m->arena.used - activations));
-    m->profile.timing = o->profile;
+    t->peak = matmul_peak(&m->run.matmul, activations,
+                          (size_t)(m->run.arena.base + m->run.arena.used - activations));
+    m->run.profile.timing = o->profile;
     set_work(m, m->acts.B * m->acts.T * (size_t)o->accumulate);
     return 0;
 }

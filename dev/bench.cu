@@ -160,15 +160,15 @@ static void create_model(GPT *m, const StepShape *s, Precision precision, Attent
     Shape shape = {s->B, s->T, RECOMPUTE_NONE, 0, attention, SHARD_NONE, 1, comm_alone(), 1};
     const size_t N = s->B * s->T;
     gpt_describe(m, &config, &shape);
-    m->seed = 1;
+    m->run.seed = 1;
     if (gpt_allocate(m, MATMUL_AUTO, precision, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);
-    send_chunks(m, 0.1);
+    optimizer_list_chunks(&m->optimizer, &m->shards, &m->parameters, 0.1, m->run.stream);
     int32_t *tokens = (int32_t *)xmalloc(2 * N * sizeof(int32_t));
     for (size_t i = 0; i < 2 * N; i++) tokens[i] = (int32_t)((i % N + i / N) * 7919 % s->V);
-    copy_to_device(m->acts.model.tokens, tokens, N * sizeof(int32_t), m->stream);
-    copy_to_device(m->acts.model.targets, tokens + N, N * sizeof(int32_t), m->stream);
-    stream_wait(m->stream);
+    copy_to_device(m->acts.model.tokens, tokens, N * sizeof(int32_t), m->run.stream);
+    copy_to_device(m->acts.model.targets, tokens + N, N * sizeof(int32_t), m->run.stream);
+    stream_wait(m->run.stream);
     free(tokens);
 }
 
@@ -176,14 +176,14 @@ static void create_model(GPT *m, const StepShape *s, Precision precision, Attent
 static double step_once(GPT *m, int64_t step) {
     double started = seconds_now();
     const size_t N = m->acts.B * m->acts.T;
-    AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->seed};
+    AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 1, 0, m->run.seed};
     MicroStep s = {(uint32_t)step, 0, DROPOUT_NONE, (float)(1.0 / (double)N), MATMUL_OVERWRITE, 1, 0};
     gpt_forward(m, &m->acts, &s);
     gpt_backward(m, &s);
-    loss_add(&m->totals[TOTAL_LOSS], m->acts.model.losses, N, (double)N, 0, m->stream);
+    loss_add(&m->optimizer.totals[TOTAL_LOSS], m->acts.model.losses, N, (double)N, 0, m->run.stream);
     gpt_update(m, &adamw);
-    stream_wait(m->stream);
-    if (m->profile.timing) profile_collect(&m->profile);
+    stream_wait(m->run.stream);
+    if (m->run.profile.timing) profile_collect(&m->run.profile);
     return seconds_now() - started;
 }
 
@@ -200,7 +200,7 @@ static void bench_step(void) {
             peak[p] = matmul_measure_peak((Precision)p);
             create_model(&m[p], &shapes[i], (Precision)p, ATTENTION_FLASH);
             step_once(&m[p], 1);
-            m[p].profile.timing = 1;
+            m[p].run.profile.timing = 1;
             set_work(&m[p], shapes[i].B * shapes[i].T);
         }
         for (int round = 0; round < rounds[i]; round++)
@@ -212,7 +212,7 @@ static void bench_step(void) {
             printf("%s %s: %.1f ms a step, %.0f tokens/s, %.0f GFLOP/s, %.1f %% of the measured peak\n",
                    shapes[i].name, p ? "bf16" : "fp32", typical[p] * 1e3, tokens / typical[p], rate,
                    100 * rate / peak[p]);
-            profile_print(&m[p].profile, rounds[i], peak[p]);
+            profile_print(&m[p].run.profile, rounds[i], peak[p]);
             gpt_free(&m[p]);
         }
         if (precisions > 1) printf("bf16 inputs are %.2f x as fast as fp32\n", typical[0] / typical[1]);

@@ -22,9 +22,9 @@ typedef struct {
 
 // The tensor of that member of the tables, of the model (layer -1) or of a block.
 static const Parameter *find(const GPT *m, int layer, const char *member) {
-    for (size_t t = 0; t < m->num_tensors; t++)
-        if (m->parameters[t].layer == layer && strcmp(m->parameters[t].member, member) == 0)
-            return &m->parameters[t];
+    for (size_t t = 0; t < m->parameters.num_tensors; t++)
+        if (m->parameters.tensors[t].layer == layer && strcmp(m->parameters.tensors[t].member, member) == 0)
+            return &m->parameters.tensors[t];
     die("the model has no %s", member);
     return NULL;
 }
@@ -146,14 +146,14 @@ static void *copy_of(const void *device, size_t bytes) {
     return copy;
 }
 static float *copy_of_gradients(const GPT *m) {
-    return (float *)copy_of(m->gradients_memory, m->num_floats * sizeof(float));
+    return (float *)copy_of(m->parameters.gradients, m->parameters.num_elements * sizeof(float));
 }
 
 // The weights that forward and backward see.
 static double *seen_weights(const GPT *m) {
-    floatX *weights = (floatX *)copy_of(m->weights_memory, m->num_floats * sizeof(floatX));
-    double *x = (double *)malloc(m->num_floats * sizeof(double));
-    for (size_t i = 0; i < m->num_floats; i++) x[i] = (double)(float)weights[i];
+    floatX *weights = (floatX *)copy_of(m->parameters.weights, m->parameters.num_elements * sizeof(floatX));
+    double *x = (double *)malloc(m->parameters.num_elements * sizeof(double));
+    for (size_t i = 0; i < m->parameters.num_elements; i++) x[i] = (double)(float)weights[i];
     free(weights);
     return x;
 }
@@ -161,9 +161,9 @@ static double *seen_weights(const GPT *m) {
 static int32_t tokens[B * T], targets[B * T];
 
 static void send_tokens(GPT *m, size_t first, size_t count) {
-    copy_to_device(m->acts.model.tokens, tokens + first, count * sizeof(int32_t), m->stream);
-    copy_to_device(m->acts.model.targets, targets + first, count * sizeof(int32_t), m->stream);
-    stream_wait(m->stream);
+    copy_to_device(m->acts.model.tokens, tokens + first, count * sizeof(int32_t), m->run.stream);
+    copy_to_device(m->acts.model.targets, targets + first, count * sizeof(int32_t), m->run.stream);
+    stream_wait(m->run.stream);
 }
 
 static Comm *alone; // set by main
@@ -172,13 +172,13 @@ static Comm *alone; // set by main
 static float *copy_of_master(GPT *m) {
     const int sees[] = {1};
     Snapshot snapshot;
-    float *copy = (float *)calloc(m->num_floats, sizeof(float));
+    float *copy = (float *)calloc(m->parameters.num_elements, sizeof(float));
     snapshot_open(&snapshot, m, sees);
     snapshot_take(&snapshot, m);
     wait_for_snapshot(&snapshot);
-    for (size_t i = 0; i < m->num_tensors; i++)
-        memcpy(copy + m->parameters[i].offset, snapshot.tensors[i].data,
-               m->parameters[i].size * sizeof(float));
+    for (size_t i = 0; i < m->parameters.num_tensors; i++)
+        memcpy(copy + m->parameters.tensors[i].offset, snapshot.tensors[i].data,
+               m->parameters.tensors[i].size * sizeof(float));
     snapshot_close(&snapshot);
     return copy;
 }
@@ -190,19 +190,20 @@ static void small_model_with(GPT *m, AttentionVariant attention, Recompute recom
     Error error;
     Shape shape = {B, T, recompute, logits_bytes, attention, sharding, 1, alone, 1};
     gpt_describe(m, &small_config, &shape);
-    m->seed = 5;
+    m->run.seed = 5;
     // Our own products: whatever the number of rows, an element's sum has one order.
     if (gpt_allocate(m, MATMUL_OWN, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);
-    send_chunks(m, 0.1);
+    optimizer_list_chunks(&m->optimizer, &m->shards, &m->parameters, 0.1, m->run.stream);
     // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
-    float *master = state_borrow(m, m->master), *initial = copy_of_master(m);
-    memcpy(master, initial, m->num_floats * sizeof(float));
+    float *master = state_borrow(&m->shards, &m->parameters, m->parameters.master, m->run.stream),
+          *initial = copy_of_master(m);
+    memcpy(master, initial, m->parameters.num_elements * sizeof(float));
     free(initial);
-    for (size_t t = 0; t < m->num_tensors; t++)
-        for (size_t i = 0; i < m->parameters[t].used; i++)
-            master[m->parameters[t].offset + i] += (float)(0.3 * test_random());
-    state_return(m, master, m->master);
+    for (size_t t = 0; t < m->parameters.num_tensors; t++)
+        for (size_t i = 0; i < m->parameters.tensors[t].used; i++)
+            master[m->parameters.tensors[t].offset + i] += (float)(0.3 * test_random());
+    state_return(&m->shards, &m->parameters, master, m->parameters.master, m->run.stream);
     gpt_round(m, 0);
     for (int i = 0; i < B * T; i++) {
         tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
@@ -249,8 +250,8 @@ static void test_gradients(AttentionVariant attention, uint32_t threshold) {
     EXPECT(fabs(loss - wanted_loss) < 1e-6 * tolerance * 10 * wanted_loss, "loss %.9g, in double %.9g", loss,
            wanted_loss);
     float *gradients = copy_of_gradients(&m);
-    for (size_t t = 0; t < m.num_tensors; t++) {
-        const Parameter *p = &m.parameters[t];
+    for (size_t t = 0; t < m.parameters.num_tensors; t++) {
+        const Parameter *p = &m.parameters.tensors[t];
         const size_t used = p->used;
         double *wanted = central_differences(double_loss, &d, d.weights + p->offset, used);
         double error = relative_error(gradients + p->offset, wanted, used, 1e-4 * tolerance);
@@ -284,8 +285,8 @@ static void test_accumulation(void) {
         gpt_backward(&split, &half);
     }
     float *got = copy_of_gradients(&split), *of_whole = copy_of_gradients(&whole);
-    double *wanted = as_doubles(of_whole, whole.num_floats);
-    double error = relative_error(got, wanted, whole.num_floats, 1e-4);
+    double *wanted = as_doubles(of_whole, whole.parameters.num_elements);
+    double error = relative_error(got, wanted, whole.parameters.num_elements, 1e-4);
     EXPECT(error < 1e-5, "gradients of a split batch are off by %g", error);
     free(wanted), free(got), free(of_whole);
     gpt_free(&whole), gpt_free(&split);
@@ -303,7 +304,7 @@ static void test_variants(void) {
         omp_set_num_threads(i == 2 ? 3 : 1);
         compute_gradients(&m, &s);
         gradients[i] = copy_of_gradients(&m);
-        n = m.num_floats;
+        n = m.parameters.num_elements;
         gpt_free(&m);
     }
     omp_set_num_threads(omp_get_num_procs());
@@ -335,10 +336,11 @@ static void test_recompute(void) {
         gradients[i] = copy_of_gradients(&m[i]);
         losses[i] = (float *)copy_of(m[i].acts.model.losses, B * T * sizeof(float));
     }
-    const size_t n = m[0].num_floats;
+    const size_t n = m[0].parameters.num_elements;
     for (int i = 1; i < 6; i++) {
-        EXPECT(m[i].arena.used < m[i - 1].arena.used + (i == 5 ? 1 : 0) || i == 4,
-               "keeping less (%d) takes %zu bytes after %zu", i, m[i].arena.used, m[i - 1].arena.used);
+        EXPECT(m[i].run.arena.used < m[i - 1].run.arena.used + (i == 5 ? 1 : 0) || i == 4,
+               "keeping less (%d) takes %zu bytes after %zu", i, m[i].run.arena.used,
+               m[i - 1].run.arena.used);
         if (i < 4) {
             EXPECT(memcmp(losses[0], losses[i], B * T * sizeof(float)) == 0,
                    "losses change with what is kept (%d)", i);
@@ -376,19 +378,22 @@ static void test_sharding(void) {
             s.step = step;
             gpt_forward(&m[i], &m[i].acts, &s);
             gpt_backward(&m[i], &s);
-            loss_add(&m[i].totals[TOTAL_LOSS], m[i].acts.model.losses, B * T, B * T, 0, m[i].stream);
+            loss_add(&m[i].optimizer.totals[TOTAL_LOSS], m[i].acts.model.losses, B * T, B * T, 0,
+                     m[i].run.stream);
             gpt_update(&m[i], &adamw);
         }
         master[i] = copy_of_master(&m[i]);
-        floatX *weights = (floatX *)copy_of(m[i].weights_memory, m[i].num_floats * sizeof(floatX));
-        floatX *others = (floatX *)copy_of(m[0].weights_memory, m[0].num_floats * sizeof(floatX));
-        EXPECT(memcmp(master[0], master[i], m[0].num_floats * sizeof(float)) == 0,
+        floatX *weights = (floatX *)copy_of(m[i].parameters.weights,
+                                            m[i].parameters.num_elements * sizeof(floatX));
+        floatX *others = (floatX *)copy_of(m[0].parameters.weights,
+                                           m[0].parameters.num_elements * sizeof(floatX));
+        EXPECT(memcmp(master[0], master[i], m[0].parameters.num_elements * sizeof(float)) == 0,
                "--shard %d gives other master weights", i);
-        EXPECT(memcmp(others, weights, m[0].num_floats * sizeof(floatX)) == 0,
+        EXPECT(memcmp(others, weights, m[0].parameters.num_elements * sizeof(floatX)) == 0,
                "--shard %d gives other weights", i);
         free(weights), free(others);
     }
-    EXPECT(m[2].arena.of[MEMORY_GRADIENTS] >= m[0].arena.of[MEMORY_GRADIENTS],
+    EXPECT(m[2].run.arena.of[MEMORY_GRADIENTS] >= m[0].run.arena.of[MEMORY_GRADIENTS],
            "one process saves memory by sharding");
     for (int i = 0; i < 3; i++) {
         gpt_free(&m[i]);
@@ -428,7 +433,7 @@ static void test_overfit(void) {
         s.step = step;
         gpt_forward(&m, &m.acts, &s);
         gpt_backward(&m, &s);
-        loss_add(&m.totals[TOTAL_LOSS], m.acts.model.losses, B * T, B * T, 0, m.stream);
+        loss_add(&m.optimizer.totals[TOTAL_LOSS], m.acts.model.losses, B * T, B * T, 0, m.run.stream);
         gpt_update(&m, &adamw);
     }
     double loss = mean_loss(&m);
@@ -444,7 +449,7 @@ static void test_generation(void) {
     small_model(&m, ATTENTION_NAIVE);
     gpt_forward(&m, &m.acts, &s);
     gpt_logits(&m, &m.acts, 0, B * T);
-    stream_wait(m.stream);
+    stream_wait(m.run.stream);
     floatX *all = (floatX *)copy_of(m.acts.model.logits, B * T * m.dims.Vp * sizeof(floatX));
     static const size_t pieces[][T] = {{1, 1, 1, 1, 1, 1, 1}, {T}, {3, 1, 2, 1}};
     Generator generator;
@@ -511,14 +516,14 @@ static void test_tables(void) {
         m.config = gpt_config_gpt2(1024, 50257, shape->num_layers, shape->num_heads, shape->channels);
         m.dims = dims_of(&m.config);
         list_parameters(&m);
-        EXPECT((int64_t)m.num_parameters == parameters[model], "model %d has %zu parameters", model,
-               m.num_parameters);
+        EXPECT((int64_t)m.parameters.count == parameters[model], "model %d has %zu parameters", model,
+               m.parameters.count);
         EXPECT(count_parameters(&m.config) == (double)parameters[model], "model %d: %g are counted", model,
                count_parameters(&m.config));
-        for (size_t t = 0; t < m.num_tensors; t++)
-            EXPECT((m.parameters[t].group != GROUP_VECTOR) == (m.parameters[t].rows > 0), "decay of %s",
-                   m.parameters[t].name);
-        free(m.parameters);
+        for (size_t t = 0; t < m.parameters.num_tensors; t++)
+            EXPECT((m.parameters.tensors[t].group != GROUP_VECTOR) == (m.parameters.tensors[t].rows > 0),
+                   "decay of %s", m.parameters.tensors[t].name);
+        free(m.parameters.tensors);
     }
 }
 
@@ -528,12 +533,12 @@ static void test_initialisation(void) {
     GPTConfig config = gpt_config_gpt2(64, 500, 4, 4, 64);
     Shape shape = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
-    m.seed = 1;
+    m.run.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(&m, 0.05, 0.03);
-    float *master = (float *)copy_of(m.master, m.num_floats * sizeof(float));
-    for (size_t t = 0; t < m.num_tensors; t++) {
-        const Parameter *p = &m.parameters[t];
+    float *master = (float *)copy_of(m.parameters.master, m.parameters.num_elements * sizeof(float));
+    for (size_t t = 0; t < m.parameters.num_tensors; t++) {
+        const Parameter *p = &m.parameters.tensors[t];
         size_t n = p->used;
         double sum = 0, squares = 0;
         for (size_t i = 0; i < n; i++) {
@@ -585,7 +590,7 @@ static void test_larger_vocabulary(void) {
     GPTConfig config = gpt_config_gpt2(64, 600, 2, 2, 32);
     Shape shape = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
     gpt_describe(&m, &config, &shape);
-    m.seed = 1;
+    m.run.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(&m, 0.05, 0.03);
     Tokenizer *tokenizer = tokenizer_train(NULL, 0, 257, NULL, &error);
@@ -647,7 +652,6 @@ static void small_trainer(Trainer *t, const char *folder) {
     t->launch.size = 1;
     t->options.keep = 2, t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
     small_model(&t->model, ATTENTION_AUTO);
-    t->model.dropout_threshold = NO_DROPOUT;
     open_queues(t);
     LoaderConfig config = {B, T, V, 1, 0, 1, 0, 0, 1};
     EXPECT(shard_writer_open(&writer, prefix, 1000, 2, 0, &error) == 0 &&
@@ -667,25 +671,26 @@ static void small_trainer(Trainer *t, const char *folder) {
 static void adamw_in_double(const GPT *model, double *w, double *m, double *v, const float *gradients,
                             int step, int updates) {
     double norm = 0, rate = 1e-2 * (step <= 4 ? step / 4.0 : 0.1 + 0.45 * (1 + cos(M_PI * (step - 4) / 6.0)));
-    for (size_t i = 0; i < model->num_floats; i++) norm += (double)gradients[i] * (double)gradients[i];
+    for (size_t i = 0; i < model->parameters.num_elements; i++)
+        norm += (double)gradients[i] * (double)gradients[i];
     double clip = sqrt(norm) > 0.05 ? 0.05 / sqrt(norm) : 1;
-    for (size_t p = 0; p < model->num_tensors; p++)
-        for (size_t i = model->parameters[p].offset;
-             i < model->parameters[p].offset + model->parameters[p].size; i++) {
+    for (size_t p = 0; p < model->parameters.num_tensors; p++)
+        for (size_t i = model->parameters.tensors[p].offset;
+             i < model->parameters.tensors[p].offset + model->parameters.tensors[p].size; i++) {
             double gradient = clip * (double)gradients[i];
             m[i] = 0.9 * m[i] + 0.1 * gradient;
             v[i] = 0.95 * v[i] + 0.05 * gradient * gradient;
             double change = m[i] / (1 - pow(0.9, updates)) / (sqrt(v[i] / (1 - pow(0.95, updates))) + 1e-3);
-            w[i] -= rate * (change + (model->parameters[p].rows > 0 ? 0.1 : 0) * w[i]);
+            w[i] -= rate * (change + (model->parameters.tensors[p].rows > 0 ? 0.1 : 0) * w[i]);
         }
 }
 
 // Sets the bias of the last layernorm that forward sees, and returns what it was.
 static floatX poke_bias(GPT *m, floatX value) {
-    floatX *bias = (floatX *)host_borrow(m->weights.final_norm_bias, m->dims.C * sizeof(floatX)),
+    floatX *bias = (floatX *)host_borrow(m->weights.model.final_norm_bias, m->dims.C * sizeof(floatX)),
            kept = bias[3];
     bias[3] = value;
-    host_return(bias, m->weights.final_norm_bias, m->dims.C * sizeof(floatX), 1);
+    host_return(bias, m->weights.model.final_norm_bias, m->dims.C * sizeof(floatX), 1);
     return kept;
 }
 
@@ -713,8 +718,9 @@ static void test_resume(Trainer *t, const char *folder) {
     }
     finish_steps(t);
     finish_steps(&u);
-    const size_t bytes = t->model.num_floats * sizeof(float);
-    float *a = (float *)copy_of(t->model.master, bytes), *b = (float *)copy_of(u.model.master, bytes);
+    const size_t bytes = t->model.parameters.num_elements * sizeof(float);
+    float *a = (float *)copy_of(t->model.parameters.master, bytes),
+          *b = (float *)copy_of(u.model.parameters.master, bytes);
     EXPECT(memcmp(a, b, bytes) == 0 && u.state.skipped == 1 && u.state.position == t->state.position,
            "a resumed trainer goes on with other bits");
     t->options.run = NULL;
@@ -730,8 +736,8 @@ static void test_train_steps(void) {
     Trainer t;
     EXPECT(mkdtemp(folder) != NULL, "no temporary folder");
     small_trainer(&t, folder);
-    const size_t n = t.model.num_floats;
-    float *start = (float *)copy_of(t.model.master, n * sizeof(float));
+    const size_t n = t.model.parameters.num_elements;
+    float *start = (float *)copy_of(t.model.parameters.master, n * sizeof(float));
     double *w = as_doubles(start, n), *m = (double *)calloc(n, sizeof(double)),
            *v = (double *)calloc(n, sizeof(double));
     int updates = 0;
@@ -748,7 +754,7 @@ static void test_train_steps(void) {
             free(gradients);
             EXPECT(t.state.skipped_in_row == 0, "a good step is counted as skipped");
         }
-        float *master = (float *)copy_of(t.model.master, n * sizeof(float));
+        float *master = (float *)copy_of(t.model.parameters.master, n * sizeof(float));
         double error_w = relative_error(master, w, n, 1e-3);
         EXPECT(error_w < 2e-6, "after step %d the weights are off by %g", step, error_w);
         free(master);

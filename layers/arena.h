@@ -1,0 +1,38 @@
+// One allocation on the device for everything that a model needs, handed out in the order it is asked for, and counted by
+// purpose. While `base` is NULL bytes are counted only: that is how memory is planned.
+#ifndef LAYERS_ARENA_H
+#define LAYERS_ARENA_H
+
+#include "common.h"
+
+// What memory is for, as --plan shows it.
+typedef enum {
+    MEMORY_WEIGHTS,
+    MEMORY_MASTER,
+    MEMORY_GRADIENTS,
+    MEMORY_MOMENTS, // the optimizer's states
+    MEMORY_BLOCKS,  // activations of blocks
+    MEMORY_LOGITS,
+    MEMORY_OTHER,     // other activations, and gradients of activations
+    MEMORY_WORKSPACE, // of products, of sums
+    NUM_MEMORIES
+} Memory;
+
+typedef struct {
+    char *base;
+    size_t used;             // bytes
+    size_t of[NUM_MEMORIES]; // the same by purpose
+    int on_gpu;         // whether the build that is planned for, this one where base is not NULL, is a GPU's
+    size_t floatX_size; // in that build
+} Arena;
+
+// Returns room for `count` elements of `size` bytes, aligned for every device; NULL while bytes are counted only.
+static inline void *arena_take(Arena *arena, Memory memory, size_t count, size_t size) {
+    const size_t bytes = round_up(count * size, DEVICE_ALIGNMENT);
+    void *pointer = arena->base ? arena->base + arena->used : NULL;
+    arena->used += bytes;
+    arena->of[memory] += bytes;
+    return pointer;
+}
+
+#endif
