@@ -5,42 +5,51 @@
 #include <math.h>
 #include <signal.h>
 #include "data/tokenizer.h"
-#include "gpt.cuh"
+#include "layers/common.h"
+#include "layers/philox.h"
 #include "layers/sampling.h"
-#include "settings.cuh"
 
-// What the host needs to generate text; what the device needs is the model's cache.
+// A model as it generates text. `logits` computes those (V) of the token after `count` new ones, which begin at position `past`;
+// the caller's memory for both is pinned host memory.
 typedef struct {
+    void (*logits)(void *model, const int32_t *tokens, size_t count, size_t past, floatX *logits);
+    void *model;
+    size_t vocab_size, capacity; // tokens that it knows; positions that it has
+} TextModel;
+
+// How tokens are drawn.
+typedef struct {
+    int64_t max_tokens;
+    uint64_t seed;
+    double temperature;
+    size_t top_k; // 0: all
+    double top_p;
+} Sampling;
+
+// The host's memory.
+typedef struct {
+    const TextModel *model;
     int32_t *tokens; // (capacity)
-    floatX *logits;  // (V), as they come from the device
-    float *numbers;  // (V)
+    floatX *logits;  // (vocab_size), as they come from the device
+    float *numbers;  // (vocab_size)
 } Generator;
 
-static void generator_open(Generator *g, const GPT *m) {
-    g->tokens = (int32_t *)host_alloc((size_t)m->config.max_sequence_length * sizeof(int32_t));
-    g->logits = (floatX *)host_alloc(m->dims.V * sizeof(floatX));
-    g->numbers = (float *)xmalloc(m->dims.V * sizeof(float));
+static void generator_open(Generator *g, const TextModel *model) {
+    g->model = model;
+    g->tokens = (int32_t *)host_alloc(model->capacity * sizeof(int32_t));
+    g->logits = (floatX *)host_alloc(model->vocab_size * sizeof(floatX));
+    g->numbers = (float *)xmalloc(model->vocab_size * sizeof(float));
 }
 
 static void generator_close(Generator *g) {
     host_free(g->tokens), host_free(g->logits), free(g->numbers);
 }
 
-// Logits (V) of the token after `count` new tokens that stand at position `past`.
-static const float *gpt_generate(GPT *m, Generator *g, const int32_t *tokens, size_t count, size_t past) {
-    Activations *x = &m->cache;
-    int timing = m->run.profile.timing;
-    m->run.profile.timing = 0;
-    x->T = count;
-    x->past = past;
+// Returns the logits (vocab_size) of the token after `count` new tokens, which begin at position `past`.
+static const float *generator_next(Generator *g, const int32_t *tokens, size_t count, size_t past) {
     memcpy(g->tokens, tokens, count * sizeof(int32_t));
-    copy_to_device(x->model.tokens, g->tokens, count * sizeof(int32_t), m->run.stream);
-    gpt_forward(m, x, &NO_TRAINING);
-    gpt_logits(m, x, count - 1, 1);
-    copy_to_host(g->logits, x->model.logits, m->dims.V * sizeof(floatX), m->run.stream);
-    stream_wait(m->run.stream);
-    m->run.profile.timing = timing;
-    for (size_t v = 0; v < m->dims.V; v++) g->numbers[v] = (float)g->logits[v];
+    g->model->logits(g->model->model, g->tokens, count, past, g->logits);
+    for (size_t v = 0; v < g->model->vocab_size; v++) g->numbers[v] = (float)g->logits[v];
     return g->numbers;
 }
 
@@ -100,30 +109,30 @@ static int is_stop(const TokenList *stops, const Tokenizer *tokenizer, int32_t t
 // returns the number of tokens, or -1 where the model's logits are not finite. `sample` numbers the samples of one seed.
 // When the positions are used up, the second half of the text is kept as context. Ids of the model that the tokenizer
 // does not have are never chosen.
-static int64_t continue_text(GPT *m, const Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
-                             TokenList *text, uint32_t sample, const volatile sig_atomic_t *stop) {
+static int64_t continue_text(const TextModel *m, const Tokenizer *tokenizer, const TokenList *stops,
+                             const Sampling *sampling, TokenList *text, uint32_t sample,
+                             const volatile sig_atomic_t *stop) {
     Generator generator;
-    const size_t capacity = (size_t)m->config.max_sequence_length;
-    const size_t known = (size_t)tokenizer_vocab_size(tokenizer),
-                 choices = known < m->dims.V ? known : m->dims.V;
+    const size_t capacity = m->capacity, V = m->vocab_size;
+    const size_t known = (size_t)tokenizer_vocab_size(tokenizer), choices = min_size(known, V);
     generator_open(&generator, m);
     size_t start = text->count > capacity ? text->count - capacity : 0, past = 0;
     int64_t generated = 0;
-    while (generated < o->sample_tokens && !*stop && !ferror(stdout)) {
+    while (generated < sampling->max_tokens && !*stop && !ferror(stdout)) {
         if (text->count - start > capacity) {
             start = text->count - capacity / 2 - 1;
             past = 0;
         }
-        const float *logits = gpt_generate(m, &generator, text->ids + start + past,
-                                           text->count - start - past, past);
+        const float *logits = generator_next(&generator, text->ids + start + past, text->count - start - past,
+                                             past);
         past = text->count - start;
-        if (!all_finite(logits, m->dims.V)) {
+        if (!all_finite(logits, V)) {
             generated = -1;
             break;
         }
-        Philox random = philox(philox_key((uint64_t)o->seed, RANDOM_SAMPLING, 0), (uint32_t)text->count,
-                               sample, 0, 0);
-        int32_t token = sample_token(logits, choices, o->temperature, (size_t)o->top_k, o->top_p,
+        Philox random = philox(philox_key(sampling->seed, RANDOM_SAMPLING, 0), (uint32_t)text->count, sample,
+                               0, 0);
+        int32_t token = sample_token(logits, choices, sampling->temperature, sampling->top_k, sampling->top_p,
                                      uniform_from_bits(random.v[0]));
         generated++;
         if (is_stop(stops, tokenizer, token)) break;
@@ -139,12 +148,13 @@ static int64_t continue_text(GPT *m, const Tokenizer *tokenizer, const TokenList
 }
 
 // Prints a prompt and its continuation.
-static int64_t print_sample(GPT *m, Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
-                            const char *prompt, uint32_t sample, const volatile sig_atomic_t *stop) {
+static int64_t print_sample(const TextModel *m, Tokenizer *tokenizer, const TokenList *stops,
+                            const Sampling *sampling, const char *prompt, uint32_t sample,
+                            const volatile sig_atomic_t *stop) {
     TokenList text = {NULL, 0, 0};
     encode_prompt(&text, tokenizer, prompt);
     fputs(prompt, stdout);
-    int64_t generated = continue_text(m, tokenizer, stops, o, &text, sample, stop);
+    int64_t generated = continue_text(m, tokenizer, stops, sampling, &text, sample, stop);
     free(text.ids);
     return generated;
 }

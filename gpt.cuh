@@ -863,6 +863,22 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
     range_end();
 }
 
+// Logits (V) of the token after `count` new tokens, which begin at position `past`, over the cache. In pinned host memory.
+static void gpt_next_logits(void *model, const int32_t *tokens, size_t count, size_t past, floatX *logits) {
+    GPT *m = (GPT *)model;
+    Activations *x = &m->cache;
+    const int timing = m->run.profile.timing;
+    m->run.profile.timing = 0;
+    x->T = count;
+    x->past = past;
+    copy_to_device(x->model.tokens, tokens, count * sizeof(int32_t), m->run.stream);
+    gpt_forward(m, x, &NO_TRAINING);
+    gpt_logits(m, x, count - 1, 1);
+    copy_to_host(logits, x->model.logits, m->dims.V * sizeof(floatX), m->run.stream);
+    stream_wait(m->run.stream);
+    m->run.profile.timing = timing;
+}
+
 // ---- work -------------------------------------------------------------------------------------------------
 
 // Products of causal attention on one token, forward: scores and their sum of values, of half the keys.

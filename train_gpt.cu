@@ -26,6 +26,12 @@
 #include "saving.cuh"
 #include "settings.cuh"
 
+// What checkpoints are made of.
+static SavedModel saved_model(GPT *m) {
+    SavedModel saved = {&m->config, &m->parameters, &m->shards, &m->optimizer, &m->run.matmul, m->run.stream};
+    return saved;
+}
+
 // ---- signals ----------------------------------------------------------------------------------------------
 
 static volatile sig_atomic_t stop_signal; // SIGINT, SIGTERM, SIGHUP or SIGUSR1, once it came
@@ -470,11 +476,23 @@ static Loader *open_loader(Trainer *t, Error *error) {
     return loader;
 }
 
+static TextModel text_model(GPT *m) {
+    TextModel model = {gpt_next_logits, m, m->dims.V, m->dims.max_T};
+    return model;
+}
+
+static Sampling sampling_of(const Settings *o) {
+    Sampling sampling = {o->sample_tokens, (uint64_t)o->seed, o->temperature, (size_t)o->top_k, o->top_p};
+    return sampling;
+}
+
 static void show_samples(Trainer *t) {
     if (t->tokenizer == NULL || !is_main(t)) return;
     metrics_end_line(&t->metrics);
     printf("---- sample after step %" PRId64 ":\n", t->state.step);
-    const int64_t count = print_sample(&t->model, t->tokenizer, &t->stops, &t->options, "",
+    const TextModel model = text_model(&t->model);
+    const Sampling sampling = sampling_of(&t->options);
+    const int64_t count = print_sample(&model, t->tokenizer, &t->stops, &sampling, "",
                                        (uint32_t)t->state.step, &stop_signal);
     puts(count < 0 ? "---- the model's logits are not finite" : "----");
 }
@@ -522,8 +540,9 @@ static int stop_after_skips(Trainer *t, Error *error) {
 }
 
 static int load_checkpoint(Trainer *t, const char *folder, Error *error) {
-    if (load_weights(&t->model, folder, error) != 0) return -1;
-    return load_training_state(&t->model, folder, &t->state, error);
+    const SavedModel model = saved_model(&t->model);
+    if (load_weights(&model, folder, error) != 0) return -1;
+    return load_training_state(&model, folder, &t->state, error);
 }
 
 // What became of the data, and of the record, since the checkpoint that was just loaded.
@@ -867,7 +886,8 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     if (check_attention(m, o, error) != 0) return -1;
     if (gpt_allocate(m, (MatmulLibrary)o->matmul, precision_of(o), error) != 0) return -1;
     matmul_search_algorithms(&m->run.matmul, o->matmul_search);
-    if (folder != NULL) return load_weights(m, folder, error);
+    const SavedModel saved = saved_model(m);
+    if (folder != NULL) return load_weights(&saved, folder, error);
     gpt_initialise(m, o->init_embedding, o->init_matrices);
     return 0;
 }
@@ -976,6 +996,7 @@ static int open_saving(Trainer *t, Error *error) {
                 "--rollback-after: process %d must see the same folder '%s' as process 0, but does not", r,
                 o->run);
     }
+    const SavedModel model = saved_model(&t->model);
     t->saving.metrics = &t->metrics;
     t->saving.tokenizer = t->tokenizer_text;
     t->saving.tokenizer_config = t->tokenizer_config;
@@ -983,7 +1004,7 @@ static int open_saving(Trainer *t, Error *error) {
     t->saving.algorithms = t->algorithms;
     t->saving.keep = o->keep;
     t->saving.every = 60 * o->save_minutes;
-    if (result == 0) result = saving_open(&t->saving, &t->model, o->run, all[0].run_id, &t->lock, sees, error);
+    if (result == 0) result = saving_open(&t->saving, &model, o->run, all[0].run_id, &t->lock, sees, error);
     free(owner), free(all), free(sees);
     return result;
 }
@@ -1006,7 +1027,8 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     optimizer_list_chunks(&m->optimizer, &m->shards, &m->parameters, o->weight_decay, m->run.stream);
     open_queues(t);
     if (resume_from != NULL) {
-        if (load_training_state(m, resume_from, &t->state, error) != 0) return -1;
+        const SavedModel model = saved_model(m);
+        if (load_training_state(&model, resume_from, &t->state, error) != 0) return -1;
         t->saving.saved_step = t->state.step;
     }
     if (t->tokenizer != NULL && is_main(t)) t->tokenizer_text = text_of(t->tokenizer);
@@ -1066,7 +1088,9 @@ static int64_t print_sample_of_ids(Trainer *t) {
     Error error;
     if (parse_ids(t->options.prompt_ids, (int64_t)t->model.dims.V, &text, &error) != 0) die_of(&error);
     for (size_t i = 0; i < text.count; i++) print_token(t->tokenizer, text.ids[i]);
-    int64_t count = continue_text(&t->model, t->tokenizer, &t->stops, &t->options, &text, 0, &stop_signal);
+    const TextModel model = text_model(&t->model);
+    const Sampling sampling = sampling_of(&t->options);
+    int64_t count = continue_text(&model, t->tokenizer, &t->stops, &sampling, &text, 0, &stop_signal);
     free(text.ids);
     return count;
 }
@@ -1074,11 +1098,12 @@ static int64_t print_sample_of_ids(Trainer *t) {
 // --sample: prints a continuation of the text and how fast it came.
 static void run_sample(Trainer *t) {
     if (t->tokenizer == NULL) die("there is no tokenizer in the folder of the weights: give --tokenizer");
+    const TextModel model = text_model(&t->model);
+    const Sampling sampling = sampling_of(&t->options);
     double started = seconds_now();
-    int64_t count = t->options.prompt_ids != NULL
-                        ? print_sample_of_ids(t)
-                        : print_sample(&t->model, t->tokenizer, &t->stops, &t->options, t->options.sample, 0,
-                                       &stop_signal);
+    int64_t count = t->options.prompt_ids != NULL ? print_sample_of_ids(t)
+                                                  : print_sample(&model, t->tokenizer, &t->stops, &sampling,
+                                                                 t->options.sample, 0, &stop_signal);
     if (count < 0) die("the model's logits are not finite: its weights have diverged");
     fprintf(stderr, "%" PRId64 " tokens, %.1f tokens/s\n", count, (double)count / (seconds_now() - started));
 }

@@ -173,8 +173,9 @@ static float *copy_of_master(GPT *m) {
     const int sees[] = {1};
     Snapshot snapshot;
     float *copy = (float *)calloc(m->parameters.num_elements, sizeof(float));
-    snapshot_open(&snapshot, m, sees);
-    snapshot_take(&snapshot, m);
+    const SavedModel model = saved_model(m);
+    snapshot_open(&snapshot, &model, sees);
+    snapshot_take(&snapshot, &model);
     wait_for_snapshot(&snapshot);
     for (size_t i = 0; i < m->parameters.num_tensors; i++)
         memcpy(copy + m->parameters.tensors[i].offset, snapshot.tensors[i].data,
@@ -453,11 +454,12 @@ static void test_generation(void) {
     floatX *all = (floatX *)copy_of(m.acts.model.logits, B * T * m.dims.Vp * sizeof(floatX));
     static const size_t pieces[][T] = {{1, 1, 1, 1, 1, 1, 1}, {T}, {3, 1, 2, 1}};
     Generator generator;
-    generator_open(&generator, &m);
+    const TextModel model = text_model(&m);
+    generator_open(&generator, &model);
     for (int way = 0; way < 3; way++) {
         size_t past = 0;
         for (int i = 0; i < T && past < T; i++) {
-            const float *logits = gpt_generate(&m, &generator, tokens + past, pieces[way][i], past);
+            const float *logits = generator_next(&generator, tokens + past, pieces[way][i], past);
             double wanted[V];
             past += pieces[way][i];
             for (size_t v = 0; v < V; v++) wanted[v] = (double)(float)all[(past - 1) * m.dims.Vp + v];
@@ -566,8 +568,9 @@ static void test_initialisation(void) {
 }
 
 // Continues a text of one token with the generator's output thrown away.
-static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
-                                TokenList *text) {
+static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenList *stops,
+                                const Sampling *sampling, TokenList *text) {
+    const TextModel model = text_model(m);
     const sig_atomic_t never = 0;
     fflush(stdout);
     const int output = dup(STDOUT_FILENO), nowhere = open("/dev/null", O_WRONLY);
@@ -575,7 +578,7 @@ static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenL
     text->ids = (int32_t *)xrealloc(text->ids, sizeof(int32_t));
     text->ids[0] = 7;
     text->count = text->capacity = 1;
-    int64_t generated = continue_text(m, tokenizer, stops, o, text, 0, &never);
+    int64_t generated = continue_text(&model, tokenizer, stops, sampling, text, 0, &never);
     fflush(stdout);
     dup2(output, STDOUT_FILENO);
     close(output);
@@ -595,18 +598,16 @@ static void test_larger_vocabulary(void) {
     gpt_initialise(&m, 0.05, 0.03);
     Tokenizer *tokenizer = tokenizer_train(NULL, 0, 257, NULL, &error);
     if (tokenizer == NULL) die("%s", error.text);
-    Settings o;
     TokenList text = {NULL, 0, 0}, stops = {NULL, 0, 0};
     const int64_t count = DEVICE_IS_GPU ? 12 : 200; // of the host's work; emulated kernels are slow
-    options_defaults(OPTIONS, NUM_OPTIONS, &o);
-    o.sample_tokens = count;
-    o.temperature = 100; // each id of the 600 as likely as the others
+    Sampling sampling = {count, 1337, 100, 0, 1};   // each id of the 600 as likely as the others
     stops.ids = (int32_t *)xmalloc(sizeof(int32_t));
     stops.ids[stops.count++] = 599; // never comes
     for (int kind = 0; kind < 3; kind++) {
-        o.top_k = kind == 1 ? 400 : 0;
-        o.top_p = kind == 2 ? 0.9 : 1;
-        EXPECT(continue_quietly(&m, tokenizer, &stops, &o, &text) == count && text.count == (size_t)count + 1,
+        sampling.top_k = kind == 1 ? 400 : 0;
+        sampling.top_p = kind == 2 ? 0.9 : 1;
+        EXPECT(continue_quietly(&m, tokenizer, &stops, &sampling, &text) == count &&
+                   text.count == (size_t)count + 1,
                "%zu tokens", text.count);
         size_t foreign = 0;
         for (size_t i = 0; i < text.count; i++) foreign += text.ids[i] >= 257;
@@ -614,7 +615,7 @@ static void test_larger_vocabulary(void) {
     }
     stops.ids[0] = text.ids[count / 2];
     const size_t first = text.count;
-    EXPECT(continue_quietly(&m, tokenizer, &stops, &o, &text) <= count / 2 && text.count < first,
+    EXPECT(continue_quietly(&m, tokenizer, &stops, &sampling, &text) <= count / 2 && text.count < first,
            "it does not stop");
     free(text.ids);
     free(stops.ids);
@@ -661,7 +662,7 @@ static void small_trainer(Trainer *t, const char *folder) {
                metrics_open(&t->metrics, folder, 0, 10, 1, 1, &error) == 0,
            "%s", error.text);
     t->saving.saved_step = t->rolled_back_to = -1;
-    t->saving.model = &t->model;
+    t->saving.model = saved_model(&t->model);
     t->comm = alone;
     t->lock.descriptor = -1;
     free(prefix), free(pattern);
