@@ -81,7 +81,7 @@ CORPUS    := data/stories.o data/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
 CHECKPOINT := data/json.o data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
-COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o comm/plan.o \
+COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o \
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
              $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)
 TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o $(CHECKPOINT) \
@@ -93,6 +93,7 @@ PARTS_train_gpt          := $(TRAINER)
 PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/tokenize_shards.o data/shards.o data/corpus.o data/spool.o
 PARTS_data/write_stories := $(COMMON) $(CORPUS)
 PARTS_dev/bench          := $(TRAINER)
+PARTS_dev/plan           := $(TRAINER) dev/cluster.o
 PARTS_dev/bench_kernels  := $(KERNELS) data/files.o
 
 TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul test/layers/test_host_memory
@@ -100,7 +101,7 @@ TESTS_ATTENTION := test/attention/test_attention
 TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories \
                    test/data/test_checkpoint test/data/test_options
 TESTS_COMM      := test/comm/test_partition test/comm/test_launch test/comm/test_control test/comm/test_watchdog \
-                   test/comm/test_plan
+                   test/dev/test_cluster
 TESTS_TRAINER   := test/test_train_gpt
 # Of the kernels, where there are some; everything else is tested in the CPU's build.
 ifneq ($(DEVICE),cpu)
@@ -132,7 +133,7 @@ PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
 PARTS_test/data/test_checkpoint     := $(COMMON) $(CHECKPOINT) data/metrics.o data/run.o data/saver.o
 PARTS_test/data/test_options        := $(COMMON)
 PARTS_test/comm/test_partition      := comm/partition.o data/files.o
-PARTS_test/comm/test_plan           := comm/plan.o
+PARTS_test/dev/test_cluster         := dev/cluster.o
 PARTS_test/comm/test_launch         := comm/launch.o comm/control.o data/files.o data/progress.o
 PARTS_test/comm/test_control        := comm/control.o data/files.o data/progress.o
 PARTS_test/comm/test_watchdog       := comm/watchdog.o comm/control.o data/files.o data/progress.o

@@ -16,8 +16,7 @@ typedef struct {
         stochastic_rounding, plan;
     int resume, validate_documents, overfit, profile;
     int shard, deterministic_reduce, save_synchronously;
-    int plan_gpu;
-    int64_t processes, global_batch, plan_node;
+    int64_t processes, global_batch;
     int64_t num_layers, num_heads, channels, max_sequence_length, vocab_size;
     int64_t sequence_length, batch, accumulate, steps, warmup, cooldown, max_skips, seed, threads;
     int64_t save_every, rollback_after, keep, logits_memory, validate_every, validation_batches, sample_every,
@@ -25,7 +24,6 @@ typedef struct {
     double dropout, learning_rate, final_learning_rate, weight_decay, beta1, beta2, epsilon, clip;
     double validation_floor, temperature, top_p, init_embedding, init_matrices, deadline;
     double save_minutes, outlier;
-    double plan_link, plan_network, plan_utilisation;
 } Settings;
 
 // One option a line: name, member of Settings, default, bounds or choices, help. Above the first of a group,
@@ -98,12 +96,7 @@ static const Option OPTIONS[] = {
     {NULL, CHOICE("recompute", recompute, "none", "none|activation|norm|block", "activations that the backward pass computes again instead of storing them, each level including the ones before; results stay the same")},
     {NULL, INTEGER("logits-memory", logits_memory, "0", 0, 1e15, "most bytes for logits, which are then computed in pieces; 0: no limit")},
     {NULL, FLAG("stochastic-rounding", stochastic_rounding, "round weights to bf16 up or down at random, so that they are right on average (bf16 builds)")},
-    {NULL, FLAG("plan", plan, "do not train, but print the memory that this model, batch and sequence length take, on the CPU and on GPUs, and predict the speed of many GPUs")},
-    {NULL, CHOICE("plan-gpu", plan_gpu, "h100", "a100-40|a100-80|h100|h200|b200|l40s|rtx4090|rtx5090", "GPU that --plan predicts for")},
-    {NULL, INTEGER("plan-node", plan_node, "8", 1, 1024, "GPUs in a node, for --plan")},
-    {NULL, REAL("plan-link", plan_link, "0", 0, 1e6, "GB/s between GPUs of a node in one direction, for --plan; 0: usual for that GPU")},
-    {NULL, REAL("plan-network", plan_network, "0", 0, 1e6, "GB/s of network per GPU, for --plan; 0: usual for that GPU")},
-    {NULL, REAL("plan-utilisation", plan_utilisation, "0", 0, 1, "fraction of its peak that a GPU reaches, for --plan; 0: as published by others")},
+    {NULL, FLAG("plan", plan, "do not train, but print the memory that this model, batch and sequence length take, on the CPU and on GPUs (dev/plan predicts the speed of many GPUs)")},
 
     {"Many processes", INTEGER("processes", processes, "0", 0, 4096, "start this many processes here, on a GPU each; 0: those that torchrun, mpirun or srun started, or one")},
     {NULL, CHOICE("shard", shard, "none", "none|optimizer|gradients", "what is divided among processes: optimizer state and master weights (ZeRO-1), gradients too (ZeRO-2)")},

@@ -1258,7 +1258,6 @@ int main(int argc, char **argv) {
     agree_or_die(t, describe_model(t, folder, &error), &error);
     if (o->plan) {
         print_plan(&t->model, o);
-        print_plan_of_many(&t->model, o);
     } else {
         set_up(t, folder);
         if (o->sample != NULL)

@@ -145,6 +145,11 @@ static const ForeignOption FOREIGN_OPTIONS[] = {
     {"backend", NULL, "the build decides how processes talk: NCCL on GPUs, MPI on CPUs"},
     {"num-workers", NULL, "one thread reads the data beside training"},
     {"local-rank", NULL, "the launcher's environment says which process this is"},
+    {"plan-gpu", NULL, "it is --gpu of dev/plan, which make plan builds"},
+    {"plan-node", NULL, "it is --gpus-per-node of dev/plan, which make plan builds"},
+    {"plan-link", NULL, "it is --link of dev/plan, which make plan builds"},
+    {"plan-network", NULL, "it is --network of dev/plan, which make plan builds"},
+    {"plan-utilisation", NULL, "it is --utilisation of dev/plan, which make plan builds"},
     {"do-train", NULL, "training is what the program does unless --sample or --plan is given"},
     {"do-eval", NULL, "a run with --validation is validated"},
     {"optimizer", NULL, "the optimizer is AdamW"},
@@ -181,5 +186,9 @@ static const struct {
     {"recompute", "gelu", "activation"},
     {"recompute", "layernorm", "norm"},
 };
+
+// Options of earlier versions that option files of their runs still have, and that change nothing: they are skipped there.
+static const char *const RETIRED_OPTIONS[] = {"plan-gpu", "plan-node", "plan-link", "plan-network",
+                                              "plan-utilisation"};
 
 #endif

@@ -325,9 +325,21 @@ static int fail_word(const Parser *parser, const char *word, Error *error) {
                 parser->table[0].name);
 }
 
+// Returns 1 for a line "--name=value" of an option that there is no more.
+static int is_retired(const char *word) {
+    for (size_t i = 0; i < sizeof(RETIRED_OPTIONS) / sizeof(RETIRED_OPTIONS[0]); i++) {
+        const size_t length = strlen(RETIRED_OPTIONS[i]);
+        if (strncmp(word, "--", 2) == 0 && strncmp(word + 2, RETIRED_OPTIONS[i], length) == 0 &&
+            word[2 + length] == '=')
+            return 1;
+    }
+    return 0;
+}
+
 static int parse_words(Parser *parser, int count, char **words, int depth, Error *error) {
     for (int i = 0; i < count && !parser->question; i++) {
         int used_next = 0;
+        if (depth > 0 && is_retired(words[i])) continue;
         if (strcmp(words[i], "-h") == 0) {
             parser->question = OPTIONS_USAGE;
         } else if (words[i][0] == '@') {

@@ -82,10 +82,12 @@ echo "$(validation by2) $(validation by4) $(validation by4pieces)" |
     awk '{ exit NF != 3 || ($1 - $2) ^ 2 > 1e-10 || ($1 - $3) ^ 2 > 1e-10 }' &&
     pass || fail "validation by batches of 2 and 4, in pieces: $(validation by2) $(validation by4) $(validation by4pieces)"
 refuse "too small: the logits of one token take" "$train" $small "${data[@]}" --logits-memory 100
-expect 0 "^ +64 +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9]+ +[0-9]+ +0\.9[0-9]+$" "$train" --plan --model gpt2-124M --vocab-size 50257 \
+expect 0 "^ +64 +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9]+ +[0-9]+ +0\.9[0-9]+$" "$build/dev/plan" --model gpt2-124M --vocab-size 50257 \
     --sequence-length 1024 --batch 64 --shard optimizer
-expect 0 "^ +2 +.*! " "$train" --plan --plan-gpu rtx4090 --plan-link 10 --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 8
+expect 0 "^ +2 +.*! " "$build/dev/plan" --gpu rtx4090 --link 10 --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 8
 expect 0 "^total +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
+refuse "it is --gpu of dev/plan" "$train" --plan --plan-gpu h100
+refuse "the size of the vocabulary is unknown" "$build/dev/plan" --model gpt2-124M
 refuse "no cuBLAS" "$train" $small "${data[@]}" --matmul cublas
 refuse "weights in bf16" "$train" $small "${data[@]}" --stochastic-rounding
 # Variants: the same curve up to rounding. Documents, floor, schedules, overfitting, a profile.

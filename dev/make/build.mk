@@ -10,14 +10,14 @@ TRAIN_GPT := $(if $(LINKS),./,$(BUILD)/)train_gpt
 link_target = $(if $(filter /%,$(BUILD)),,$(if $(findstring /,$(1)),../))$(BUILD)/$(1)
 programs: $(addprefix $(BUILD)/,$(PROGRAMS))
 	@:$(foreach p,$(LINKS),; [ "$$(readlink $(p))" = $(call link_target,$(p)) ] || ln -sfn $(call link_target,$(p)) $(p))
-tests: $(addprefix $(BUILD)/,$(TESTS) $(MPI_PROGRAMS)) $(TORTURE_NEEDS)
+tests: $(addprefix $(BUILD)/,$(if $(filter cpu,$(DEVICE)),dev/plan) $(TESTS) $(MPI_PROGRAMS)) $(TORTURE_NEEDS)
 fuzzers: C_FLAGS += -fsanitize=fuzzer-no-link
 fuzzers: LINK_FLAGS += -fsanitize=fuzzer
 fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 	@:
 
 .SECONDEXPANSION:
-$(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) $(TESTS) $(filter %_mpi,$(MPI_PROGRAMS)) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*)) Makefile
+$(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) dev/plan $(TESTS) $(filter %_mpi,$(MPI_PROGRAMS)) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*)) Makefile
 	$(LINK) $(LINK_FLAGS) $(filter %.o,$^) $(LIBS) -o $@
 
 $(addprefix $(BUILD)/,$(filter %_late,$(MPI_PROGRAMS))): $$(addprefix $(BUILD)/,$(PARTS_test/comm/train_gpt_late)) Makefile
@@ -61,7 +61,7 @@ $(BUILD)/%.o: %.cu dev/make/build.mk $(STAMP) | $(LACKING)
 	$(COMPILE_CU) -c $< -o $@
 $(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) $(addprefix test/comm/,test_nccl.o test_mpi.o late.o)): C_FLAGS += $(MPI_FLAGS) $(if $(USES_STANDIN),-Itest/comm/nccl_standin)
 # These include the trainer whole and do not use all of it.
-$(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o: C_FLAGS += -Wno-unused-function
+$(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o $(BUILD)/dev/plan.o: C_FLAGS += -Wno-unused-function
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
 clean:

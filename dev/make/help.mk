@@ -10,6 +10,7 @@ help:
 	@echo '                        minutes); make test_long: all other tests, with sanitizers, fuzzing and planted mistakes'
 	@echo '  make test_attention, test_layers, test_data      the tests of one part, after you change it'
 	@echo '  make bench            measure the speed of kernels and steps; make profile: where a GPU spends its time'
+	@echo '  make plan PLAN=...    predict a step on many GPUs; make plan shows the options'
 	@echo '  make deps             install what a build needs, or print the command that does'
 	@echo '  make clean            remove what was built; make clean_stories: the corpus and run of make train'
 	@echo 'For developers: fuzz, torture, test_mutations, test_seeds, kernel_resources, cuda_all_architectures,'

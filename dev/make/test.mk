@@ -1,5 +1,5 @@
 # Tests, fuzzing, torture, benchmarks. Part of the Makefile.
-.PHONY: clean check test test_long test_layers test_attention test_data fuzz fuzz_programs bench bench_program attention_library
+.PHONY: clean check test test_long test_layers test_attention test_data fuzz fuzz_programs bench bench_program plan attention_library
 # Three sizes (dev/docs/testing.md): `check` after an edit, two minutes; `test`, what a user's machine can get wrong; and
 # `test_long`, all the rest. They print each program's line, then one line that adds them up.
 RUN_TESTS = SKIPPED='$(strip $(SKIPPED))' test/run.sh
@@ -106,5 +106,9 @@ endif
 
 attention_library: $(BUILD)/dev/libattention.so
 bench_program: $(BUILD)/$(BENCH)
+# What many GPUs would make of a model: make plan PLAN='--model gpt2-124M --vocab-size 50257 --batch 64'
+PLAN ?= --help
+plan: $(BUILD)/dev/plan
+	@$(BUILD)/dev/plan $(PLAN)
 bench: bench_program
 	$(BUILD)/$(BENCH) $(if $(filter cpu,$(DEVICE)),all)

@@ -26,8 +26,8 @@
 //                      before, when these are gone
 // Left out: loading data, GPUs that are not equally fast or own more than others, other traffic, what the processor
 // takes to queue work, and sums in the network (NVSwitch: all-reduces inside a node are about 1.3 times as fast).
-#ifndef COMM_PLAN_H
-#define COMM_PLAN_H
+#ifndef DEV_CLUSTER_H
+#define DEV_CLUSTER_H
 
 #include <stddef.h>
 

@@ -1,5 +1,5 @@
-// See plan.h.
-#include "comm/plan.h"
+// See cluster.h.
+#include "dev/cluster.h"
 
 #include <math.h>
 #include <string.h>

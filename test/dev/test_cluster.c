@@ -1,7 +1,7 @@
 // The model to plan with: steps worked out by hand, what must be equal, and what must grow or fall.
 #include <math.h>
 #include <string.h>
-#include "comm/plan.h"
+#include "dev/cluster.h"
 #include "test/test.h"
 
 // One flop and one number (4 bytes) a second; AdamW and starting an operation take no time.
