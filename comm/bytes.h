@@ -1,4 +1,4 @@
-// Numbers in messages between processes: `count` bytes, the low one first.
+// Integers in messages between processes: little-endian, `count` bytes each.
 #ifndef COMM_BYTES_H
 #define COMM_BYTES_H
 

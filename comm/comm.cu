@@ -1,4 +1,4 @@
-// See comm.h. One process needs no transport: what would be sent to itself is copied where it has to move at all.
+// See comm.h. A single process needs no transport: data is copied only if `own` and `data` differ.
 #include "comm/comm.h"
 
 #include <pthread.h>
@@ -7,15 +7,15 @@
 #include "comm/transport.h"
 #include "layers/profile.h"
 
-enum { RECENT = 64 }; // operations whose names are kept, for the watchdog
+enum { RECENT = 64 }; // operations whose names are kept for the watchdog
 
 struct Comm {
     int rank, size;
-    const CommTransport *transport; // NULL: alone
+    const CommTransport *transport; // NULL with one process
     void *state;
     Control *control;
-    double deadline;       // to join, and to leave
-    pthread_mutex_t mutex; // of the two below, which the watchdog reads
+    double deadline;       // in seconds, for connecting and for disconnecting
+    pthread_mutex_t mutex; // guards `queued` and `names`, which the watchdog reads
     Ticket queued;
     char names[RECENT][sizeof(((CommProgress *)0)->current)];
 };
@@ -99,7 +99,7 @@ Control *comm_control(Comm *comm) {
 
 // ---- limits -----------------------------------------------------------------------------------------------
 
-// What has no deadline of its own, joining and leaving, has one by the process's alarm clock.
+// Connecting and disconnecting have no deadline of their own: the process's alarm clock (SIGALRM) limits them.
 static char limit_sentence[256];
 
 static void on_limit(int number) {
@@ -119,7 +119,7 @@ void comm_limit(const char *what, double seconds) {
 
 // ---- operations -------------------------------------------------------------------------------------------
 
-// Counts an operation before it is queued, and keeps its name.
+// Counts an operation before it is queued, and records its name.
 static Ticket count_operation(Comm *comm, const char *name, size_t bytes) {
     range_begin(name);
     pthread_mutex_lock(&comm->mutex);

@@ -1,11 +1,12 @@
-// How processes meet. Process 0 listens; the others look for it in several places at once, and ask what answers there:
+// How processes find each other. Process 0 listens; the others try all its possible addresses and ports at the same
+// time. Messages:
 //
-//     HELLO    from a process: who it is                     JOIN     from a process: it has chosen this connection
-//     HERE     from process 0: this is the run you look for  START    from process 0: everybody has joined
-//                                                            FAILED   from process 0: a sentence, why it comes to nothing
+//     HELLO    from a process: its rank                      JOIN     from a process: it has chosen this connection
+//     HERE     from process 0: it belongs to this run        START    from process 0: all processes have joined
+//                                                            FAILED   from process 0: the error, one sentence
 //
-// Only what has joined counts. Whatever else connects, or listens where process 0 could be, is a stranger: what it says
-// does not begin with MAGIC and the number of the run, or it says nothing, and it is left alone.
+// Only connections that have sent JOIN count. Unrelated clients and unrelated listeners are ignored: they send
+// nothing, or something that does not begin with MAGIC and the id of the run.
 #define _GNU_SOURCE
 #include "comm/bytes.h"
 #include "comm/control.h"
@@ -33,17 +34,17 @@ enum { HOST_SIZE = 64 };
 struct Control {
     int rank, size;
     double deadline;          // seconds
-    int *sockets;             // (size), or (1) of process 0's
-    char (*hosts)[HOST_SIZE]; // (size), or (1)
+    int *sockets;             // (size) in process 0, else (1)
+    char (*hosts)[HOST_SIZE]; // (size) in process 0, else (1)
 };
 
-// For poll: until `when`, at least once.
+// Returns the timeout for poll: the time until `when`, at least 0 and at most an hour.
 static int milliseconds_until(double when) {
     double left = when - seconds_now();
     return left <= 0 ? 0 : left > 3600 ? 3600000 : (int)(1000 * left) + 1;
 }
 
-static void this_host(char *name) {
+static void get_host_name(char *name) {
     memset(name, 0, HOST_SIZE);
     if (gethostname(name, HOST_SIZE - 1) != 0) strcpy(name, "?");
 }
@@ -52,11 +53,11 @@ static void this_host(char *name) {
 
 typedef enum { HELLO = 1, HERE, JOIN, START, FAILED } Kind;
 
-// Bytes of a message: magic, run, kind, rank, size, text; numbers with the low byte first.
+// Offsets in a message: magic, run, kind, rank, size, text; integers are little-endian.
 enum { AT_RUN = 8, AT_KIND = 16, AT_RANK = 20, AT_SIZE = 24, AT_TEXT = 28, MESSAGE_SIZE = 512 };
 static const unsigned char MAGIC[8] = {'G', 'P', 'T', 'r', 'u', 'n', 0xd7, 0x0a};
 
-// One that arrives, perhaps in pieces.
+// A message that is being received, perhaps in pieces.
 typedef struct {
     unsigned char bytes[MESSAGE_SIZE];
     size_t count;
@@ -72,9 +73,9 @@ static const char *message_text(const Message *message) {
     return (const char *)message->bytes + AT_TEXT;
 }
 
-typedef enum { INCOMPLETE, COMPLETE, ENDED, STRANGE } Arrival;
+typedef enum { INCOMPLETE, COMPLETE, ENDED, UNRELATED } Arrival;
 
-// Takes what is there of a message, without waiting.
+// Reads what has arrived of a message, without waiting.
 static Arrival receive(int descriptor, uint64_t run, Message *message) {
     unsigned char head[AT_KIND];
     memcpy(head, MAGIC, sizeof(MAGIC));
@@ -85,13 +86,13 @@ static Arrival receive(int descriptor, uint64_t run, Message *message) {
     if (got == 0) return ENDED;
     message->count += (size_t)got;
     size_t known = message->count < sizeof(head) ? message->count : sizeof(head);
-    if (memcmp(message->bytes, head, known) != 0) return STRANGE;
+    if (memcmp(message->bytes, head, known) != 0) return UNRELATED;
     if (message->count < MESSAGE_SIZE) return INCOMPLETE;
     message->bytes[MESSAGE_SIZE - 1] = '\0';
     return COMPLETE;
 }
 
-// To a connection that has room for it: nothing else is under way.
+// Returns 0, or -1 if the socket's buffer has no room; it always has, as no other message is in flight.
 static int send_message(int descriptor, uint64_t run, Kind kind, int rank, int size, const char *text) {
     unsigned char bytes[MESSAGE_SIZE] = {0};
     memcpy(bytes, MAGIC, sizeof(MAGIC));
@@ -128,7 +129,7 @@ static void set_port(Address *address, int port) {
         address->v6.sin6_port = htons((uint16_t)port);
 }
 
-// The addresses of a host, at most `limit`; how many, or -1 and *reason.
+// Stores at most `limit` addresses of a host. Returns their number, or -1 and *reason.
 static int resolve(const char *host, Address *addresses, int limit, const char **reason) {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list;
     int result = getaddrinfo(host, NULL, &hints, &list), count = 0;
@@ -143,13 +144,13 @@ static int resolve(const char *host, Address *addresses, int limit, const char *
     return count;
 }
 
-// Opens a socket that listens at `address`. Returns it, or -1 with errno.
+// Returns a socket that listens at `address`, or -1 with errno.
 static int listen_at(const Address *address) {
     int on = 1, off = 0,
         descriptor = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (descriptor < 0) return -1;
-    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on,
-               sizeof(on)); // connections of a run before may linger
+    // Connections of a previous run may linger.
+    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (address->any.sa_family == AF_INET6)
         setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
     if (bind(descriptor, &address->any, address_size(address)) == 0 && listen(descriptor, SOMAXCONN) == 0)
@@ -160,7 +161,7 @@ static int listen_at(const Address *address) {
     return -1;
 }
 
-// At every address of this host; IPv6 takes IPv4 in, where there is IPv6.
+// Listens on all addresses of this host: an IPv6 socket accepts IPv4 too; without IPv6, an IPv4 socket.
 static int listen_everywhere(int port) {
     Address address;
     memset(&address, 0, sizeof(address));
@@ -174,12 +175,12 @@ static int listen_everywhere(int port) {
     return listen_at(&address);
 }
 
-// "localhost", "127.0.0.1", "::1": what only this host can reach.
+// Returns 1 for a name that only this host can reach: "localhost", "127.0.0.1", "::1".
 static int is_loopback(const char *host) {
     return strcmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 || strcmp(host, "::1") == 0;
 }
 
-// Process 0, from launch->master and launch->port: the first port that is free.
+// Makes process 0 listen at launch->master, on the first free port from launch->port on.
 static int listen_for(const Launch *launch, Error *error) {
     Address addresses[8];
     const char *reason = "no address was found for it";
@@ -202,7 +203,7 @@ static int listen_for(const Launch *launch, Error *error) {
         launch->port, launch->port + CONTROL_PORTS - 1);
 }
 
-// Adds an interface's address, where the others may be able to use it and there is room.
+// Appends an interface's address if other hosts may be able to use it and there is room.
 static void add_address(ControlAddress *text, const struct ifaddrs *interface) {
     char name[INET6_ADDRSTRLEN];
     const struct sockaddr *address = interface->ifa_addr;
@@ -211,7 +212,7 @@ static void add_address(ControlAddress *text, const struct ifaddrs *interface) {
         inet_ntop(AF_INET, &((const struct sockaddr_in *)address)->sin_addr, name, sizeof(name));
     } else if (address->sa_family == AF_INET6) {
         const struct in6_addr *v6 = &((const struct sockaddr_in6 *)address)->sin6_addr;
-        if (IN6_IS_ADDR_LINKLOCAL(v6)) return; // means something else on every host
+        if (IN6_IS_ADDR_LINKLOCAL(v6)) return; // link-local: valid on its own link only
         inet_ntop(AF_INET6, v6, name, sizeof(name));
     } else {
         return;
@@ -247,29 +248,30 @@ int control_listen(ControlAddress *address, Error *error) {
 
 // ---- process 0 --------------------------------------------------------------------------------------------
 
-// Seconds for what connects to say what it wants, and how long a failure is told to those that still come.
-enum { PATIENCE = 5, FAREWELL = 1 };
+// How long an accepted connection may take to identify itself, and how long process 0 reports a failure to late
+// processes.
+enum { IDENTIFY_SECONDS = 5, NOTICE_SECONDS = 1 };
 
-// A connection that has not joined.
+// A connection that has not joined yet.
 typedef struct {
     int descriptor;
     double until;
     Message message;
-} Guest;
+} PendingPeer;
 
 typedef struct {
     uint64_t run;
     Control *control;
     int listening;
-    Guest *guests; // (num_guests)
-    size_t num_guests, most_guests;
-    int joined; // with process 0 itself
+    PendingPeer *pending; // (num_pending)
+    size_t num_pending, max_pending;
+    int num_joined; // processes, including process 0
     int failed; // `error` says why
     Error *error;
-} Meeting;
+} Rendezvous;
 
-static void meeting_fail(Meeting *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void meeting_fail(Meeting *m, const char *format, ...) {
+static void rendezvous_fail(Rendezvous *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void rendezvous_fail(Rendezvous *m, const char *format, ...) {
     if (m->failed) return;
     va_list arguments;
     va_start(arguments, format);
@@ -281,97 +283,98 @@ static void meeting_fail(Meeting *m, const char *format, ...) {
             send_message(m->control->sockets[rank], m->run, FAILED, 0, m->control->size, m->error->text);
 }
 
-static void drop_guest(Meeting *m, size_t index, int keep_open) {
-    if (!keep_open) close(m->guests[index].descriptor);
-    m->guests[index] = m->guests[--m->num_guests];
+static void drop_pending(Rendezvous *m, size_t index, int keep_open) {
+    if (!keep_open) close(m->pending[index].descriptor);
+    m->pending[index] = m->pending[--m->num_pending];
 }
 
-static void admit(Meeting *m) {
+static void accept_connection(Rendezvous *m) {
     int descriptor = accept4(m->listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (descriptor < 0) return;
     prepare_socket(descriptor);
-    if (m->num_guests == m->most_guests) drop_guest(m, 0, 0);
-    Guest *guest = &m->guests[m->num_guests++];
-    guest->descriptor = descriptor;
-    guest->until = seconds_now() + PATIENCE;
-    guest->message.count = 0;
+    if (m->num_pending == m->max_pending) drop_pending(m, 0, 0);
+    PendingPeer *peer = &m->pending[m->num_pending++];
+    peer->descriptor = descriptor;
+    peer->until = seconds_now() + IDENTIFY_SECONDS;
+    peer->message.count = 0;
 }
 
-// 1 if the connection is now that of a rank.
-static int join(Meeting *m, const Guest *guest) {
+// Handles JOIN. Returns 1 if the connection now belongs to a rank.
+static int join(Rendezvous *m, const PendingPeer *peer) {
     Control *control = m->control;
-    int rank = message_number(&guest->message, AT_RANK), size = message_number(&guest->message, AT_SIZE);
-    const char *host = message_text(&guest->message);
+    int rank = message_number(&peer->message, AT_RANK), size = message_number(&peer->message, AT_SIZE);
+    const char *host = message_text(&peer->message);
     if (size != control->size) {
-        meeting_fail(m,
-                     "process %d (host %.63s) was started as one of %d, but process 0 (host %s) as one of %d",
-                     rank, host, size, control->hosts[0], control->size);
+        rendezvous_fail(
+            m, "process %d (host %.63s) was started as one of %d, but process 0 (host %s) as one of %d", rank,
+            host, size, control->hosts[0], control->size);
     } else if (rank < 1 || rank >= size || control->sockets[rank] >= 0) {
         const char *other = rank < 0 || rank >= size ? "?" : control->hosts[rank];
-        meeting_fail(m, "two processes claim to be process %d of %d: one on host %s and one on host %.63s",
-                     rank, size, other, host);
+        rendezvous_fail(m, "two processes claim to be process %d of %d: one on host %s and one on host %.63s",
+                        rank, size, other, host);
     }
     if (m->failed) {
-        send_message(guest->descriptor, m->run, FAILED, 0, control->size, m->error->text);
+        send_message(peer->descriptor, m->run, FAILED, 0, control->size, m->error->text);
         return 0;
     }
-    control->sockets[rank] = guest->descriptor;
+    control->sockets[rank] = peer->descriptor;
     snprintf(control->hosts[rank], HOST_SIZE, "%.63s", host);
-    m->joined++;
+    m->num_joined++;
     return 1;
 }
 
-static void hear_guest(Meeting *m, size_t index) {
-    Guest *guest = &m->guests[index];
-    Arrival arrival = receive(guest->descriptor, m->run, &guest->message);
+static void read_pending(Rendezvous *m, size_t index) {
+    PendingPeer *peer = &m->pending[index];
+    Arrival arrival = receive(peer->descriptor, m->run, &peer->message);
     if (arrival == INCOMPLETE) return;
-    if (arrival == COMPLETE && message_kind(&guest->message) == HELLO) {
-        guest->message.count = 0;
-        guest->until = seconds_now() + PATIENCE;
-        if (send_message(guest->descriptor, m->run, HERE, 0, m->control->size, m->control->hosts[0]) == 0)
+    if (arrival == COMPLETE && message_kind(&peer->message) == HELLO) {
+        peer->message.count = 0;
+        peer->until = seconds_now() + IDENTIFY_SECONDS;
+        if (send_message(peer->descriptor, m->run, HERE, 0, m->control->size, m->control->hosts[0]) == 0)
             return;
     }
-    int joins = arrival == COMPLETE && message_kind(&guest->message) == JOIN;
-    drop_guest(m, index, joins && join(m, guest));
+    int joins = arrival == COMPLETE && message_kind(&peer->message) == JOIN;
+    drop_pending(m, index, joins && join(m, peer));
 }
 
-// A process that has joined says nothing more; when its connection ends, it has.
-static void check_joined(Meeting *m, int rank) {
+// A process that has joined sends nothing more, so its socket is readable only when the connection has ended.
+static void check_joined(Rendezvous *m, int rank) {
     char byte;
     ssize_t got = recv(m->control->sockets[rank], &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return;
     close(m->control->sockets[rank]);
     m->control->sockets[rank] = -1;
-    m->joined--;
-    meeting_fail(m, "process %d (host %s) disconnected while others were still missing", rank,
-                 m->control->hosts[rank]);
+    m->num_joined--;
+    rendezvous_fail(m, "process %d (host %s) disconnected while others were still missing", rank,
+                    m->control->hosts[rank]);
 }
 
-static void meeting_step(Meeting *m, struct pollfd *polled, double until) {
+static void rendezvous_step(Rendezvous *m, struct pollfd *polled, double until) {
     Control *control = m->control;
     nfds_t count = 0;
     double next = until;
     polled[count++] = (struct pollfd){m->listening, POLLIN, 0};
-    for (size_t i = 0; i < m->num_guests; i++) {
-        polled[count++] = (struct pollfd){m->guests[i].descriptor, POLLIN, 0};
-        if (m->guests[i].until < next) next = m->guests[i].until;
+    for (size_t i = 0; i < m->num_pending; i++) {
+        polled[count++] = (struct pollfd){m->pending[i].descriptor, POLLIN, 0};
+        if (m->pending[i].until < next) next = m->pending[i].until;
     }
     for (int rank = 1; rank < control->size; rank++)
-        polled[count++] = (struct pollfd){control->sockets[rank], POLLIN, 0}; // poll passes over -1
-    size_t guests = m->num_guests;
+        polled[count++] = (struct pollfd){control->sockets[rank], POLLIN, 0}; // poll ignores -1
+    size_t num_polled = m->num_pending;
     if (poll(polled, count, milliseconds_until(next)) < 0) return;
     for (int rank = 1; rank < control->size; rank++)
-        if (polled[guests + (size_t)rank].revents != 0 && control->sockets[rank] >= 0) check_joined(m, rank);
-    for (size_t i = guests; i-- > 0;) { // backwards: one that goes is replaced by the last
+        if (polled[num_polled + (size_t)rank].revents != 0 && control->sockets[rank] >= 0)
+            check_joined(m, rank);
+    for (size_t i = num_polled; i-- > 0;) { // backwards: a removed entry is replaced by the last
         if (polled[1 + i].revents != 0)
-            hear_guest(m, i);
-        else if (m->guests[i].until < seconds_now())
-            drop_guest(m, i, 0);
+            read_pending(m, i);
+        else if (m->pending[i].until < seconds_now())
+            drop_pending(m, i, 0);
     }
-    if (polled[0].revents != 0) admit(m);
+    if (polled[0].revents != 0) accept_connection(m);
 }
 
-// "rank 2", "ranks 1, 2 and 5", "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 24 others"
+// For example: "rank 2", "ranks 1, 2 and 5", "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 24 others".
 static void list_missing(const Control *control, int missing, char *text, size_t size) {
     enum { NAMED = 8 };
     int named = 0, most = missing <= NAMED + 1 ? missing : NAMED;
@@ -390,61 +393,63 @@ static void list_missing(const Control *control, int missing, char *text, size_t
     if (most < missing) snprintf(text + length, size - length, " and %d others", missing - most);
 }
 
-// Until everybody is there, or it comes to nothing. 0 or -1.
-static int meet(Meeting *m, double deadline) {
+// Runs until all processes have joined (returns 0) or one has failed or the deadline has passed (returns -1).
+static int run_rendezvous(Rendezvous *m, double deadline) {
     Control *control = m->control;
-    m->most_guests = 64 + 2 * (size_t)control->size;
-    m->guests = (Guest *)xmalloc(m->most_guests * sizeof(Guest));
-    struct pollfd *polled = (struct pollfd *)xmalloc((m->most_guests + 1 + (size_t)control->size) *
+    m->max_pending = 64 + 2 * (size_t)control->size;
+    m->pending = (PendingPeer *)xmalloc(m->max_pending * sizeof(PendingPeer));
+    struct pollfd *polled = (struct pollfd *)xmalloc((m->max_pending + 1 + (size_t)control->size) *
                                                      sizeof(*polled));
     double until = seconds_now() + deadline;
-    while (m->joined < control->size && !m->failed && seconds_now() < until) meeting_step(m, polled, until);
-    if (m->joined < control->size && !m->failed) {
+    while (m->num_joined < control->size && !m->failed && seconds_now() < until)
+        rendezvous_step(m, polled, until);
+    if (m->num_joined < control->size && !m->failed) {
         char names[128];
-        int missing = control->size - m->joined;
+        int missing = control->size - m->num_joined;
         list_missing(control, missing, names, sizeof(names));
-        meeting_fail(m, "%d of %d processes %s missing after %.3g s: %s", missing, control->size,
-                     missing == 1 ? "is" : "are", deadline, names);
+        rendezvous_fail(m, "%d of %d processes %s missing after %.3g s: %s", missing, control->size,
+                        missing == 1 ? "is" : "are", deadline, names);
     } else if (m->failed) {
-        until = seconds_now() + FAREWELL;
-        while (seconds_now() < until) meeting_step(m, polled, until);
+        until = seconds_now() + NOTICE_SECONDS;
+        while (seconds_now() < until) rendezvous_step(m, polled, until);
     }
     for (int rank = 1; rank < control->size && !m->failed; rank++)
         send_message(control->sockets[rank], m->run, START, 0, control->size, control->hosts[0]);
-    while (m->num_guests > 0) drop_guest(m, 0, 0);
-    free(m->guests);
+    while (m->num_pending > 0) drop_pending(m, 0, 0);
+    free(m->pending);
     free(polled);
     return m->failed ? -1 : 0;
 }
 
 // ---- the others -------------------------------------------------------------------------------------------
 
-// A place where process 0 may listen.
+// An address and port where process 0 may listen.
 typedef struct {
     Address address;
     int descriptor; // -1: not connected
-    int asked;      // the connection stands, and HELLO is sent
-    double until;   // of a connection: when it is given up; without: when the next is tried
+    int hello_sent; // the connection is open and HELLO was sent
+    // When this connection attempt is abandoned or, if not connected, when the next one begins.
+    double until;
     int attempts;
     Message message;
-} Place;
+} Candidate;
 
-// Seconds for a connection, then for an answer (process 0 may be busy; other places do not wait for it); and for
-// process 0's last word beyond its own deadline.
-enum { CONNECTING = 2, ANSWERING = 10, LAST_WORD = 5, MAX_PLACES = 8 * CONTROL_PORTS };
+// Seconds to connect, then to wait for an answer (process 0 may be busy; other candidates do not wait for this one),
+// and to wait for process 0's final message beyond its own deadline.
+enum { CONNECT_SECONDS = 2, ANSWER_SECONDS = 10, FINAL_SECONDS = 5, MAX_CANDIDATES = 8 * CONTROL_PORTS };
 
 typedef struct {
     const Launch *launch;
     uint64_t run;
-    char hosts[512]; // where to look: names or addresses, commas between them
+    char hosts[512]; // comma-separated names or addresses of process 0
     int port, num_ports;
-    Place places[MAX_PLACES];
-    int num_places;
+    Candidate candidates[MAX_CANDIDATES];
+    int num_candidates;
     double resolve_at;
-    char trouble[96]; // the last one
+    char last_error[96]; // the latest reason
 } Search;
 
-static void look_up(Search *s) {
+static void resolve_hosts(Search *s) {
     char hosts[sizeof(s->hosts)], *rest = hosts, *host;
     const char *reason = "no address was found for this host";
     memcpy(hosts, s->hosts, sizeof(hosts));
@@ -452,100 +457,104 @@ static void look_up(Search *s) {
         Address addresses[8];
         int count = resolve(host, addresses, 8, &reason);
         for (int i = 0; i < count; i++)
-            for (int port = s->port; port < s->port + s->num_ports && s->num_places < MAX_PLACES; port++) {
-                Place *place = &s->places[s->num_places++];
-                memset(place, 0, sizeof(*place));
-                place->address = addresses[i];
-                place->descriptor = -1;
-                set_port(&place->address, port);
+            for (int port = s->port; port < s->port + s->num_ports && s->num_candidates < MAX_CANDIDATES;
+                 port++) {
+                Candidate *candidate = &s->candidates[s->num_candidates++];
+                memset(candidate, 0, sizeof(*candidate));
+                candidate->address = addresses[i];
+                candidate->descriptor = -1;
+                set_port(&candidate->address, port);
             }
     }
-    if (s->num_places == 0) snprintf(s->trouble, sizeof(s->trouble), "%s", reason);
+    if (s->num_candidates == 0) snprintf(s->last_error, sizeof(s->last_error), "%s", reason);
     s->resolve_at = seconds_now() + 1;
 }
 
-// Gives a connection up; the next attempt is later each time, at most a second (a stranger is asked less often).
-static void leave_place(Search *s, Place *place, const char *why) {
-    if (place->descriptor >= 0) close(place->descriptor);
-    place->descriptor = -1;
-    double pause = place->asked ? 2 : place->attempts < 4 ? 0.1 * (1 << place->attempts) : 1;
-    place->asked = 0;
-    place->attempts++;
-    place->until = seconds_now() + pause;
-    snprintf(s->trouble, sizeof(s->trouble), "%s", why);
+// Closes the connection and schedules the next attempt: after a growing pause of at most 1 s, or after 2 s where an
+// unrelated program answered.
+static void drop_candidate(Search *s, Candidate *candidate, const char *why) {
+    if (candidate->descriptor >= 0) close(candidate->descriptor);
+    candidate->descriptor = -1;
+    double pause = candidate->hello_sent ? 2 : candidate->attempts < 4 ? 0.1 * (1 << candidate->attempts) : 1;
+    candidate->hello_sent = 0;
+    candidate->attempts++;
+    candidate->until = seconds_now() + pause;
+    snprintf(s->last_error, sizeof(s->last_error), "%s", why);
 }
 
-static void connect_place(Search *s, Place *place) {
-    place->message.count = 0;
-    place->descriptor = socket(place->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (place->descriptor < 0) {
-        leave_place(s, place, strerror(errno));
+static void connect_candidate(Search *s, Candidate *candidate) {
+    candidate->message.count = 0;
+    candidate->descriptor = socket(candidate->address.any.sa_family,
+                                   SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (candidate->descriptor < 0) {
+        drop_candidate(s, candidate, strerror(errno));
         return;
     }
-    prepare_socket(place->descriptor);
-    place->until = seconds_now() + CONNECTING;
-    if (connect(place->descriptor, &place->address.any, address_size(&place->address)) != 0 &&
+    prepare_socket(candidate->descriptor);
+    candidate->until = seconds_now() + CONNECT_SECONDS;
+    if (connect(candidate->descriptor, &candidate->address.any, address_size(&candidate->address)) != 0 &&
         errno != EINPROGRESS)
-        leave_place(s, place, strerror(errno));
+        drop_candidate(s, candidate, strerror(errno));
 }
 
-// 1 when process 0 has answered.
-static int advance_place(Search *s, Place *place, const char *host) {
-    const char *silent = "another program, which is not part of this run, listens there";
-    if (!place->asked) {
+// Returns 1 when process 0 has answered.
+static int advance_candidate(Search *s, Candidate *candidate, const char *host) {
+    const char *unrelated = "another program, which is not part of this run, listens there";
+    if (!candidate->hello_sent) {
         int reason = 0;
         socklen_t length = sizeof(reason);
-        getsockopt(place->descriptor, SOL_SOCKET, SO_ERROR, &reason, &length);
+        getsockopt(candidate->descriptor, SOL_SOCKET, SO_ERROR, &reason, &length);
         if (reason == 0 &&
-            send_message(place->descriptor, s->run, HELLO, s->launch->rank, s->launch->size, host) != 0)
+            send_message(candidate->descriptor, s->run, HELLO, s->launch->rank, s->launch->size, host) != 0)
             reason = errno;
-        place->asked = reason == 0;
-        snprintf(s->trouble, sizeof(s->trouble), "there is no answer yet");
-        place->until = seconds_now() + ANSWERING;
-        if (reason != 0) leave_place(s, place, strerror(reason));
+        candidate->hello_sent = reason == 0;
+        snprintf(s->last_error, sizeof(s->last_error), "there is no answer yet");
+        candidate->until = seconds_now() + ANSWER_SECONDS;
+        if (reason != 0) drop_candidate(s, candidate, strerror(reason));
         return 0;
     }
-    Arrival arrival = receive(place->descriptor, s->run, &place->message);
-    if (arrival == COMPLETE && message_kind(&place->message) == HERE) return 1;
-    if (arrival != INCOMPLETE) leave_place(s, place, silent);
+    Arrival arrival = receive(candidate->descriptor, s->run, &candidate->message);
+    if (arrival == COMPLETE && message_kind(&candidate->message) == HERE) return 1;
+    if (arrival != INCOMPLETE) drop_candidate(s, candidate, unrelated);
     return 0;
 }
 
-// The first place that has answered, or NULL.
-static Place *search_step(Search *s, const char *host, double until) {
-    struct pollfd polled[MAX_PLACES];
+// Returns the first candidate that has answered, or NULL.
+static Candidate *search_step(Search *s, const char *host, double until) {
+    struct pollfd polled[MAX_CANDIDATES];
     double now = seconds_now(), next = until;
-    if (s->num_places == 0 && now >= s->resolve_at) look_up(s);
-    if (s->num_places == 0 && s->resolve_at < next) next = s->resolve_at;
-    for (int i = 0; i < s->num_places; i++) {
-        Place *place = &s->places[i];
-        if (place->until <= now && place->descriptor >= 0)
-            leave_place(s, place,
-                        place->asked ? "the program that listens there does not answer"
-                                     : "connecting timed out");
-        else if (place->until <= now)
-            connect_place(s, place);
-        polled[i] = (struct pollfd){place->descriptor, place->asked ? POLLIN : POLLOUT, 0};
-        if (place->until < next) next = place->until;
+    if (s->num_candidates == 0 && now >= s->resolve_at) resolve_hosts(s);
+    if (s->num_candidates == 0 && s->resolve_at < next) next = s->resolve_at;
+    for (int i = 0; i < s->num_candidates; i++) {
+        Candidate *candidate = &s->candidates[i];
+        if (candidate->until <= now && candidate->descriptor >= 0)
+            drop_candidate(s, candidate,
+                           candidate->hello_sent ? "the program that listens there does not answer"
+                                                 : "connecting timed out");
+        else if (candidate->until <= now)
+            connect_candidate(s, candidate);
+        polled[i] = (struct pollfd){candidate->descriptor, candidate->hello_sent ? POLLIN : POLLOUT, 0};
+        if (candidate->until < next) next = candidate->until;
     }
-    if (poll(polled, (nfds_t)s->num_places, milliseconds_until(next)) <= 0) return NULL;
-    for (int i = 0; i < s->num_places; i++)
-        if (polled[i].revents != 0 && advance_place(s, &s->places[i], host)) return &s->places[i];
+    if (poll(polled, (nfds_t)s->num_candidates, milliseconds_until(next)) <= 0) return NULL;
+    for (int i = 0; i < s->num_candidates; i++)
+        if (polled[i].revents != 0 && advance_candidate(s, &s->candidates[i], host)) return &s->candidates[i];
     return NULL;
 }
 
-// A connection with process 0, or -1 and a sentence. host0: its name.
-static int search(Search *s, double deadline, char *host0, Error *error) {
+// Returns a connection to process 0, or -1 with a sentence. `main_host` receives the name of its host.
+static int search(Search *s, double deadline, char *main_host, Error *error) {
     char host[HOST_SIZE];
-    this_host(host);
-    Place *found = NULL;
+    get_host_name(host);
+    Candidate *found = NULL;
     double until = seconds_now() + deadline;
     while (found == NULL && seconds_now() < until) found = search_step(s, host, until);
     int descriptor = found != NULL ? found->descriptor : -1;
-    for (int i = 0; i < s->num_places; i++)
-        if (s->places[i].descriptor >= 0 && &s->places[i] != found) close(s->places[i].descriptor);
+    for (int i = 0; i < s->num_candidates; i++)
+        if (s->candidates[i].descriptor >= 0 && &s->candidates[i] != found)
+            close(s->candidates[i].descriptor);
     if (found != NULL) {
-        snprintf(host0, HOST_SIZE, "%.63s", message_text(&found->message));
+        snprintf(main_host, HOST_SIZE, "%.63s", message_text(&found->message));
         send_message(descriptor, s->run, JOIN, s->launch->rank, s->launch->size, host);
         return descriptor;
     }
@@ -553,14 +562,14 @@ static int search(Search *s, double deadline, char *host0, Error *error) {
     snprintf(ports, sizeof(ports), s->num_ports == 1 ? "port %d" : "ports %d to %d", s->port,
              s->port + s->num_ports - 1);
     return fail(error, "process %d could not reach process 0 within %.3g s at %s, %s: %s", s->launch->rank,
-                deadline, s->hosts, ports, s->trouble);
+                deadline, s->hosts, ports, s->last_error);
 }
 
-// Waits for process 0's START. Its deadline began at the latest when this process reached it.
-static int await_start(int descriptor, uint64_t run, double deadline, const char *host0, Error *error) {
+// Waits for process 0's START. Process 0's deadline began no later than when this process reached it.
+static int await_start(int descriptor, uint64_t run, double deadline, const char *main_host, Error *error) {
     Message message;
     message.count = 0;
-    double until = seconds_now() + deadline + LAST_WORD;
+    double until = seconds_now() + deadline + FINAL_SECONDS;
     Arrival arrival = INCOMPLETE;
     while (arrival == INCOMPLETE && seconds_now() < until) {
         struct pollfd polled = {descriptor, POLLIN, 0};
@@ -569,13 +578,13 @@ static int await_start(int descriptor, uint64_t run, double deadline, const char
     if (arrival == COMPLETE && message_kind(&message) == START) return 0;
     if (arrival == COMPLETE && message_kind(&message) == FAILED)
         return fail(error, "%s", message_text(&message));
-    if (arrival == INCOMPLETE) return fail(error, "process 0 (host %s) no longer answers", host0);
-    return fail(error, "process 0 (host %s) disconnected while processes were still missing", host0);
+    if (arrival == INCOMPLETE) return fail(error, "process 0 (host %s) no longer answers", main_host);
+    return fail(error, "process 0 (host %s) disconnected while processes were still missing", main_host);
 }
 
 // ---- all --------------------------------------------------------------------------------------------------
 
-// "29501 7f3a9c0d12345678 10.0.0.3,192.168.1.7,127.0.0.1"
+// Parses the text of control_listen: "29501 7f3a9c0d12345678 10.0.0.3,192.168.1.7,127.0.0.1".
 static int read_address(const ControlAddress *address, Search *s, Error *error) {
     char text[sizeof(address->text) + 1];
     memcpy(text, address->text, sizeof(address->text));
@@ -598,19 +607,19 @@ static Control *control_new(const Launch *launch, double deadline) {
     return control;
 }
 
-// Process 0, on a socket that listens.
-static int open_at_0(Control *control, int listening, uint64_t run, Error *error) {
-    fcntl(listening, F_SETFL,
-          fcntl(listening, F_GETFL) | O_NONBLOCK); // what was to be accepted may be gone again
-    Meeting meeting;
-    memset(&meeting, 0, sizeof(meeting));
-    meeting.run = run;
-    meeting.control = control;
-    meeting.listening = listening;
-    meeting.joined = 1;
-    meeting.error = error;
-    this_host(control->hosts[0]);
-    return meet(&meeting, control->deadline);
+// Connects process 0 to all others, on a socket that listens.
+static int open_as_process_0(Control *control, int listening, uint64_t run, Error *error) {
+    // Nonblocking, because a connection may be gone again before it is accepted.
+    fcntl(listening, F_SETFL, fcntl(listening, F_GETFL) | O_NONBLOCK);
+    Rendezvous rendezvous;
+    memset(&rendezvous, 0, sizeof(rendezvous));
+    rendezvous.run = run;
+    rendezvous.control = control;
+    rendezvous.listening = listening;
+    rendezvous.num_joined = 1;
+    rendezvous.error = error;
+    get_host_name(control->hosts[0]);
+    return run_rendezvous(&rendezvous, control->deadline);
 }
 
 Control *control_open(const Launch *launch, int listening, const ControlAddress *address, double deadline,
@@ -631,7 +640,7 @@ Control *control_open(const Launch *launch, int listening, const ControlAddress 
             "the host of process 0 is unknown: set MASTER_ADDR, for example: mpirun -x MASTER_ADDR=host");
     if (result == 0 && launch->rank == 0) {
         if (listening < 0) listening = listen_for(launch, error);
-        result = listening < 0 ? -1 : open_at_0(control, listening, s->run, error);
+        result = listening < 0 ? -1 : open_as_process_0(control, listening, s->run, error);
     } else if (result == 0) {
         control->sockets[0] = search(s, deadline, control->hosts[0], error);
         result = control->sockets[0] < 0
@@ -645,7 +654,7 @@ Control *control_open(const Launch *launch, int listening, const ControlAddress 
     return NULL;
 }
 
-// Sends or receives exactly `size` bytes. 0, or -1: the connection has ended, or `until` has come (*late).
+// Sends or receives exactly `size` bytes. Returns 0, or -1 if the connection has ended or `until` has passed (*late).
 static int transfer(int descriptor, unsigned char *bytes, size_t size, int sending, double until, int *late) {
     *late = 0;
     for (size_t done = 0; done < size;) {
@@ -664,7 +673,7 @@ static int transfer(int descriptor, unsigned char *bytes, size_t size, int sendi
     return 0;
 }
 
-int control_tell(Control *control, void *data, size_t bytes, Error *error) {
+int control_broadcast(Control *control, void *data, size_t bytes, Error *error) {
     unsigned char head[sizeof(MAGIC) + 8], expected[sizeof(head)];
     memcpy(head, MAGIC, sizeof(MAGIC));
     put_number(head + sizeof(MAGIC), bytes, 8);

@@ -1,4 +1,4 @@
-// Who this process is among those that train together, by what started it:
+// The rank of this process and the number of processes, from the environment that the launcher has set:
 //
 //     alone                    no variable of a launcher is set
 //     ./train_gpt --processes  the program starts the others itself (launch_processes)
@@ -7,9 +7,9 @@
 //     mpirun (MPICH, Intel)    PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS
 //     srun                     SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_NODELIST
 //
-// The first of these that is there counts. One that is there in part, or contradicts itself, is an error that names
-// the variables; nothing waits for processes that will never come. Empty variables count as not set. One process
-// is LAUNCHED_ALONE, whoever started it.
+// The first launcher in this order whose variables are set counts. A set of variables that is incomplete or
+// contradictory is an error that names them; otherwise the program would wait for processes that never come. Empty
+// variables count as not set. A single process is LAUNCHED_ALONE, whatever started it.
 #ifndef COMM_LAUNCH_H
 #define COMM_LAUNCH_H
 
@@ -29,30 +29,32 @@ typedef enum {
 
 typedef struct {
     Launcher launcher;
-    int rank, size;             // of all processes
-    int local_rank, local_size; // of those on this host
-    char master[256];           // the host of process 0; empty: not known
-    int port;      // the first that process 0 tries to listen on; of LAUNCHED_BY_US the one it listens on
-    int listening; // a socket that listens already (process 0 of LAUNCHED_BY_US), or -1
-    uint64_t run;  // the same in all processes of this run, and hardly in those of another
+    int rank, size;             // among all processes
+    int local_rank, local_size; // among those on this host
+    char master[256];           // the host of process 0; empty: unknown
+    // The first port that process 0 tries to listen on; with LAUNCHED_BY_US the port it listens on.
+    int port;
+    int listening; // in process 0 of LAUNCHED_BY_US a listening socket, else -1
+    uint64_t run;  // the same in all processes of this run, unlikely to equal that of another run
 } Launch;
 
-// From the environment. 0, or -1 and a sentence. MASTER_PORT belongs to torchrun, which listens there itself: ours is
-// the next. mpirun and srun need none; where they give no host for process 0 either, MASTER_ADDR does.
+// Reads the environment. Returns 0, or -1 with a sentence. torchrun itself listens on MASTER_PORT, so this program
+// uses the ports after it. mpirun and srun need no MASTER_PORT; if they do not name the host of process 0,
+// MASTER_ADDR does.
 int launch_read(Launch *launch, Error *error);
 
-// Starts `count` processes of this program, which return, each with its own launch; the caller's process stays behind
-// as their supervisor: it passes signals on, ends the others when one ends badly (what is frozen too), and exits
-// with the first bad status, 128 + n for signal n. Must be called before anything else has threads or uses the GPU. -1
-// and a sentence when processes cannot be started.
-// Each has a process group of its own, so that Ctrl-C comes to it once, from the supervisor; it reads nothing from the
-// terminal, and does not outlive the supervisor.
+// Starts `count` processes of this program and returns in each of them, with its own `launch`. The calling process
+// remains as their supervisor: it forwards signals, ends all other processes (also frozen ones) if one fails, and
+// exits with the first non-zero status, or 128 + n after signal n. Must be called before anything else creates
+// threads or uses the GPU. Returns -1 with a sentence if processes cannot be started.
+// Each process has a process group of its own, so that it gets Ctrl-C once, from the supervisor; it reads nothing from
+// the terminal, and does not outlive the supervisor.
 int launch_processes(Launch *launch, int count, Error *error);
 
-// Runs `mpirun -n count` of this program, without its option --processes; the caller's process stays behind and exits like
-// it. Open MPI is told, where the user's environment says nothing else, that there may be more processes than cores, that
-// none is bound to a core (each has threads), and that root may do this. A signal to end is passed on as SIGUSR1: mpirun
-// would kill its processes at any other. Returns only on error.
+// Runs `mpirun -n count` with this program and its arguments except --processes; the calling process waits and exits
+// with the status of mpirun. Unless the user's environment says otherwise, Open MPI is told to allow more processes
+// than cores, not to bind processes to cores (each has threads), and to allow root. Signals that request a stop are
+// forwarded as SIGUSR1, because mpirun would kill its processes on any other. Returns only on error, with a sentence.
 int launch_mpirun(int count, int argc, char **argv, Error *error);
 
 #ifdef __cplusplus

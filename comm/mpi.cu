@@ -1,14 +1,15 @@
-// Processes on CPUs talk over MPI. Operations are done by a thread of their own, in the order they were queued, while
-// the others compute; only that thread calls MPI. It sleeps between looks at what has arrived, so that it takes no
+// The MPI transport, for processes on CPUs. A thread of its own runs the operations in the order in which they were
+// queued, while the other threads compute; only this thread calls MPI. It sleeps between polls, so that it takes no
 // core from the computation.
 //
-// Sums are made where they are wanted: each owner gets everybody's part, a segment at a time, and adds them up in the
-// order of ranks. That sends each number as often as a ring does, and its bits do not depend on timing.
+// Sums are computed by their owners: each owner receives every process's part, a segment at a time, and adds the
+// parts in rank order. This sends each element as often as a ring does, and the bits do not depend on timing.
 //
-// MPI wants host memory. A device's memory (here: the emulated one's) is copied a segment at a time, and the
+// MPI needs host memory. Device memory (here: of the emulated device) is copied a segment at a time, and the
+// operation is complete when the call returns.
 // operation is done when the call returns.
 #ifdef HAVE_MPI
-#define OMPI_SKIP_MPICXX  1 // C++ is only for kernels
+#define OMPI_SKIP_MPICXX  1 // only kernels are C++
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 #include <pthread.h>
@@ -19,38 +20,38 @@
 #include "data/threads.h"
 
 enum {
-    SEGMENT = 1 << 18, // elements an owner gets of each process at a time
-    SMALL = 1 << 12,   // elements that everybody sends to everybody rather than to an owner
-    QUEUE = 1024,      // operations
-    SPINS = 20,        // looks before the first sleep
-    SLEEP = 20000,     // nanoseconds between looks
+    SEGMENT = 1 << 18,     // elements that an owner gets from each process at a time
+    SMALL_COUNT = 1 << 12, // up to this many elements, every process sends all to every other
+    QUEUE_SIZE = 1024,     // capacity, in operations
+    NUM_SPINS = 20,        // polls before the first sleep
+    SLEEP_NANOSECONDS = 20000,
 };
 
 typedef enum { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, EXCHANGE, CLOSE } Kind;
 
 typedef struct {
     Kind kind;
-    void *data, *all; // of ALL_REDUCE and EXCHANGE
+    void *data, *all; // for ALL_REDUCE and EXCHANGE
     size_t count, element;
-    CommPiece *pieces; // our copy
+    CommPiece *pieces; // a copy, owned by the operation
     size_t num_pieces;
 } Operation;
 
 typedef struct {
     int rank, size;
-    char *received, *staged, *sum; // (size, SEGMENT), (size, SEGMENT), (SEGMENT) elements of 8 bytes at most
-    MPI_Status *statuses;  // (2 size), not looked at: gcc takes MPICH's MPI_STATUSES_IGNORE for a mistake
+    char *received, *staged, *sum; // (size, SEGMENT), (size, SEGMENT), (SEGMENT) elements of at most 8 bytes
+    MPI_Status *statuses;          // (2 size), unused: gcc warns about MPICH's MPI_STATUSES_IGNORE
     MPI_Request *requests; // (2 size)
     pthread_t thread;
-    pthread_mutex_t mutex; // guards all below
+    pthread_mutex_t mutex; // guards the fields below
     pthread_cond_t changed;
-    Operation queue[QUEUE];
+    Operation queue[QUEUE_SIZE];
     Ticket queued, done;
 } MpiState;
 
 // ---- one round: a segment for every owner ---------------------------------------------------------------------
 
-// What MPI may read: the memory itself, or a copy of the device's.
+// Returns memory that MPI may read: `data` itself, or a host copy of device memory.
 static const void *host_view(MpiState *s, int slot, const void *data, size_t bytes) {
     if (!DEVICE_IS_GPU) return data;
     char *copy = s->staged + (size_t)slot * SEGMENT * sizeof(double);
@@ -59,24 +60,24 @@ static const void *host_view(MpiState *s, int slot, const void *data, size_t byt
     return copy;
 }
 
-static void host_store(void *data, const void *host, size_t bytes) {
+static void store_from_host(void *data, const void *host, size_t bytes) {
     if (data == host) return;
     copy_to_device(data, host, bytes, 0);
     stream_wait(0);
 }
 
-// Until all requests are done.
+// Waits until all requests are complete.
 static void wait_for(MpiState *s, int count) {
-    struct timespec pause = {0, SLEEP};
+    struct timespec pause = {0, SLEEP_NANOSECONDS};
     int done = 0;
-    for (int looks = 0; !done; looks++) {
-        if (looks >= SPINS) nanosleep(&pause, NULL);
+    for (int polls = 0; !done; polls++) {
+        if (polls >= NUM_SPINS) nanosleep(&pause, NULL);
         MPI_Testall(count, s->requests, &done, s->statuses);
-        if (!done && looks < SPINS) sched_yield();
+        if (!done && polls < NUM_SPINS) sched_yield();
     }
 }
 
-// x_0 + x_1 + ... of `bytes` bytes of elements each: x_r is what process r sent, ours `mine`.
+// out = x_0 + x_1 + ..., `bytes` bytes each: x_r is what process r sent, and `mine` of this process.
 static void sum_received(const MpiState *s, void *out, const void *mine, size_t bytes, size_t element) {
     const RankBuffers x = {mine, s->received, SEGMENT * sizeof(double) / element, s->rank, s->size};
     sum_ranks_cpu(out, &x, bytes / element, element == sizeof(float) ? COMM_FLOAT : COMM_DOUBLE);
@@ -93,23 +94,23 @@ static int receive_from_all(MpiState *s, size_t bytes) {
 
 // ---- the operations -----------------------------------------------------------------------------------------------
 
-static CommPiece next_of(const Operation *o, int owner, Cursor *cursors) {
+static CommPiece next_segment_of(const Operation *o, int owner, Cursor *cursors) {
     return next_segment(o->pieces, o->num_pieces, owner, SEGMENT, o->element, &cursors[owner]);
 }
 
 static void do_reduce_scatter(MpiState *s, const Operation *o) {
     Cursor *cursors = (Cursor *)xcalloc((size_t)s->size, sizeof(Cursor));
-    for (int left = 1; left;) {
-        const CommPiece mine = next_of(o, s->rank, cursors);
+    for (int remaining = 1; remaining;) {
+        const CommPiece mine = next_segment_of(o, s->rank, cursors);
         const size_t bytes = mine.count * o->element;
-        left = bytes > 0;
+        remaining = bytes > 0;
         int requests = receive_from_all(s, bytes);
         for (int r = 0; r < s->size; r++) {
             if (r == s->rank) continue;
-            const CommPiece other = next_of(o, r, cursors);
+            const CommPiece other = next_segment_of(o, r, cursors);
             const size_t sent = other.count * o->element;
             if (sent == 0) continue;
-            left = 1;
+            remaining = 1;
             MPI_Isend(host_view(s, r, other.data, sent), (int)sent, MPI_BYTE, r, 0, MPI_COMM_WORLD,
                       &s->requests[requests++]);
         }
@@ -117,7 +118,7 @@ static void do_reduce_scatter(MpiState *s, const Operation *o) {
         if (bytes == 0) continue;
         void *sum = DEVICE_IS_GPU ? s->sum : mine.own;
         sum_received(s, sum, host_view(s, s->rank, mine.data, bytes), bytes, o->element);
-        host_store(mine.own, sum, bytes);
+        store_from_host(mine.own, sum, bytes);
     }
     free(cursors);
 }
@@ -125,13 +126,13 @@ static void do_reduce_scatter(MpiState *s, const Operation *o) {
 static void do_all_gather(MpiState *s, const Operation *o) {
     Cursor *cursors = (Cursor *)xcalloc((size_t)s->size, sizeof(Cursor));
     CommPiece *others = (CommPiece *)xcalloc((size_t)s->size, sizeof(CommPiece));
-    for (int left = 1; left;) {
+    for (int remaining = 1; remaining;) {
         int requests = 0;
-        left = 0;
+        remaining = 0;
         for (int r = 0; r < s->size; r++) {
-            others[r] = next_of(o, r, cursors);
+            others[r] = next_segment_of(o, r, cursors);
             if (others[r].count == 0) continue;
-            left = 1;
+            remaining = 1;
             if (r == s->rank) continue;
             void *to = DEVICE_IS_GPU ? s->received + (size_t)r * SEGMENT * sizeof(double) : others[r].data;
             MPI_Irecv(to, (int)(others[r].count * o->element), MPI_BYTE, r, 0, MPI_COMM_WORLD,
@@ -144,16 +145,16 @@ static void do_all_gather(MpiState *s, const Operation *o) {
             if (r != s->rank)
                 MPI_Isend(view, (int)bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
         wait_for(s, requests);
-        if (mine.own != mine.data) host_store(mine.data, view, bytes);
+        if (mine.own != mine.data) store_from_host(mine.data, view, bytes);
         for (int r = 0; r < s->size && DEVICE_IS_GPU; r++)
             if (r != s->rank && others[r].count > 0)
-                host_store(others[r].data, s->received + (size_t)r * SEGMENT * sizeof(double),
-                           others[r].count * o->element);
+                store_from_host(others[r].data, s->received + (size_t)r * SEGMENT * sizeof(double),
+                                others[r].count * o->element);
     }
     free(cursors), free(others);
 }
 
-// Few numbers: everybody gets all of them, and adds them up in the same order.
+// For few elements: every process gets all parts and adds them in the same order.
 static void all_reduce_small(MpiState *s, const Operation *o) {
     const size_t bytes = o->count * o->element;
     const void *mine = host_view(s, s->rank, o->data, bytes);
@@ -163,13 +164,13 @@ static void all_reduce_small(MpiState *s, const Operation *o) {
             MPI_Isend(mine, (int)bytes, MPI_BYTE, r, 0, MPI_COMM_WORLD, &s->requests[requests++]);
     wait_for(s, requests);
     sum_received(s, s->sum, mine, bytes, o->element);
-    host_store(o->data, s->sum, bytes);
+    store_from_host(o->data, s->sum, bytes);
 }
 
-// Every process adds up a range, and the ranges are gathered.
+// Every process sums one range, then the ranges are gathered.
 static void do_all_reduce(MpiState *s, const Operation *o) {
     if (o->count == 0) return;
-    if (o->count <= SMALL) {
+    if (o->count <= SMALL_COUNT) {
         all_reduce_small(s, o);
         return;
     }
@@ -215,7 +216,7 @@ static void *worker(void *argument) {
     for (Kind kind = EXCHANGE; kind != CLOSE;) {
         pthread_mutex_lock(&s->mutex);
         while (s->done == s->queued) pthread_cond_wait(&s->changed, &s->mutex);
-        Operation operation = s->queue[s->done % QUEUE];
+        Operation operation = s->queue[s->done % QUEUE_SIZE];
         pthread_mutex_unlock(&s->mutex);
         kind = operation.kind;
         run_operation(s, &operation);
@@ -241,8 +242,8 @@ static void queue(MpiState *s, const Operation *operation, Stream after) {
     }
     stream_wait(after);
     pthread_mutex_lock(&s->mutex);
-    while (s->queued - s->done == QUEUE) pthread_cond_wait(&s->changed, &s->mutex);
-    s->queue[s->queued++ % QUEUE] = o;
+    while (s->queued - s->done == QUEUE_SIZE) pthread_cond_wait(&s->changed, &s->mutex);
+    s->queue[s->queued++ % QUEUE_SIZE] = o;
     const Ticket ticket = s->queued;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->mutex);
@@ -269,7 +270,7 @@ static void mpi_broadcast(void *state, void *data, size_t bytes, int root, Strea
     mpi_all_gather(state, &piece, 1, 1, after);
 }
 static void mpi_wait(void *state, Ticket ticket, Stream stream) {
-    (void)stream; // work that is queued from here on is queued after this returns
+    (void)stream; // work that is queued from now on is queued after this returns
     wait_until_done((MpiState *)state, ticket);
 }
 static void mpi_exchange(void *state, const void *mine, size_t bytes, void *all) {
@@ -289,10 +290,10 @@ static Ticket mpi_progress(void *state, char *failure, size_t size) {
 }
 
 static void mpi_abort(void *state) {
-    (void)state; // the process's exit status tells mpirun
+    (void)state; // mpirun learns of it by the process's exit status
 }
 
-// What MPI says about who is there, against what the launcher's variables say.
+// Compares MPI's rank and size with those of the launcher's variables.
 static int check_size(const Launch *launch, Error *error) {
     int rank, size;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -309,7 +310,7 @@ static void *mpi_open(const Launch *launch, int deterministic, double deadline, 
                       Error *error) {
     int provided, listening = -1;
     ControlAddress address = {{0}};
-    (void)deterministic; // always
+    (void)deterministic; // sums are always in rank order
     comm_limit("connecting all processes over MPI", deadline);
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS ||
         provided < MPI_THREAD_SERIALIZED) {

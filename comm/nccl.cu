@@ -1,14 +1,14 @@
-// The NCCL transport: operations are NCCL's kernels on a stream of their own.
+// The NCCL transport: operations are NCCL kernels on a stream of their own.
 //
-// The communicator does not block: a call returns at once, ncclInProgress where threads of NCCL still work on it, which
-// `settle` waits for. So nothing that hangs hangs inside NCCL, and the watchdog's thread can abort it. It shares `lock`,
-// since NCCL wants a communicator to be used by one thread at a time.
+// The communicator is nonblocking: a call returns at once, with ncclInProgress while threads of NCCL still work on
+// it, and `settle` waits for these. So no thread hangs inside NCCL, and the watchdog's thread can abort the
+// communicator. Both threads use `lock`, because NCCL allows only one thread at a time to use a communicator.
 //
-// What is done is known by events, the last RING of them. The stream keeps operations in order, so where a newer one has
-// taken a ticket's event, waiting for that is right too.
+// Events record which operations are complete; the last RING events are kept. The stream runs operations in order, so
+// if a newer operation has reused a ticket's event, waiting for that event is also correct.
 //
-// NCCL adds in an order that depends on topology and size. With `deterministic`, sums go over send and receive instead:
-// everybody sends an owner its parts, a segment at a time, and the owner adds them in the order of ranks (sum.cuh).
+// NCCL adds in an order that depends on topology and size. With `deterministic`, sums use send and receive instead:
+// every process sends an owner its parts, a segment at a time, and the owner adds them in rank order (sum.cuh).
 #ifdef HAVE_NCCL
 #include <nccl.h>
 #include <pthread.h>
@@ -22,40 +22,41 @@
 
 enum {
     RING = 64,
-    SEGMENT_BYTES = 1 << 20, // of one process and round: 2^18 floats
-    GRACE = 10               // seconds that the watchdog has to end a process whose communicator has failed
+    SEGMENT_BYTES = 1 << 20, // per process and round: 2^18 floats
+    GRACE_SECONDS = 10       // seconds that the watchdog has to end a process whose communicator has failed
 };
 
 typedef struct {
     ncclComm_t comm;
-    pthread_mutex_t lock; // comm, aborted, failure
+    pthread_mutex_t lock; // guards comm, aborted, failure
     int aborted;
     char failure[160]; // of a call; empty: none
 
     int rank, size, device;
     Stream stream;
-    Event begins;
-    Event events[RING];  // operation t has events[t % RING]
-    Ticket queued, done; // read by the watchdog's thread: atomic
+    Event input_ready;
+    Event events[RING];  // operation t uses events[t % RING]
+    Ticket queued, done; // atomic, as the watchdog's thread reads them
 
-    char *host_buffer, *device_buffer; // of exchange: (1 + size, exchange_bytes)
+    char *host_buffer, *device_buffer; // for exchange: (1 + size, exchange_bytes)
     size_t exchange_bytes;
-    // With `deterministic`, else NULL.
-    char *scratch;     // (size, SEGMENT_BYTES), on the device
+    // The fields below are NULL without `deterministic`.
+    char *scratch;     // (size, SEGMENT_BYTES), device memory
     Cursor *cursors;   // (size)
-    CommPiece *ranges; // (size) of an all-reduce
+    CommPiece *ranges; // (size), for all-reduce
 } Nccl;
 
-// ---- calls of NCCL ----------------------------------------------------------------------------------------------------
+// ---- calls of NCCL --------------------------------------------------------------------------------------------------
 
 static void describe_failure(char *text, size_t size, ncclComm_t comm, ncclResult_t result) {
     const char *details = ncclGetLastError(comm);
     snprintf(text, size, "NCCL reports: %s%s%s", ncclGetErrorString(result),
              details != NULL && *details ? ": " : "", details != NULL ? details : "");
-    text[strcspn(text, "\n")] = 0; // one sentence
+    text[strcspn(text, "\n")] = 0; // one line
 }
 
-// For calls of the main thread. Once the communicator is aborted there is none, and the process is about to end.
+// For calls from the main thread. After an abort there is no communicator, and the process is about to exit: waits
+// for that.
 static void lock_communicator(Nccl *n) {
     pthread_mutex_lock(&n->lock);
     if (!n->aborted) return;
@@ -63,15 +64,16 @@ static void lock_communicator(Nccl *n) {
     for (;;) pause();
 }
 
-// A usage error is ours. Anything else is a matter of other processes or of the network: the watchdog, which knows
-// whose, ends the process; where there is none it ends here. It must not go on with numbers that never came.
+// A usage error is a bug of this program. Any other error concerns other processes or the network: the watchdog,
+// which can name the cause, ends the process; without a watchdog it ends here. It must not continue with data that
+// never arrived.
 static void call_failed(Nccl *n, ncclResult_t result) {
     lock_communicator(n);
     describe_failure(n->failure, sizeof(n->failure), n->comm, result);
     pthread_mutex_unlock(&n->lock);
     if (result == ncclInvalidArgument || result == ncclInvalidUsage)
         check_failed(__FILE__, __LINE__, "NCCL operation", n->failure);
-    sleep(GRACE);
+    sleep(GRACE_SECONDS);
     fprintf(stderr, "error: %s\n", n->failure);
     fflush(NULL);
     _exit(EXIT_LOST_PEER);
@@ -85,8 +87,8 @@ static ncclResult_t current_state(Nccl *n) {
     return result != ncclSuccess ? result : state;
 }
 
-// Waits until NCCL has put on the stream what it was given; only then may it be called again, or the stream be used.
-// Gives up after `deadline` seconds.
+// Waits until NCCL has queued the call's work on the stream, at most `deadline` seconds; only then may NCCL be called
+// again or the stream be used.
 static ncclResult_t settle_within(Nccl *n, ncclResult_t result, double deadline) {
     double start = seconds_now();
     for (int polls = 0; result == ncclInProgress && seconds_now() - start < deadline; polls++) {
@@ -103,7 +105,7 @@ static void settle(Nccl *n, ncclResult_t result) {
     if (result != ncclSuccess) call_failed(n, result);
 }
 
-// All operations are called between these two. What fails in between, ncclGroupEnd returns.
+// Every operation is called between group_begin and group_end. ncclGroupEnd returns errors of calls in between.
 static void group_begin(Nccl *n) {
     lock_communicator(n);
     ncclGroupStart();
@@ -118,7 +120,7 @@ static ncclDataType_t nccl_type(CommType type) {
     return type == COMM_FLOAT ? ncclFloat32 : ncclFloat64;
 }
 
-// ---- open and close ---------------------------------------------------------------------------------------------------
+// ---- open and close -------------------------------------------------------------------------------------------------
 
 static int connection_failed(const Nccl *n, ncclResult_t result, double deadline, Error *error) {
     char host[256] = "", reason[512] = "some of them did not answer", limit[64] = "";
@@ -139,7 +141,7 @@ static int connect_processes(Nccl *n, Control *control, double deadline, Error *
     memset(&id, 0, sizeof(id));
     ncclResult_t result = n->rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
     if (result != ncclSuccess) return connection_failed(n, result, deadline, error);
-    if (control != NULL && control_tell(control, &id, sizeof(id), error) != 0) return -1;
+    if (control != NULL && control_broadcast(control, &id, sizeof(id), error) != 0) return -1;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     result = ncclCommInitRankConfig(&n->comm, n->size, id, n->rank, &config);
@@ -152,7 +154,7 @@ static int connect_processes(Nccl *n, Control *control, double deadline, Error *
 
 static void nccl_free(Nccl *n) {
     stream_destroy(n->stream);
-    event_destroy(n->begins);
+    event_destroy(n->input_ready);
     for (int i = 0; i < RING; i++) event_destroy(n->events[i]);
     if (n->exchange_bytes > 0) {
         host_free(n->host_buffer);
@@ -177,7 +179,7 @@ static Nccl *nccl_new(const Launch *launch) {
     n->rank = launch->rank, n->size = launch->size;
     CHECK(cudaGetDevice(&n->device));
     n->stream = stream_create();
-    n->begins = event_without_time();
+    n->input_ready = event_without_time();
     for (int i = 0; i < RING; i++) n->events[i] = event_without_time();
     return n;
 }
@@ -191,7 +193,7 @@ static int nccl_prepare_sums(Nccl *n, Error *error) {
                 n->size);
 }
 
-// A process alone needs no control channel.
+// A single process needs no control channel.
 static void *nccl_open(const Launch *launch, int deterministic, double deadline, Control **control,
                        Error *error) {
     *control = NULL;
@@ -221,11 +223,11 @@ static void nccl_close(void *state) {
     nccl_free(n);
 }
 
-// ---- operations -------------------------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------------------------------
 
 static void operation_begin(Nccl *n, Stream after) {
-    CHECK(cudaEventRecord(n->begins, after));
-    CHECK(cudaStreamWaitEvent(n->stream, n->begins, 0));
+    CHECK(cudaEventRecord(n->input_ready, after));
+    CHECK(cudaStreamWaitEvent(n->stream, n->input_ready, 0));
 }
 static void operation_end(Nccl *n) {
     Ticket ticket = n->queued + 1;
@@ -242,7 +244,7 @@ static void gather(Nccl *n, const CommPiece *pieces, size_t num_pieces, size_t e
     group_end(n);
 }
 
-// In NCCL's order.
+// Sums in NCCL's order.
 static void sum_pieces(Nccl *n, const CommPiece *pieces, size_t num_pieces) {
     group_begin(n);
     for (const CommPiece *p = pieces; p < pieces + num_pieces; p++)
@@ -252,7 +254,7 @@ static void sum_pieces(Nccl *n, const CommPiece *pieces, size_t num_pieces) {
     group_end(n);
 }
 
-// In the order of ranks. A round is a segment of every owner, so that all of them add at the same time.
+// Sums in rank order. A round is a segment of every owner, so that all owners add at the same time.
 static void sum_pieces_in_order(Nccl *n, const CommPiece *pieces, size_t num_pieces, CommType type) {
     const size_t element = element_size(type);
     memset(n->cursors, 0, (size_t)n->size * sizeof(Cursor));
@@ -280,7 +282,7 @@ static void sum_pieces_in_order(Nccl *n, const CommPiece *pieces, size_t num_pie
     }
 }
 
-// As many ranges as processes, nearly equal, each summed by one; then everybody gets all of them.
+// Splits `data` into one range per process, nearly equal, each summed by one process; then all ranges are gathered.
 static void all_reduce_in_order(Nccl *n, void *data, size_t count, CommType type) {
     const size_t element = element_size(type), size = (size_t)n->size;
     list_ranges(n->ranges, n->size, data, count, element);
@@ -336,7 +338,7 @@ static void nccl_wait(void *state, Ticket ticket, Stream stream) {
     if (ticket > 0) CHECK(cudaStreamWaitEvent(stream, n->events[ticket % RING], 0));
 }
 
-// ---- exchange ---------------------------------------------------------------------------------------------------------
+// ---- exchange -------------------------------------------------------------------------------------------------------
 
 static void exchange_grow(Nccl *n, size_t bytes) {
     if (bytes <= n->exchange_bytes) return;
@@ -350,7 +352,7 @@ static void exchange_grow(Nccl *n, size_t bytes) {
     CHECK(n->device_buffer != NULL);
 }
 
-// Without bytes one is sent, so that processes wait for each other.
+// Sends one byte if `bytes` is 0, so that processes wait for each other.
 static void nccl_exchange(void *state, const void *mine, size_t bytes, void *all) {
     Nccl *n = (Nccl *)state;
     const size_t sent = bytes > 0 ? bytes : 1, size = (size_t)n->size;
@@ -368,16 +370,16 @@ static void nccl_exchange(void *state, const void *mine, size_t bytes, void *all
     if (bytes > 0) memcpy(all, host_to, size * bytes);
 }
 
-// ---- for the watchdog -------------------------------------------------------------------------------------------------
+// ---- for the watchdog -----------------------------------------------------------------------------------------------
 
-// The newest operation that is done: all before it are too.
+// Returns the newest complete operation; all before it are complete too.
 static Ticket newest_done(Nccl *n) {
     const Ticket queued = __atomic_load_n(&n->queued, __ATOMIC_ACQUIRE);
     Ticket known = __atomic_load_n(&n->done, __ATOMIC_ACQUIRE);
     for (Ticket t = queued; t > known && t + RING > queued; t--) {
         cudaError_t state = cudaEventQuery(n->events[t % RING]);
         if (state == cudaErrorNotReady) continue;
-        if (state != cudaSuccess) break; // that CUDA failed, the next call of the main thread says
+        if (state != cudaSuccess) break; // the main thread's next call reports the CUDA error
         while (known < t &&
                !__atomic_compare_exchange_n(&n->done, &known, t, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
         }
@@ -389,8 +391,9 @@ static Ticket newest_done(Nccl *n) {
 static Ticket nccl_progress(void *state, char *failure, size_t size) {
     Nccl *n = (Nccl *)state;
     *failure = 0;
-    CHECK(cudaSetDevice(n->device));            // without it this thread would open another GPU
-    if (pthread_mutex_trylock(&n->lock) == 0) { // else the main thread has it, and the next time is soon
+    CHECK(cudaSetDevice(n->device)); // otherwise this thread would use device 0
+    // If the main thread holds the lock, the next call will succeed soon enough.
+    if (pthread_mutex_trylock(&n->lock) == 0) {
         ncclResult_t result = ncclSuccess;
         if (!n->aborted && ncclCommGetAsyncError(n->comm, &result) == ncclSuccess && result != ncclSuccess &&
             result != ncclInProgress && *n->failure == 0)
@@ -406,7 +409,7 @@ static void nccl_abort(void *state) {
     struct timespec limit;
     clock_gettime(CLOCK_REALTIME, &limit);
     limit.tv_sec += 2;
-    // A call of NCCL that does not return: the end of the process ends that too.
+    // If a call of NCCL does not return, the exit of the process ends it.
     if (pthread_mutex_timedlock(&n->lock, &limit) != 0) return;
     if (!n->aborted) ncclCommAbort(n->comm);
     n->aborted = 1;

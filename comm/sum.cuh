@@ -1,17 +1,17 @@
-// Sums of what processes send each other, and of gradients.
+// Sums over processes, and sums of gradients.
 //
-//     sum_ranks     out = ((x_0 + x_1) + x_2) + ..., fp32 or double, x_r (n) of process r. The order is that of ranks, so
-//                   the bits depend neither on who adds nor on how the parts came. `out` may be the process's own x.
+//     sum_ranks     out = ((x_0 + x_1) + x_2) + ..., fp32 or double, x_r (n) of process r. The order of ranks makes
+//                   the bits independent of which process adds and of when parts arrive. `out` may be the process's x.
 //     accumulate    y += x, fp32, (n); both aligned to 16 bytes
 #ifndef COMM_SUM_CUH
 #define COMM_SUM_CUH
 
 #include "comm/comm.h"
 
-// Where x_0, x_1 ... are.
+// Where x_0, x_1, ... are stored.
 typedef struct {
-    const void *mine;   // that of process `rank`
-    const void *others; // that of process r is at r * stride elements; at rank * stride nothing is read
+    const void *mine;   // x of process `rank`
+    const void *others; // x of process r is at r * stride elements; the slot of `rank` is not read
     size_t stride;
     int rank, size;
 } RankBuffers;
@@ -22,7 +22,7 @@ static inline HOST_DEVICE const void *buffer_of_rank(const RankBuffers *x, int r
 
 enum { SUM_CHUNK = 1024 }; // elements whose sum stays in the first-level cache
 
-// By one thread: transports add beside the computation, which has the others.
+// Uses one thread: a transport adds while the other threads compute.
 #define DEFINE_SUM_RANKS_CPU(name, T)                                                                        \
     static inline void name(T *out, const RankBuffers *x, size_t n) {                                        \
         T sum[SUM_CHUNK];                                                                                    \
@@ -54,7 +54,7 @@ static inline void accumulate_cpu(float *y, const float *x, size_t n) {
 #ifdef DEVICE_CUDA
 #include "layers/kernel.cuh"
 
-// An element a thread: pieces begin anywhere.
+// One element per thread, as pieces are not aligned.
 template <class T>
 static __global__ void __launch_bounds__(256) sum_ranks_kernel(T *out, RankBuffers x, size_t n) {
     const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -65,7 +65,7 @@ static __global__ void __launch_bounds__(256) sum_ranks_kernel(T *out, RankBuffe
     out[i] = sum;
 }
 
-// Eight elements a thread.
+// Eight elements per thread.
 static __global__ void __launch_bounds__(256) accumulate_kernel(float *y, const float *x, size_t n) {
     const size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i + 8 <= n) {

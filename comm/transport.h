@@ -1,48 +1,49 @@
-// A transport as comm.cu uses it: what comm.h promises, for two processes and more. Not included by anybody else.
+// A transport, which implements what comm.h promises for two or more processes. Only comm.cu and transports include
+// this.
 #ifndef COMM_TRANSPORT_H
 #define COMM_TRANSPORT_H
 
 #include "comm/comm.h"
 #include "comm/control.h"
 
-// Functions are called by one thread, but for progress and abort, which the watchdog's thread calls too. Operations
-// do not fail: what goes wrong on the way shows in `progress`, and the watchdog ends the process.
+// Functions are called by one thread, except `progress` and `abort`, which the watchdog's thread also calls.
+// Operations do not fail: `progress` reports errors, and the watchdog ends the process.
 typedef struct {
     const char *name;
-    int needs_mpirun; // processes must be started by what starts MPI's
-    // Opens the control channel, then what carries the numbers. NULL and an error, or the transport's state. What the
-    // transport itself knows of rank and size (MPI) must agree with `launch`.
+    int needs_mpirun; // processes must be started by MPI's launcher
+    // Opens the control channel, then the transport. Returns the transport's state, or NULL with a sentence. The rank
+    // and size that the transport itself reports (MPI) must agree with `launch`.
     void *(*open)(const Launch *launch, int deterministic, double deadline, Control **control, Error *error);
     void (*close)(void *state);
     void (*all_reduce)(void *state, void *data, size_t count, CommType type, Stream after);
     void (*reduce_scatter)(void *state, const CommPiece *pieces, size_t num_pieces, Stream after);
     void (*all_gather)(void *state, const CommPiece *pieces, size_t num_pieces, size_t element, Stream after);
     void (*broadcast)(void *state, void *data, size_t bytes, int root, Stream after);
-    void (*wait)(void *state, Ticket ticket, Stream stream); // the ticket-th operation since open
+    void (*wait)(void *state, Ticket ticket, Stream stream); // waits for the ticket-th operation since open
     void (*exchange)(void *state, const void *mine, size_t bytes, void *all);
-    // Operations done so far. `failure` (of `size` bytes) gets a sentence, or stays empty.
+    // Returns the number of completed operations. `failure` (of `size` bytes) receives a sentence or stays empty.
     Ticket (*progress)(void *state, char *failure, size_t size);
     void (*abort)(void *state);
 } CommTransport;
 
-// Unless it is called again within `seconds`, with NULL, the process says that `what` took too long, and ends with
-// EXIT_LOST_PEER.
+// Sets a time limit on `what`: unless comm_limit(NULL, ...) is called within `seconds`, the process prints that
+// `what` took too long and exits with EXIT_LOST_PEER.
 void comm_limit(const char *what, double seconds);
 
-// ---- what transports that add in the order of ranks share ------------------------------------------------------
+// ---- shared by transports that add in rank order ---------------------------------------------------------------
 
 static inline size_t element_size(CommType type) {
     return type == COMM_FLOAT ? sizeof(float) : sizeof(double);
 }
 
-// Where an owner's pieces were left off.
+// Progress through an owner's pieces.
 typedef struct {
     size_t piece, done;
 } Cursor;
 
-// The next part of what `owner` is in charge of, at most `most` elements. With a count of 0 nothing is left. `own` is
-// that of the piece, which counts at the owner alone.
-static inline CommPiece next_segment(const CommPiece *pieces, size_t num_pieces, int owner, size_t most,
+// Returns the next part of what `owner` owns, at most `max_count` elements; a count of 0 means that nothing is left.
+// Its `own` is meaningful only in the owner's process.
+static inline CommPiece next_segment(const CommPiece *pieces, size_t num_pieces, int owner, size_t max_count,
                                      size_t element, Cursor *c) {
     CommPiece segment = {NULL, NULL, 0, owner};
     while (c->piece < num_pieces && (pieces[c->piece].owner != owner || c->done == pieces[c->piece].count)) {
@@ -53,12 +54,13 @@ static inline CommPiece next_segment(const CommPiece *pieces, size_t num_pieces,
     const CommPiece *piece = &pieces[c->piece];
     segment.data = (char *)piece->data + c->done * element;
     if (piece->own != NULL) segment.own = (char *)piece->own + c->done * element;
-    segment.count = min_size(piece->count - c->done, most);
+    segment.count = min_size(piece->count - c->done, max_count);
     c->done += segment.count;
     return segment;
 }
 
-// As many ranges of data (count) as processes, nearly equal, each its owner's: an all-reduce as a reduce-scatter.
+// Divides `data` (count) into one range per process, nearly equal, so that an all-reduce becomes a reduce-scatter and
+// a gather.
 static inline void list_ranges(CommPiece *ranges, int size, void *data, size_t count, size_t element) {
     const size_t length = round_up(divide_up(count, (size_t)size), 32);
     for (int r = 0; r < size; r++) {

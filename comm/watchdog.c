@@ -18,19 +18,19 @@
 
 // ---- messages ---------------------------------------------------------------------------------------------
 
-// HEARTBEAT: how far the sender is. GOODBYE: it leaves as it should. TROUBLE: what its transport noticed (text).
-// VERDICT: from process 0, a sentence; who hears it ends.
+// HEARTBEAT: the sender's progress. GOODBYE: the sender exits normally. TROUBLE: an error of the sender's transport
+// (text). VERDICT: from process 0, a sentence; the receiver exits.
 typedef enum { HEARTBEAT = 1, GOODBYE, TROUBLE, VERDICT } Kind;
 
-// How far a process is.
+// The progress of a process.
 typedef struct {
     int64_t step;          // 0: it does something that has no deadline
     uint64_t begun;        // calls of watchdog_step
     uint64_t queued, done; // operations
-    double deadline;       // of its step, seconds
+    double deadline;       // of its step, in seconds
 } State;
 
-// Bytes of a message: magic, kind, the state (the deadline in microseconds), text; numbers with the low byte first.
+// Offsets in a message: magic, kind, the state (the deadline in microseconds), text; integers are little-endian.
 enum {
     AT_KIND = 4,
     AT_STEP = 8,
@@ -65,14 +65,14 @@ static void read_state(const unsigned char *bytes, State *state) {
 
 // ---- state ------------------------------------------------------------------------------------------------
 
-// Of the others process 0 is all there is to see.
+// The state of a watched process. Processes other than 0 watch process 0 only.
 typedef struct {
     int rank, socket;
-    int heard; // has sent something
+    int has_reported; // has sent a message
     int left;  // has said goodbye
     double last_heard;
     State state;
-    double step_began; // by the clock of steps
+    double step_began; // in terms of step_clock
     char current[TEXT_SIZE];
     unsigned char in[MESSAGE_SIZE];
     size_t in_count;
@@ -80,38 +80,38 @@ typedef struct {
     size_t out_count;
 } Peer;
 
-enum { LONGEST_OF = 20, TRANSPORT_GRACE = 1, ABORT_SECONDS = 3, GOODBYE_SECONDS = 1 };
+enum { NUM_DURATIONS = 20, TRANSPORT_GRACE = 1, ABORT_SECONDS = 3, GOODBYE_SECONDS = 1 };
 
 struct Watchdog {
     Control *control;
     Watched watched;
     int rank, size;
     double floor, silence, interval;
-    double stuck;         // seconds for which all have been in an operation
-    uint64_t done_before; // operations, of all
+    double stuck_seconds;   // seconds for which all processes have been in an operation
+    uint64_t previous_done; // operations completed, over all processes
     char host[64];
     pthread_t thread;
     int wake; // an eventfd that watchdog_stop writes to
 
-    // What the process tells the thread.
+    // Shared with the process's main thread; guarded by `mutex`.
     pthread_mutex_t mutex;
     int64_t step;
-    uint64_t begun, steps; // calls of watchdog_step; of them those that began a step
-    double durations[LONGEST_OF];
-    uint64_t learned;
+    uint64_t begun, steps; // calls of watchdog_step, and those of them that began a step
+    double durations[NUM_DURATIONS];
+    uint64_t num_durations;
     int stop;
 
-    // The thread's own.
+    // Used by the watchdog's thread only.
     Peer self, *peers; // (num_peers)
     int num_peers;
-    double now, last_real; // `now` stands still while the thread does not run
-    double step_clock;     // and this one while somebody is outside of steps
+    double now, last_real; // `now` does not advance while this thread does not run
+    double step_clock;     // advances only while all processes are inside steps
     double last_beat, trouble_at;
     char trouble[TEXT_SIZE]; // empty: none
 };
 
-// What the transport says now, and how far this process is.
-static void look_at_self(Watchdog *w, char *failure, size_t size) {
+// Queries the transport and updates this process's own state.
+static void update_self(Watchdog *w, char *failure, size_t size) {
     CommProgress progress;
     memset(&progress, 0, sizeof(progress));
     w->watched.progress(w->watched.comm, &progress);
@@ -122,10 +122,10 @@ static void look_at_self(Watchdog *w, char *failure, size_t size) {
     state->queued = progress.queued;
     state->done = progress.done;
     double longest = 0;
-    for (int i = 0; i < LONGEST_OF; i++)
+    for (int i = 0; i < NUM_DURATIONS; i++)
         if (w->durations[i] > longest) longest = w->durations[i];
-    int first = w->learned ==
-                0; // a device that is a step behind has not done the first when the second begins
+    // The second step may begin before the device has finished the first, so this does not test `steps`.
+    int first = w->num_durations == 0;
     state->deadline = first ? 10 * w->floor : 10 * longest > w->floor ? 10 * longest : w->floor;
     pthread_mutex_unlock(&w->mutex);
     snprintf(w->self.current, sizeof(w->self.current), "%s", progress.current);
@@ -140,7 +140,7 @@ typedef struct {
     int done;
 } Ending;
 
-// In a thread of its own, as each of these may hang.
+// Runs in a thread of its own, as each of these calls may hang.
 static void *print_and_abort(void *argument) {
     Ending *ending = (Ending *)argument;
     Watchdog *w = ending->watchdog;
@@ -166,7 +166,7 @@ static void end_process(Watchdog *w, const char *sentence) {
 
 // ---- connections ------------------------------------------------------------------------------------------
 
-// What cannot be sent now stays; an end of the connection shows when it is read.
+// Sends as much as possible; the rest stays in the buffer. The end of a connection is noticed when it is read.
 static void flush_peer(Peer *peer) {
     while (peer->out_count > 0) {
         ssize_t sent = send(peer->socket, peer->out, peer->out_count, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -179,7 +179,7 @@ static void flush_peer(Peer *peer) {
 
 static void send_to(Watchdog *w, Peer *peer, Kind kind, const char *text) {
     if (peer->socket < 0 || peer->left) return;
-    // A heartbeat that waits says as much as another behind it.
+    // A heartbeat is skipped if another message is still waiting to be sent.
     size_t room = kind == HEARTBEAT ? MESSAGE_SIZE : sizeof(peer->out);
     if (peer->out_count + MESSAGE_SIZE <= room) {
         write_message(peer->out + peer->out_count, kind, &w->self.state, text);
@@ -192,7 +192,7 @@ static void send_to_all(Watchdog *w, Kind kind, const char *text) {
     for (int i = 0; i < w->num_peers; i++) send_to(w, &w->peers[i], kind, text);
 }
 
-// Tells the others, where this is process 0, and ends.
+// Sends the verdict to the other processes, if this is process 0, and exits.
 static void judge(Watchdog *w, const char *sentence) __attribute__((noreturn));
 static void judge(Watchdog *w, const char *sentence) {
     if (w->rank == 0) send_to_all(w, VERDICT, sentence);
@@ -224,7 +224,7 @@ static void note_trouble(Watchdog *w, const Peer *peer, const char *what) {
     w->trouble_at = w->now;
 }
 
-static void hear(Watchdog *w, Peer *peer) {
+static void handle_message(Watchdog *w, Peer *peer) {
     const unsigned char *bytes = peer->in;
     char text[TEXT_SIZE];
     snprintf(text, sizeof(text), "%.*s", TEXT_SIZE - 1, (const char *)bytes + AT_TEXT);
@@ -233,7 +233,7 @@ static void hear(Watchdog *w, Peer *peer) {
     uint64_t begun = peer->state.begun;
     read_state(bytes, &peer->state);
     if (begun != peer->state.begun) peer->step_began = w->step_clock;
-    peer->heard = 1;
+    peer->has_reported = 1;
     peer->last_heard = w->now;
     switch ((Kind)get_number(bytes + AT_KIND, 4)) {
     case HEARTBEAT:
@@ -246,12 +246,12 @@ static void hear(Watchdog *w, Peer *peer) {
         end_process(w, text);
     case GOODBYE:
         peer->left = 1;
-        shutdown(peer->socket, SHUT_WR); // which tells it that the goodbye has come
+        shutdown(peer->socket, SHUT_WR); // confirms that the goodbye has arrived
         break;
     }
 }
 
-// Takes in all that has come. 1 when the connection has ended.
+// Reads all messages that have arrived. Returns 1 when the connection has ended.
 static int receive_from(Watchdog *w, Peer *peer) {
     for (;;) {
         ssize_t got = recv(peer->socket, peer->in + peer->in_count, MESSAGE_SIZE - peer->in_count,
@@ -262,37 +262,37 @@ static int receive_from(Watchdog *w, Peer *peer) {
         peer->in_count += (size_t)got;
         if (peer->in_count < MESSAGE_SIZE) continue;
         peer->in_count = 0;
-        hear(w, peer);
+        handle_message(w, peer);
     }
 }
 
-// Waits for something to come, at most until the next heartbeat is due, and takes it in. Of those that have left only
-// the end of the connection is to come.
+// Waits for messages, at most until the next heartbeat is due, and handles them. From a process that has said goodbye
+// only the end of the connection is still expected.
 static void listen_to_all(Watchdog *w, struct pollfd *polled) {
     for (int i = 0; i < w->num_peers; i++) polled[i] = (struct pollfd){w->peers[i].socket, POLLIN, 0};
     polled[w->num_peers] = (struct pollfd){w->wake, POLLIN, 0};
     double left = w->last_beat + w->interval - w->now;
     poll(polled, (nfds_t)w->num_peers + 1, left > 0 ? (int)(1000 * left) + 1 : 0);
     double real = seconds_now(), passed = real - w->last_real;
-    // Longer than that this process was not there to listen, and nobody was silent.
+    // A longer pause means that this process did not run, which is not silence of the others.
     w->now += passed < 2 * w->interval ? passed : 2 * w->interval;
     w->last_real = real;
     for (int i = 0; i < w->num_peers; i++) {
         Peer *peer = &w->peers[i];
         if (polled[i].revents == 0 || !receive_from(w, peer)) continue;
         if (!peer->left) judge_lost(w, peer, "its connection was closed");
-        peer->socket = -1; // poll passes over it; the control channel closes it
+        peer->socket = -1; // poll ignores -1; the control channel closes the socket
     }
 }
 
-// ---- process 0's judgement of steps -----------------------------------------------------------------------
+// ---- process 0 judges steps -------------------------------------------------------------------------------
 
-// Process 0 and the others, as one list.
-static Peer *member(Watchdog *w, int rank) {
+// Returns the state of any rank: of process 0 itself, or of a peer.
+static Peer *process_state(Watchdog *w, int rank) {
     return rank == 0 ? &w->self : &w->peers[rank - 1];
 }
 
-// < 0: a is behind b.
+// Returns < 0 if a is behind b.
 static int compare_progress(const State *a, const State *b) {
     if (a->step != b->step) return a->step < b->step ? -1 : 1;
     if (a->done != b->done) return a->done < b->done ? -1 : 1;
@@ -300,14 +300,14 @@ static int compare_progress(const State *a, const State *b) {
     return 0;
 }
 
-// " 1 (host b) and 3 (host c) are": those of the least progress, at most 4 by name.
-static void list_behind(Watchdog *w, const State *least, int count, char *text, size_t size) {
+// Lists the processes with the least progress, at most 4 by name: " 1 (host b) and 3 (host c) are".
+static void list_behind(Watchdog *w, const State *slowest, int count, char *text, size_t size) {
     enum { NAMED = 4 };
     int named = 0, most = count <= NAMED ? count : NAMED - 1;
     snprintf(text, size, "%s", count == 1 ? "" : "es");
     for (int rank = 0; rank < w->size && named < most; rank++) {
-        const Peer *peer = member(w, rank);
-        if (peer->left || compare_progress(&peer->state, least) != 0) continue;
+        const Peer *peer = process_state(w, rank);
+        if (peer->left || compare_progress(&peer->state, slowest) != 0) continue;
         size_t length = strlen(text);
         const char *between = named == 0 ? " " : named == count - 1 ? " and " : ", ";
         snprintf(text + length, size - length, "%s%d (host %s)", between, rank, host_of(w, peer));
@@ -321,60 +321,62 @@ static void list_behind(Watchdog *w, const State *least, int count, char *text, 
 
 static void judge_step(Watchdog *w, double seconds) __attribute__((noreturn));
 static void judge_step(Watchdog *w, double seconds) {
-    const Peer *least = &w->self;
+    const Peer *slowest = &w->self;
     char sentence[TEXT_SIZE], names[TEXT_SIZE / 2];
     int behind = 0, all = 0;
     for (int rank = 1; rank < w->size; rank++)
-        if (!member(w, rank)->left && compare_progress(&member(w, rank)->state, &least->state) < 0)
-            least = member(w, rank);
+        if (!process_state(w, rank)->left &&
+            compare_progress(&process_state(w, rank)->state, &slowest->state) < 0)
+            slowest = process_state(w, rank);
     for (int rank = 0; rank < w->size; rank++) {
-        all += !member(w, rank)->left;
-        behind += !member(w, rank)->left && compare_progress(&member(w, rank)->state, &least->state) == 0;
+        all += !process_state(w, rank)->left;
+        behind += !process_state(w, rank)->left &&
+                  compare_progress(&process_state(w, rank)->state, &slowest->state) == 0;
     }
-    const char *operation = least->current[0] != '\0' ? least->current : "no collective operation";
+    const char *operation = slowest->current[0] != '\0' ? slowest->current : "no collective operation";
     char what[64] = "the work between steps";
-    if (least->state.step > 0) snprintf(what, sizeof(what), "step %lld", (long long)least->state.step);
+    if (slowest->state.step > 0) snprintf(what, sizeof(what), "step %lld", (long long)slowest->state.step);
     if (behind == all) {
         snprintf(sentence, sizeof(sentence), "%s has taken %.1f s: all processes are in %.95s", what, seconds,
                  operation);
     } else {
-        list_behind(w, &least->state, behind, names, sizeof(names));
+        list_behind(w, &slowest->state, behind, names, sizeof(names));
         snprintf(sentence, sizeof(sentence), "%s has taken %.1f s: process%s behind, in %.95s", what, seconds,
                  names, operation);
     }
     judge(w, sentence);
 }
 
-// Between steps nothing has a deadline while somebody is at work. But when everybody has been in an operation for 3 floors
-// and none came to its end, nobody is.
+// Outside of steps there is no deadline while any process is working. But if all processes have been in an operation
+// for 3 floors and none has completed, all of them hang.
 static void check_operations(Watchdog *w, double passed) {
     uint64_t done = 0;
     int all_wait = 1;
     for (int rank = 0; rank < w->size; rank++) {
-        const Peer *peer = member(w, rank);
+        const Peer *peer = process_state(w, rank);
         done += peer->state.done;
         if (!peer->left && peer->state.queued == peer->state.done) all_wait = 0;
     }
-    w->stuck = all_wait && done == w->done_before ? w->stuck + passed : 0;
-    w->done_before = done;
-    if (w->stuck > 3 * w->floor) judge_step(w, w->stuck);
+    w->stuck_seconds = all_wait && done == w->previous_done ? w->stuck_seconds + passed : 0;
+    w->previous_done = done;
+    if (w->stuck_seconds > 3 * w->floor) judge_step(w, w->stuck_seconds);
 }
 
 static void check_steps(Watchdog *w, double passed) {
     double deadline = 0, longest = 0;
     for (int rank = 0; rank < w->size; rank++) {
-        const Peer *peer = member(w, rank);
+        const Peer *peer = process_state(w, rank);
         if (peer->left) continue;
         if (peer->state.step == 0) return; // the others wait for this one
         if (peer->state.deadline > deadline) deadline = peer->state.deadline;
     }
     w->step_clock += passed;
     for (int rank = 0; rank < w->size; rank++) {
-        const Peer *peer = member(w, rank);
+        const Peer *peer = process_state(w, rank);
         if (!peer->left && w->step_clock - peer->step_began > longest)
             longest = w->step_clock - peer->step_began;
     }
-    // One that may be frozen is no reason yet; its silence will be.
+    // A process that may be frozen is judged by its silence, not by its step.
     for (int i = 0; i < w->num_peers; i++)
         if (!w->peers[i].left && w->now - w->peers[i].last_heard > 2 * w->interval) return;
     if (longest > deadline) judge_step(w, longest);
@@ -383,17 +385,17 @@ static void check_steps(Watchdog *w, double passed) {
 static void check_silence(Watchdog *w) {
     for (int i = 0; i < w->num_peers; i++) {
         const Peer *peer = &w->peers[i];
-        double silent = w->now - peer->last_heard;
-        if (peer->left || silent <= (peer->heard ? w->silence : 10 * w->floor)) continue;
+        double silent_seconds = w->now - peer->last_heard;
+        if (peer->left || silent_seconds <= (peer->has_reported ? w->silence : 10 * w->floor)) continue;
         char why[64];
-        snprintf(why, sizeof(why), "no heartbeat for %.1f s", silent);
+        snprintf(why, sizeof(why), "no heartbeat for %.1f s", silent_seconds);
         judge_lost(w, peer, why);
     }
 }
 
 // ---- the thread -------------------------------------------------------------------------------------------
 
-// Others than process 0 tell it, and wait for its verdict a little longer than it takes.
+// Processes other than 0 report the failure to process 0, and wait for its verdict a little longer than it needs.
 static void check_transport(Watchdog *w, const char *failure) {
     if (failure[0] != '\0' && w->trouble[0] == '\0') {
         note_trouble(w, &w->self, failure);
@@ -410,18 +412,18 @@ static int is_stopped(Watchdog *w) {
     return stop;
 }
 
-// Goodbye, and a moment for the others to have heard it: they end their half of the connection then.
-static void leave(Watchdog *w) {
+// Says goodbye and waits briefly for confirmation: each peer that has received it closes its half of the connection.
+static void say_goodbye(Watchdog *w) {
     double until = seconds_now() + GOODBYE_SECONDS;
     send_to_all(w, GOODBYE, "");
     for (int i = 0; i < w->num_peers; i++) {
         Peer *peer = &w->peers[i];
         int sent = 0;
         while (peer->socket >= 0 && !peer->left && seconds_now() < until) {
-            unsigned char unheard[MESSAGE_SIZE];
+            unsigned char discarded[MESSAGE_SIZE];
             flush_peer(peer);
             if (peer->out_count == 0 && !sent) sent = shutdown(peer->socket, SHUT_WR) == 0;
-            ssize_t got = recv(peer->socket, unheard, sizeof(unheard), MSG_DONTWAIT);
+            ssize_t got = recv(peer->socket, discarded, sizeof(discarded), MSG_DONTWAIT);
             if (got > 0 || (got < 0 && errno == EINTR)) continue;
             if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) break;
             struct pollfd polled = {peer->socket, sent ? POLLIN : POLLIN | POLLOUT, 0};
@@ -433,11 +435,11 @@ static void leave(Watchdog *w) {
 static void *watch(void *argument) {
     Watchdog *w = (Watchdog *)argument;
     struct pollfd *polled = (struct pollfd *)xcalloc((size_t)w->num_peers + 1, sizeof(struct pollfd));
-    // Without process 0, which has left, nobody judges.
+    // If process 0 has left, nothing is judged any more.
     while (!is_stopped(w) && !(w->rank != 0 && w->peers[0].left)) {
         char failure[160];
         uint64_t begun = w->self.state.begun;
-        look_at_self(w, failure, sizeof(failure));
+        update_self(w, failure, sizeof(failure));
         if (begun != w->self.state.begun) w->self.step_began = w->step_clock;
         if (w->now - w->last_beat >= 0.9 * w->interval) {
             send_to_all(w, HEARTBEAT, w->self.current);
@@ -452,12 +454,12 @@ static void *watch(void *argument) {
         check_steps(w, w->now - before);
         check_operations(w, w->now - before);
     }
-    leave(w);
+    say_goodbye(w);
     free(polled);
     return NULL;
 }
 
-// ---- what the process calls -------------------------------------------------------------------------------
+// ---- functions of the main thread -------------------------------------------------------------------------
 
 static void prepare_peers(Watchdog *w) {
     const int *sockets = control_sockets(w->control);
@@ -502,7 +504,7 @@ void watchdog_step(Watchdog *w, int64_t step) {
 void watchdog_learn(Watchdog *w, double seconds) {
     if (w == NULL) return;
     pthread_mutex_lock(&w->mutex);
-    w->durations[w->learned++ % LONGEST_OF] = seconds;
+    w->durations[w->num_durations++ % NUM_DURATIONS] = seconds;
     pthread_mutex_unlock(&w->mutex);
 }
 

@@ -118,7 +118,7 @@ static void be_process(const Case *c, int p) {
     if (control == NULL) _exit(0);
     static unsigned char text[300000]; // more than a socket holds at once
     memset(text, c->rank[p] == 0 ? 'x' : 0, sizeof(text));
-    o->told = control_tell(control, text, sizeof(text), &o->error) == 0 && text[0] == 'x' &&
+    o->told = control_broadcast(control, text, sizeof(text), &o->error) == 0 && text[0] == 'x' &&
               text[sizeof(text) - 1] == 'x';
     char host[64] = "";
     gethostname(host, sizeof(host) - 1);
@@ -130,7 +130,7 @@ static void be_process(const Case *c, int p) {
     }
     char end = '\0';
     o->told = o->told &&
-              control_tell(control, &end, 1, &o->error) == 0; // nobody leaves before all have seen it
+              control_broadcast(control, &end, 1, &o->error) == 0; // nobody leaves before all have seen it
     control_close(control);
     _exit(0);
 }
@@ -321,7 +321,7 @@ static void test_silence(void) {
             _exit(0);
         }
         char byte;
-        EXPECT(control != NULL && control_tell(control, &byte, 1, &error) == -1, "told");
+        EXPECT(control != NULL && control_broadcast(control, &byte, 1, &error) == -1, "told");
         EXPECT(strstr(error.text, silent ? "has not answered for 4 s" : "was closed") != NULL, "'%s'",
                error.text);
         control_close(control);

@@ -211,7 +211,7 @@ static void meet(Launch *own) {
     Control *control = control_open(own, own->listening, NULL, 60, &trouble);
     if (control == NULL) die("%s", trouble.text);
     if (own->rank == 0) strcpy(word, "hello");
-    if (control_tell(control, word, sizeof(word), &trouble) != 0 || strcmp(word, "hello") != 0)
+    if (control_broadcast(control, word, sizeof(word), &trouble) != 0 || strcmp(word, "hello") != 0)
         die("not told");
     control_close(control);
     exit(0);
