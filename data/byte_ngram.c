@@ -1,6 +1,6 @@
-// See byte_ngram.h. All counts stand in one hash table (open addressing, linear probing). A context of k
-// bytes is packed into an integer, 9 bits a symbol, under a leading 1 that tells k; a further symbol makes
-// the key of a count(h s), and NO_SYMBOL in its place the key of N(h) and T(h).
+// See byte_ngram.h. All counts are stored in one hash table (open addressing, linear probing). A context of k bytes
+// is packed into an integer, 9 bits per symbol, below a leading 1 that encodes k; appending a symbol gives the key of
+// count(h s), and appending NO_SYMBOL the key of N(h) and T(h).
 #include "byte_ngram.h"
 
 #include <math.h>
@@ -36,7 +36,7 @@ void byte_ngram_free(ByteNgram *model) {
     free(model);
 }
 
-// The slot of the key, or the free one where it would go.
+// Returns the slot of the key, or the free slot where it would be inserted.
 static Slot *find_slot(const ByteNgram *model, uint64_t key) {
     uint64_t hash = key * 0x9E3779B97F4A7C15u;
     for (size_t i = (size_t)(hash >> 20);; i++) {
@@ -56,7 +56,7 @@ static void grow(ByteNgram *model) {
     free(old);
 }
 
-// Adds one to the count of a key. Returns the count.
+// Increments the count of a key. Returns the new count.
 static uint32_t count_key(ByteNgram *model, uint64_t key, int new_type) {
     Slot *slot = find_slot(model, key);
     if (slot->key == 0) {
@@ -71,7 +71,7 @@ static uint32_t count_key(ByteNgram *model, uint64_t key, int new_type) {
     return ++slot->count;
 }
 
-// The last k symbols of a history, as a context.
+// Returns the key of the context made of the last k symbols of a history.
 static uint64_t context_key(uint64_t history, int k) {
     uint64_t one = (uint64_t)1 << (SYMBOL_BITS * k);
     return one | (history & (one - 1));
@@ -105,7 +105,7 @@ static double probability(const ByteNgram *model, uint64_t history, int symbol) 
     for (int k = 0; k <= model->order; k++) {
         uint64_t context = context_key(history, k) << SYMBOL_BITS;
         const Slot *all = find_slot(model, context | NO_SYMBOL);
-        if (all->key == 0) break; // a longer context is unseen too
+        if (all->key == 0) break; // longer contexts were not seen either
         const Slot *one = find_slot(model, context | symbol);
         p = (one->count + all->types * p) / ((double)all->count + all->types);
     }

@@ -15,7 +15,7 @@
 
 // ---- folders ----------------------------------------------------------------------------------------------
 
-// Removes a folder of plain files, all of which are this run's: its name carries the run's id.
+// Removes a folder of plain files. Its name contains the run's id, so all files are this run's.
 static void folder_remove(const char *path) {
     DIR *folder = opendir(path);
     if (folder == NULL) return;
@@ -26,8 +26,8 @@ static void folder_remove(const char *path) {
     rmdir(path);
 }
 
-// The folder below a run's checkpoints in which a step is written, and the one from which a step is removed. The caller
-// frees both.
+// Return the folder in which a step's checkpoint is written, and the one in which it is removed. The caller frees
+// them.
 static char *writing_folder(const char *run, const char *run_id, int64_t step) {
     return format_text("%s/checkpoints/writing_%s_%08" PRId64, run, run_id, step);
 }
@@ -35,7 +35,7 @@ static char *removing_folder(const char *run, const char *run_id, int64_t step) 
     return format_text("%s/checkpoints/removing_%s_%08" PRId64, run, run_id, step);
 }
 
-// step_00001000 -> 1000; -1 for any other name, other spellings of the number included.
+// Returns 1000 for "step_00001000", and -1 for any other name, including other spellings of the number.
 static int64_t step_of_name(const char *name) {
     if (strncmp(name, "step_", 5) != 0) return -1;
     char spelled[32];
@@ -44,12 +44,13 @@ static int64_t step_of_name(const char *name) {
     return step >= 0 && strcmp(name, spelled) == 0 ? step : -1;
 }
 
-static int descending(const void *a, const void *b) {
+static int compare_descending(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-// The steps of the run's checkpoints, newest first. Caller frees, also on error: a folder that cannot be read.
+// Lists the steps of the run's checkpoints, newest first. Returns -1 with a sentence if the folder cannot be read.
+// The caller frees `steps`, also on error.
 static int list_steps(const char *run, int64_t **steps, size_t *count, Error *error) {
     size_t capacity = 16;
     char *path = format_text("%s/checkpoints", run);
@@ -67,7 +68,7 @@ static int list_steps(const char *run, int64_t **steps, size_t *count, Error *er
     if (folder != NULL && errno != 0) result = fail_io(error, "cannot read '%s'", path);
     if (folder != NULL) closedir(folder);
     free(path);
-    qsort(*steps, *count, sizeof(int64_t), descending);
+    qsort(*steps, *count, sizeof(int64_t), compare_descending);
     return result;
 }
 
@@ -84,8 +85,8 @@ int checkpoint_last(const char *run, int64_t *step, Error *error) {
     return result;
 }
 
-// What the disk does not give at once may come a little later: it is not damaged.
-static int verify_patiently(const char *folder, Error *error) {
+// A read error may be temporary and does not mean that the checkpoint is damaged: tries again after 1, 2 and 4 s.
+static int verify_with_retries(const char *folder, Error *error) {
     for (int pause = 1; checkpoint_verify(folder, 1, error) != 0; pause *= 2) {
         if (error->status != EXIT_IO || pause > 4) return -1;
         warn("%s; trying again in %d s", error->text, pause);
@@ -102,7 +103,7 @@ int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *erro
         if (steps[i] > limit) continue;
         char *folder = checkpoint_folder(run, steps[i]);
         *step = steps[i];
-        found = verify_patiently(folder, error) == 0;
+        found = verify_with_retries(folder, error) == 0;
         disk_fails |= !found && error->status == EXIT_IO;
         if (!found) warn("checkpoint step_%08" PRId64 " is skipped: %s", *step, error->text);
         free(folder);
@@ -114,17 +115,18 @@ int checkpoint_newest(const char *run, int64_t limit, int64_t *step, Error *erro
     return -1;
 }
 
-// Did this run write the folder? Then the manifest, which the caller frees in any case, lists the files that it wrote.
-static int is_of_run(const char *folder, const char *run_id, Manifest *manifest) {
+// Returns 1 if this run wrote the folder; then the manifest lists the files that it wrote. The caller frees the
+// manifest in any case.
+static int is_written_by_run(const char *folder, const char *run_id, Manifest *manifest) {
     Error ignored;
     return manifest_read(folder, manifest, &ignored) == 0 && strcmp(manifest->run_id, run_id) == 0;
 }
 
-// Renames a folder that has files which this run did not write to the first free name that begins with its checkpoint's, and
-// warns of it. Returns 0 on success, -1 on error.
+// Renames a folder that contains files not written by this run to the first free name step_NNNNNNNN_kept_I, with a
+// warning. Returns 0 on success, -1 on error.
 static int set_aside(const char *folder, const char *run, int64_t step) {
-    enum { MOST = 100 };
-    for (int i = 1; i <= MOST; i++) {
+    enum { MAX_ATTEMPTS = 100 };
+    for (int i = 1; i <= MAX_ATTEMPTS; i++) {
         char *name = format_text("%s/checkpoints/step_%08" PRId64 "_kept_%d", run, step, i);
         const int moved = !file_exists(name) && rename(folder, name) == 0;
         if (moved)
@@ -137,12 +139,12 @@ static int set_aside(const char *folder, const char *run, int64_t step) {
     return -1;
 }
 
-// Removes the files that this run wrote from a step's folder under its removing name; the manifest goes last, so that a
-// removal which is interrupted can be finished. What else is in the folder is kept.
+// Removes the files that this run wrote from the removing_ folder of a step. The manifest is removed last, so that an
+// interrupted removal can be finished. Any other files are kept.
 static void finish_removal(const char *run, const char *run_id, int64_t step) {
     char *folder = removing_folder(run, run_id, step);
     Manifest manifest;
-    if (is_of_run(folder, run_id, &manifest)) {
+    if (is_written_by_run(folder, run_id, &manifest)) {
         CheckpointFile itself = {MANIFEST_NAME, 0, 0};
         manifest_add(&manifest, &itself);
         for (size_t i = 0; i < manifest.num_files; i++) {
@@ -157,17 +159,18 @@ static void finish_removal(const char *run, const char *run_id, int64_t step) {
     free(folder);
 }
 
-// Takes a checkpoint of this run away under its name at once, so that no half of it ever has that name.
+// Removes a checkpoint of this run. It is renamed first, so that its name never refers to an incomplete checkpoint.
 static void remove_step(const char *run, const char *run_id, int64_t step) {
-    char *old = checkpoint_folder(run, step), *doomed = removing_folder(run, run_id, step);
+    char *old = checkpoint_folder(run, step), *removing = removing_folder(run, run_id, step);
     Manifest manifest;
-    if (is_of_run(old, run_id, &manifest) && rename(old, doomed) == 0) finish_removal(run, run_id, step);
+    if (is_written_by_run(old, run_id, &manifest) && rename(old, removing) == 0)
+        finish_removal(run, run_id, step);
     manifest_free(&manifest);
     free(old);
-    free(doomed);
+    free(removing);
 }
 
-// The step of a name like writing_<run_id>_00001000 with the given beginning; -1 for any other name.
+// Returns the step of a name like writing_<run_id>_00001000 that starts with `beginning`; -1 for any other name.
 static int64_t step_of_temporary(const char *name, const char *beginning, const char *run_id) {
     char *start = format_text("%s_%s_", beginning, run_id);
     const size_t length = strlen(start);
@@ -188,9 +191,9 @@ void checkpoint_remove_leftovers(const char *run, const char *run_id) {
         const int64_t removed = step_of_temporary(entry->d_name, "removing", run_id);
         if (removed >= 0) finish_removal(run, run_id, removed);
         if (written < 0) continue;
-        char *left = format_text("%s/%s", path, entry->d_name);
-        folder_remove(left);
-        free(left);
+        char *leftover = format_text("%s/%s", path, entry->d_name);
+        folder_remove(leftover);
+        free(leftover);
     }
     if (folder != NULL) closedir(folder);
     free(path);
@@ -198,8 +201,8 @@ void checkpoint_remove_leftovers(const char *run, const char *run_id) {
 
 // ---- writing ----------------------------------------------------------------------------------------------
 
-// A folder that may be there, below one that must.
-static int join_folder(const char *path, Error *error) {
+// Creates a folder unless it exists; its parent must exist.
+static int create_folder(const char *path, Error *error) {
     return mkdir(path, 0777) == 0 || errno == EEXIST ? 0
                                                      : fail_io(error, "cannot create the folder '%s'", path);
 }
@@ -212,8 +215,8 @@ int checkpoint_begin(CheckpointWriter *writer, const char *run, const char *run_
     writer->run = xstrdup(run);
     writer->step = step;
     writer->temporary = writing_folder(run, run_id, step);
-    int result = join_folder(parent, error);
-    if (result == 0) result = join_folder(writer->temporary, error);
+    int result = create_folder(parent, error);
+    if (result == 0) result = create_folder(writer->temporary, error);
     free(parent);
     if (result != 0) checkpoint_leave(writer);
     return result;
@@ -262,8 +265,8 @@ static int write_manifest(CheckpointWriter *writer, Error *error) {
     return result;
 }
 
-// Removes all but the newest `keep` checkpoints up to `newest`, of those that this run wrote; where they cannot be listed,
-// all stay.
+// Removes the checkpoints of this run up to step `newest`, except the newest `keep`. If they cannot be listed, none
+// is removed.
 static void remove_old(const char *run, const char *run_id, int64_t newest, int64_t keep) {
     int64_t *steps, kept = 0;
     size_t count;
@@ -274,45 +277,47 @@ static void remove_old(const char *run, const char *run_id, int64_t newest, int6
     free(steps);
 }
 
-// Moves what has the name of the step out of its way: the same step, saved by this run before it was taken back to an
-// earlier one, goes under its removing name, anything else is set aside. Returns 1 where it is to be removed, 0 where it is
+// Frees the checkpoint name of a step: an earlier checkpoint of this run of the same step (saved before a rollback)
+// is renamed to its removing_ name, any other folder is set aside. Returns 1 if a checkpoint is to be removed, 0 if
 // not, -1 on error.
-static int make_way(const char *run, const char *run_id, int64_t step, Error *error) {
-    char *final = checkpoint_folder(run, step), *doomed = removing_folder(run, run_id, step);
+static int clear_name(const char *run, const char *run_id, int64_t step, Error *error) {
+    char *final = checkpoint_folder(run, step), *removing = removing_folder(run, run_id, step);
     Manifest manifest;
     finish_removal(run, run_id, step); // left by a removal that failed
     int result = 0;
-    if (is_of_run(final, run_id, &manifest))
-        result = rename(final, doomed) == 0 ? 1 : fail_io(error, "cannot rename '%s'", final);
+    if (is_written_by_run(final, run_id, &manifest))
+        result = rename(final, removing) == 0 ? 1 : fail_io(error, "cannot rename '%s'", final);
     else if (file_exists(final) && set_aside(final, run, step) != 0)
         result = fail_io(error, "cannot rename '%s'", final);
     manifest_free(&manifest);
     free(final);
-    free(doomed);
+    free(removing);
     return result;
 }
 
-// Gives the complete folder its name. What has that name is out of the way for no longer than the two renames take.
+// Renames the complete temporary folder to its final name. An older folder of that name is absent only between two
+// renames.
 static int publish(const CheckpointWriter *writer, Error *error) {
     const char *run_id = writer->manifest.run_id;
-    const int replaces = make_way(writer->run, run_id, writer->step, error);
+    const int replaces = clear_name(writer->run, run_id, writer->step, error);
     if (replaces < 0) return -1;
     char *final = checkpoint_folder(writer->run, writer->step),
          *parent = format_text("%s/checkpoints", writer->run);
-    char *doomed = removing_folder(writer->run, run_id, writer->step);
+    char *removing = removing_folder(writer->run, run_id, writer->step);
     int result = 0;
     if (rename(writer->temporary, final) != 0) {
         result = fail_io(error, "cannot rename '%s' to '%s'", writer->temporary, final);
-        if (replaces && rename(doomed, final) != 0)
-            warn("the checkpoint that was '%s' is now '%s': rename it back", final, doomed);
+        if (replaces && rename(removing, final) != 0)
+            warn("the checkpoint that was '%s' is now '%s': rename it back", final, removing);
     } else {
         result = folder_sync(parent, error);
-        if (result == 0) result = folder_sync(writer->run, error); // of the first, its folder is new
+        // The first checkpoint has also created the folder `checkpoints`.
+        if (result == 0) result = folder_sync(writer->run, error);
         if (result == 0 && replaces) finish_removal(writer->run, run_id, writer->step);
     }
     free(final);
     free(parent);
-    free(doomed);
+    free(removing);
     return result;
 }
 
@@ -392,7 +397,7 @@ int training_state_read(const char *folder, TrainingState *state, Error *error) 
     return result;
 }
 
-// cJSON's own numbers have 15 digits where that is nearly right.
+// cJSON prints a double with 15 digits if that is nearly exact, which is not enough for an int64_t.
 static void add_integer(cJSON *json, const char *name, int64_t value) {
     char text[32];
     snprintf(text, sizeof(text), "%" PRId64, value);

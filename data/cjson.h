@@ -1,4 +1,4 @@
-// cJSON's header, from either of the places where systems keep it: include/cjson/ (most) or include/ itself.
+// Includes cJSON's header from either of its common locations: include/cjson/ (most systems) or include/ itself.
 #ifndef DATA_CJSON_H
 #define DATA_CJSON_H
 #if __has_include(<cjson/cJSON.h>)

@@ -13,7 +13,7 @@
 
 struct CorpusFile {
     char *path;
-    const char *data; // mapped
+    const char *data; // memory-mapped
     size_t size;
 };
 
@@ -47,7 +47,7 @@ static int map_file(struct CorpusFile *file, int descriptor, uint64_t size, Erro
     return 0;
 }
 
-// Maps what was written to a spool, and closes it.
+// Maps the contents of a spool, and closes it.
 static int map_spool(struct CorpusFile *file, FILE *spool, uint64_t size, Error *error) {
     int result = fflush(spool) == 0
                      ? 0
@@ -62,7 +62,7 @@ static FILE *open_spool(const Corpus *corpus, Error *error) {
     return spool_create(chosen != NULL && chosen[0] != '\0' ? chosen : corpus->folder, error);
 }
 
-// Maps the text of a file that is open, decompressed.
+// Maps the decompressed text of an open file.
 static int read_file(const Corpus *corpus, struct CorpusFile *file, int descriptor, const struct stat *status,
                      int is_pipe, Error *error) {
     const Compression compression = compression_of_name(file->path);
@@ -80,7 +80,7 @@ static int read_file(const Corpus *corpus, struct CorpusFile *file, int descript
 
 // ---- JSON lines -------------------------------------------------------------------------------------------
 
-// JSON's escape of the character U+0000, which cannot be told from the end of a text.
+// Finds NUL characters, also as JSON's escape \u0000: cJSON's strings end there.
 static int has_nul(const char *line, size_t size) {
     for (size_t i = 0; i + 5 < size; i++) {
         if (line[i] != '\\') continue;
@@ -90,7 +90,7 @@ static int has_nul(const char *line, size_t size) {
     return memchr(line, '\0', size) != NULL;
 }
 
-// Writes the field of a line to the spool; -1 with a sentence if there is none.
+// Writes one line's field to the spool. Returns -1 with a sentence if there is none.
 static int copy_field(const Corpus *corpus, const char *path, size_t number, const char *line, size_t size,
                       FILE *spool, uint64_t *bytes, Error *error) {
     if (has_nul(line, size)) return fail(error, "%s: line %zu contains a NUL character", path, number);
@@ -119,7 +119,7 @@ static int is_blank(const char *line, size_t size) {
     return 1;
 }
 
-// Replaces the mapped lines by the mapped texts of their fields; the sizes of those become `sizes`.
+// Replaces the mapped lines by a mapping of their fields' texts, whose sizes are stored in `sizes`.
 static int decode_lines(const Corpus *corpus, struct CorpusFile *file, size_t **sizes, size_t *count,
                         Error *error) {
     struct CorpusFile decoded = {file->path, NULL, 0};
@@ -151,7 +151,7 @@ static int decode_lines(const Corpus *corpus, struct CorpusFile *file, size_t **
     return result;
 }
 
-static int holds_lines(const Corpus *corpus, const char *path, int is_pipe) {
+static int is_json_lines(const Corpus *corpus, const char *path, int is_pipe) {
     static const char *const ends[] = {".jsonl", ".jsonl.gz", ".jsonl.zst"};
     const size_t length = strlen(path);
     for (int i = 0; i < 3; i++)
@@ -161,17 +161,17 @@ static int holds_lines(const Corpus *corpus, const char *path, int is_pipe) {
 
 // ---- the corpus -------------------------------------------------------------------------------------------
 
-// Reads a file and adds its texts; it has no data if it is empty.
-static int add_texts(Corpus *corpus, struct CorpusFile *file, int descriptor, int is_input, Error *error) {
+// Reads a file and adds its texts. An empty file is skipped with a warning.
+static int add_texts(Corpus *corpus, struct CorpusFile *file, int descriptor, int is_stdin, Error *error) {
     struct stat status;
     if (fstat(descriptor, &status) != 0) return fail_io(error, "cannot read %s", file->path);
-    const int is_pipe = is_input || !S_ISREG(status.st_mode); // standard input may have been read in part
+    const int is_pipe = is_stdin || !S_ISREG(status.st_mode); // standard input may have been read in part
     if (read_file(corpus, file, descriptor, &status, is_pipe, error) != 0) return -1;
     if (file->size == 0) {
         warn("%s is empty and is skipped", file->path);
         return 0;
     }
-    if (!holds_lines(corpus, file->path, is_pipe)) {
+    if (!is_json_lines(corpus, file->path, is_pipe)) {
         add_text(corpus, file, 0, file->size, 0);
         return 0;
     }
@@ -186,12 +186,12 @@ static int add_texts(Corpus *corpus, struct CorpusFile *file, int descriptor, in
 }
 
 static void add_file(Corpus *corpus, const char *path) {
-    const int is_input = strcmp(path, "-") == 0;
-    struct CorpusFile file = {xstrdup(is_input ? "standard input" : path), NULL, 0};
+    const int is_stdin = strcmp(path, "-") == 0;
+    struct CorpusFile file = {xstrdup(is_stdin ? "standard input" : path), NULL, 0};
     Error error;
-    int descriptor = is_input ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
+    int descriptor = is_stdin ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) fail_io(&error, "cannot open %s", file.path);
-    if (descriptor < 0 || add_texts(corpus, &file, descriptor, is_input, &error) != 0)
+    if (descriptor < 0 || add_texts(corpus, &file, descriptor, is_stdin, &error) != 0)
         note_problem(corpus, error.text);
     if (descriptor >= 0) close(descriptor);
     corpus->files = (struct CorpusFile *)xrealloc(corpus->files,

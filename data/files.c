@@ -29,8 +29,8 @@ int fail(Error *error, const char *format, ...) {
     return -1;
 }
 
-// Could the user have known?
-static int is_users_reason(int reason) {
+// Returns 1 for an errno that lies in what was asked for (EXIT_USER) rather than in the disk (EXIT_IO).
+static int is_user_error(int reason) {
     static const int reasons[] = {ENOENT, EACCES, EPERM,        ENOTDIR, EISDIR,
                                   EEXIST, EINVAL, ENAMETOOLONG, ELOOP,   EROFS};
     for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
@@ -46,13 +46,13 @@ int fail_io(Error *error, const char *format, ...) {
     va_end(arguments);
     const size_t length = strlen(error->text);
     snprintf(error->text + length, sizeof(error->text) - length, ": %s", strerror(reason));
-    if (!is_users_reason(reason)) error->status = EXIT_IO;
+    if (!is_user_error(reason)) error->status = EXIT_IO;
     return -1;
 }
 
 void die_of(const Error *error) {
     fflush(stdout);
-    fprintf(stderr, "error: %s\n", error->text); // at once: other processes may write, too
+    fprintf(stderr, "error: %s\n", error->text); // one call, as other processes write to the same stream
     exit(error->status);
 }
 
@@ -79,10 +79,11 @@ void open_standard_descriptors(void) {
     for (int descriptor = 0; descriptor <= 2; descriptor++)
         if (fcntl(descriptor, F_GETFD) < 0 &&
             open("/dev/null", descriptor == 0 ? O_RDONLY : O_WRONLY) != descriptor)
-            _exit(EXIT_USER); // there is nowhere to say why
+            _exit(EXIT_USER); // no descriptor is left to report it on
 }
 
-// The stream remembers that a write failed, but not why: where `reason` is 0, one more line tells.
+// Reports a failed write to standard output. The stream remembers only that a write failed: if `reason` is 0, writing
+// a line feed finds out why.
 static int fail_output(int reason, Error *error) {
     static const char sentence[] = "cannot write to standard output";
     errno = reason;
@@ -195,7 +196,7 @@ int file_pwrite(int descriptor, const void *data, size_t size, uint64_t offset) 
     return 0;
 }
 
-// The stream's own write: all of it, or the reason is kept.
+// The stream's write function: writes all of the data, or records the reason of the failure.
 static ssize_t writer_write(void *cookie, const char *data, size_t size) {
     FileWriter *writer = (FileWriter *)cookie;
     for (size_t done = 0; done < size && writer->reason == 0;) {
@@ -209,7 +210,7 @@ static ssize_t writer_write(void *cookie, const char *data, size_t size) {
         writer->size += (uint64_t)count;
         done += (size_t)count;
     }
-    return writer->reason == 0 ? (ssize_t)size : 0; // 0: an error, to the stream
+    return writer->reason == 0 ? (ssize_t)size : 0; // 0 tells the stream about the error
 }
 
 static int writer_seek(void *cookie, off64_t *offset, int whence) {
@@ -240,7 +241,7 @@ int file_writer_open(FileWriter *writer, const char *path, Error *error) {
     return file_writer_open_tagged(writer, path, process, error);
 }
 
-// What is left are crc and size.
+// Frees everything; `crc` and `size` remain.
 static void file_writer_free(FileWriter *writer) {
     free(writer->path);
     free(writer->temporary);
@@ -248,7 +249,7 @@ static void file_writer_free(FileWriter *writer) {
     writer->stream = NULL;
 }
 
-// fsync of the folder that holds `path`.
+// Syncs the folder that contains `path`.
 static int parent_sync(const char *path, Error *error) {
     char *copy = xstrdup(path);
     int result = folder_sync(dirname(copy), error);
@@ -256,13 +257,13 @@ static int parent_sync(const char *path, Error *error) {
     return result;
 }
 
-// Keeps the first reason why a writer's call did not succeed.
+// Records the reason of the first failure.
 static void check_call(FileWriter *writer, int result) {
     if (result != 0 && writer->reason == 0) writer->reason = errno;
 }
 
 int file_writer_commit(FileWriter *writer, Error *error) {
-    fclose(writer->stream); // its failure is that of a write
+    fclose(writer->stream); // a failure here is a failed write, which is already recorded
     if (writer->reason == 0) check_call(writer, fsync(writer->descriptor));
     check_call(writer, close(writer->descriptor));
     if (writer->reason == 0) check_call(writer, rename(writer->temporary, writer->path));
@@ -280,7 +281,7 @@ int file_writer_commit(FileWriter *writer, Error *error) {
 
 void file_writer_abandon(FileWriter *writer) {
     if (writer->stream == NULL) return;
-    writer->reason = ECANCELED; // nothing more is written
+    writer->reason = ECANCELED; // makes later writes fail
     fclose(writer->stream);
     close(writer->descriptor);
     unlink(writer->temporary);
@@ -290,7 +291,7 @@ void file_writer_abandon(FileWriter *writer) {
 int file_write(const char *path, const void *data, size_t size, Error *error) {
     FileWriter writer;
     if (file_writer_open(&writer, path, error) != 0) return -1;
-    fwrite(data, 1, size, writer.stream); // what fails shows at the commit
+    fwrite(data, 1, size, writer.stream); // file_writer_commit reports errors
     return file_writer_commit(&writer, error);
 }
 
@@ -317,7 +318,7 @@ int folder_sync(const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return fail_io(error, "cannot open the folder '%s'", path);
     int result = fsync(descriptor);
-    // Some network file systems cannot sync folders; that is not the user's error.
+    // Some network file systems cannot sync folders; that is not an error.
     if (result != 0 && errno != EINVAL && errno != ENOTSUP)
         result = fail_io(error, "cannot sync the folder '%s'", path);
     else

@@ -12,7 +12,7 @@ static int add_stop(const cJSON *item, TokenList *stops, const char *path, Error
     return 0;
 }
 
-// Leaves `stops` as it is if the file or the key is missing, or null.
+// Leaves `stops` unchanged if the file or the key is missing, or is null.
 static int read_stops(const char *path, TokenList *stops, Error *error) {
     if (!file_exists(path)) return 0;
     cJSON *json = json_read(path, error);

@@ -1,4 +1,4 @@
-// The tokens that end a generated text, as a model's folder names them.
+// The tokens that end a generated text, as stated in a model's folder.
 #ifndef DATA_GENERATION_CONFIG_H
 #define DATA_GENERATION_CONFIG_H
 
@@ -9,11 +9,11 @@
 extern "C" {
 #endif
 
-// Reads eos_token_id, a number or a list of numbers, of generation_config.json in the folder; if there is none, of
-// config.json. `stops` (all zeros before) stays empty if neither names one. Returns -1 with a sentence if a file is
-// damaged or an id is not a whole number.
+// Reads eos_token_id, a number or a list of numbers, from generation_config.json in the folder or, if there is none,
+// from config.json. `stops` (initially all zeros) stays empty if neither has one. Returns -1 with a sentence if a
+// file is damaged or an id is not a whole number.
 int stop_tokens_read(const char *folder, TokenList *stops, Error *error);
-// The text of a generation_config.json with these tokens. Caller frees.
+// Returns the text of a generation_config.json with these tokens. The caller frees it.
 char *stop_tokens_text(const TokenList *stops);
 
 #ifdef __cplusplus

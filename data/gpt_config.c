@@ -45,7 +45,7 @@ static const RequiredKey gpt2_required[] = {
     {"is_encoder_decoder", {"false"}},
     {"pruned_heads", {"{}", "null"}},
     {"quantization_config", {"null"}},
-    {"auto_map", {"null"}}, // a program of its own
+    {"auto_map", {"null"}}, // custom code
     {NULL, {NULL}},
 };
 
@@ -53,9 +53,9 @@ static const Format FORMATS[NUM_MODEL_FORMATS] = {
     {"gpt2", "GPT2LMHeadModel", "h.%d.%s", gpt2_used, gpt2_required, read_gpt2, write_gpt2},
 };
 
-// Keys without influence on logits: about training, about the order of computation, about how text is generated (options of
-// this trainer), about other heads than the language model's, and notes.
-static const char *const irrelevant[] = {
+// Keys without influence on logits: about training, the order of computation, text generation (options of this
+// trainer), heads other than the language model's, and metadata.
+static const char *const irrelevant_keys[] = {
     // training
     "attn_pdrop", "embd_pdrop", "resid_pdrop", "initializer_range", "gradient_checkpointing", "use_bfloat16",
     "tf_legacy_loss",
@@ -143,7 +143,7 @@ static int check_keys(const Format *format, const char *path, const cJSON *json,
         if (key_is_ignored(ignored, name)) continue;
         if (key != NULL) {
             if (check_required(path, item, key, error) != 0) return -1;
-        } else if (!is_used(format, name) && !is_in(irrelevant, COUNT(irrelevant), name)) {
+        } else if (!is_used(format, name) && !is_in(irrelevant_keys, COUNT(irrelevant_keys), name)) {
             return fail(error,
                         "'%s' has a key that this trainer does not know, %.60s, which may change the model; "
                         "if it does not, give --ignore-key %.60s",

@@ -5,13 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LARGEST_JSON = 64 << 20 }; // a large vocabulary
+enum { MAX_JSON_BYTES = 64 << 20 }; // enough for a large vocabulary
 
 static int compare_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-// A key that is in the object twice, or NULL.
+// Returns a key that occurs twice in the object, or NULL.
 static const char *find_duplicate(const cJSON *json) {
     const size_t count = (size_t)cJSON_GetArraySize(json);
     const char **keys = (const char **)xmalloc((count + 1) * sizeof(char *)), *found = NULL;
@@ -27,8 +27,8 @@ static const char *find_duplicate(const cJSON *json) {
 cJSON *json_read(const char *path, Error *error) {
     char *text;
     size_t size;
-    if (file_read(path, LARGEST_JSON, &text, &size, error) != 0) return NULL;
-    cJSON_Hooks hooks = {xmalloc, free}; // memory that runs out is not taken for a file that is damaged
+    if (file_read(path, MAX_JSON_BYTES, &text, &size, error) != 0) return NULL;
+    cJSON_Hooks hooks = {xmalloc, free}; // running out of memory is not reported as a damaged file
     cJSON_InitHooks(&hooks);
     cJSON *json = strlen(text) == size ? cJSON_ParseWithLengthOpts(text, size + 1, NULL, 1) : NULL;
     free(text);

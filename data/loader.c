@@ -1,9 +1,8 @@
-// The loader: see loader.h for what a sequence is and in which order sequences come.
+// The loader: see loader.h for the definition and the order of sequences.
 //
-// The reader thread fills a ring of batches, each (batch, T + 1) tokens; loader_next takes the oldest.
-// `filled` and `taken` count batches since the start and are guarded by the mutex; a batch itself is touched
-// only by the thread while it is between the two from the other side, so reading and copying happen without
-// the lock.
+// The reader thread fills a ring of batches, each (batch, T + 1) tokens; loader_next takes the oldest. `filled` and
+// `taken` count batches since the start and are guarded by the mutex. A batch is accessed only by the thread whose
+// turn these counts say it is, so reading and copying need no lock.
 #include "loader.h"
 #include "threads.h"
 
@@ -23,19 +22,19 @@ typedef struct {
 struct Loader {
     const ShardSet *set;
     LoaderConfig config;
-    uint64_t *first_sequence; // (number of shards + 1): sequences in the shards before this one
+    uint64_t *first_sequence; // (number of shards + 1): number of sequences in the shards before this one
     uint64_t num_sequences;
     Batch ring[RING];
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    uint64_t filled, taken; // batches
+    uint64_t filled, taken; // numbers of batches
     int stop;
 };
 
 // ---- order ------------------------------------------------------------------------------------------------
 
-// The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
+// The finalizer of SplitMix64 (Steele, Lea & Flood 2014).
 static uint64_t mix(uint64_t x) {
     x ^= x >> 30;
     x *= 0xBF58476D1CE4E5B9u;
@@ -65,8 +64,8 @@ uint64_t loader_permute(uint64_t index, uint64_t count, uint64_t seed, uint64_t 
 void loader_locate(const Loader *loader, uint64_t position, uint64_t *shard, uint64_t *offset) {
     uint64_t count = loader->num_sequences, epoch = position / count, sequence = position % count;
     if (loader->config.shuffle) sequence = loader_permute(sequence, count, loader->config.seed, epoch);
-    size_t low = 0,
-           high = loader->set->count; // the last shard with first_sequence <= sequence is in [low, high)
+    // The last shard with first_sequence <= sequence is in [low, high).
+    size_t low = 0, high = loader->set->count;
     while (high - low > 1) {
         size_t middle = low + (high - low) / 2;
         if (loader->first_sequence[middle] <= sequence)
@@ -80,7 +79,7 @@ void loader_locate(const Loader *loader, uint64_t position, uint64_t *shard, uin
 
 // ---- the reader thread ------------------------------------------------------------------------------------
 
-// Sleeps; 1 if the loader is closed meanwhile.
+// Sleeps. Returns 1 if the loader is closed in the meantime.
 static int pause_reading(void *argument, int seconds) {
     Loader *loader = (Loader *)argument;
     const struct timespec until = thread_deadline(seconds);
@@ -98,9 +97,9 @@ static int read_sequence(Loader *loader, uint64_t position, int32_t *tokens, Err
     loader_locate(loader, position, &index, &offset);
     const Shard *shard = &loader->set->shards[index];
     const size_t count = (size_t)loader->config.T + 1;
-    if (shard_read_patiently(shard, offset, count, tokens, pause_reading, loader, error) != 0) return -1;
+    if (shard_read_with_retries(shard, offset, count, tokens, pause_reading, loader, error) != 0) return -1;
     const uint32_t vocab_size = (uint32_t)loader->config.vocab_size;
-    uint32_t largest = 0; // negative values are large ones here
+    uint32_t largest = 0; // negative values become large
     for (size_t i = 0; i < count; i++)
         largest = (uint32_t)tokens[i] > largest ? (uint32_t)tokens[i] : largest;
     if (largest < vocab_size) return 0;
@@ -133,13 +132,13 @@ static void *reader_thread(void *argument) {
 
         Batch *batch = &loader->ring[number % RING];
         fill_batch(loader, number, batch);
-        int failed = batch->failed; // read now: once counted as filled, the batch is the consumer's
+        int failed = batch->failed; // read before `filled` counts it: then the batch belongs to the consumer
 
         pthread_mutex_lock(&loader->mutex);
         loader->filled++;
         pthread_cond_signal(&loader->changed);
         pthread_mutex_unlock(&loader->mutex);
-        if (failed) return NULL; // nothing is handed out after an error
+        if (failed) return NULL; // nothing is returned after an error
     }
 }
 

@@ -34,7 +34,7 @@ char *manifest_text(const Manifest *manifest) {
     return whole;
 }
 
-// A line that is neither is an error: returns -1.
+// Parses a line of either kind. Returns -1 for any other line.
 static int read_line(Manifest *manifest, const char *line) {
     CheckpointFile file;
     char end = 0;
@@ -46,7 +46,7 @@ static int read_line(Manifest *manifest, const char *line) {
     return 0;
 }
 
-// The text ends with a NUL that `size` does not count.
+// `text` ends with a NUL that `size` does not count.
 static int parse(Manifest *manifest, char *text, size_t size, const char *path, Error *error) {
     char expected[64], *last = size > 1 ? (char *)memrchr(text, '\n', size - 1) : NULL;
     last = last ? last + 1 : text;

@@ -1,11 +1,11 @@
-// The manifest of a checkpoint's folder: which run wrote it, and the size and checksum of each of its files.
+// The manifest of a checkpoint: which run wrote it, and the size and checksum of each of its files.
 //
 //     run 0123456789abcdef         the run's id (data/run.h); checkpoints of earlier versions have no such line
 //     crc32c size name             one line for each file
 //     crc32c manifest              the CRC-32C of all lines above
 //
-// It is written last. A folder whose manifest is whole and names a run was written by that run, and the files
-// listed are the ones that it wrote: only those may be removed.
+// It is written last. A folder with an intact manifest that names a run was written by that run, and the listed files
+// are those that it wrote: only these may be removed.
 #ifndef DATA_MANIFEST_H
 #define DATA_MANIFEST_H
 
@@ -26,18 +26,18 @@ typedef struct {
 } CheckpointFile;
 
 typedef struct {
-    char run_id[RUN_ID_SIZE]; // empty: not named
+    char run_id[RUN_ID_SIZE]; // empty: unknown
     CheckpointFile *files;    // (num_files)
     size_t num_files;
 } Manifest;
 
-// Reads folder/manifest. Returns 0 on success, -1 with a sentence where it is missing or damaged; then the manifest is
-// empty. To be freed in both cases.
+// Reads folder/manifest. Returns 0 on success, -1 with a sentence if it is missing or damaged; then the manifest is
+// empty. The caller frees it in both cases.
 int manifest_read(const char *folder, Manifest *manifest, Error *error);
 void manifest_free(Manifest *manifest);
-// Compares every file of the folder with the manifest.
+// Compares every file of the folder with the manifest. Returns 0, or -1 with a sentence.
 int manifest_verify(const char *folder, const Manifest *manifest, Error *error);
-// The text of folder/manifest. The caller frees it.
+// Returns the text of folder/manifest. The caller frees it.
 char *manifest_text(const Manifest *manifest);
 // Appends a file.
 void manifest_add(Manifest *manifest, const CheckpointFile *file);

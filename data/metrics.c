@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include "progress.h"
 
-// The step of a line of metrics.jsonl, which always begins {"step": N; -1 for anything else.
+// Returns the step of a line of metrics.jsonl, which always begins with {"step": N; -1 for any other line.
 static int64_t step_of_line(const char *line) {
     static const char start[] = "{\"step\": ";
     if (strncmp(line, start, sizeof(start) - 1) != 0) return -1;
@@ -20,8 +20,9 @@ static int64_t step_of_line(const char *line) {
     return *end == ',' ? step : -1;
 }
 
-// The bytes of the whole lines of steps up to `done`, which come first. Tells whether the last of these was validated.
-static size_t lines_up_to(const char *text, int64_t done, int *validated) {
+// Returns the number of bytes of the whole lines up to step `done`, which come first. Sets *validated if the last of
+// these steps was validated.
+static size_t measure_lines(const char *text, int64_t done, int *validated) {
     static const char word[] = "\"validation_loss\"";
     size_t bytes = 0;
     for (const char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
@@ -34,17 +35,17 @@ static size_t lines_up_to(const char *text, int64_t done, int *validated) {
     return bytes;
 }
 
-// Takes back the lines of steps after `done`, in the file and of those that wait. Needs no room on the disk.
-static int cut_back(Metrics *metrics, int64_t done, Error *error) {
+// Removes the lines of steps after `done`, in the file and among the pending ones. Needs no disk space.
+static int truncate_after(Metrics *metrics, int64_t done, Error *error) {
     char *text = (char *)xmalloc(metrics->size + 1);
     const int result = file_pread(metrics->descriptor, metrics->path, text, metrics->size, 0, error);
     text[metrics->size] = '\0';
     metrics->validated = 0;
-    if (result == 0) metrics->size = lines_up_to(text, done, &metrics->validated);
+    if (result == 0) metrics->size = measure_lines(text, done, &metrics->validated);
     free(text);
     if (result != 0) return -1;
     if (metrics->num_pending > 0)
-        metrics->num_pending = lines_up_to(metrics->pending, done, &metrics->validated);
+        metrics->num_pending = measure_lines(metrics->pending, done, &metrics->validated);
     if (ftruncate(metrics->descriptor, (off_t)metrics->size) == 0) return 0;
     return fail_io(error, "cannot truncate '%s' after step %" PRId64, metrics->path, done);
 }
@@ -58,19 +59,19 @@ int metrics_open(Metrics *metrics, const char *run, int64_t done, int64_t num_st
     metrics->flop_per_token = flop_per_token;
     metrics->peak = peak;
     metrics->started = seconds_now();
-    metrics->on_terminal = isatty(1) &&
-                           isatty(2); // mpirun gives processes a terminal of its own for the first
+    // mpirun gives the first process a terminal as standard output only.
+    metrics->on_terminal = isatty(1) && isatty(2);
     struct stat status;
     metrics->descriptor = open(metrics->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (metrics->descriptor < 0 || fstat(metrics->descriptor, &status) != 0)
         return fail_io(error, "cannot write '%s'", metrics->path);
     metrics->size = (uint64_t)status.st_size;
-    return cut_back(metrics, done, error);
+    return truncate_after(metrics, done, error);
 }
 
 int metrics_flush(Metrics *metrics, Error *error) {
     if (metrics->num_pending == 0) return 0;
-    // At its place, not at the end: half a line that a full disk took is written over.
+    // Writes at its offset, not at the end of the file, to overwrite half a line that a full disk has left.
     if (file_pwrite(metrics->descriptor, metrics->pending, metrics->num_pending, metrics->size) != 0)
         return fail_io(error, "cannot write '%s'", metrics->path);
     metrics->size += metrics->num_pending;
@@ -79,7 +80,7 @@ int metrics_flush(Metrics *metrics, Error *error) {
     return 0;
 }
 
-// A checkpoint must not be ahead of the record, even after a kill: each line goes to the file at once.
+// Each line is written to the file at once, so that a checkpoint is never ahead of the record, even after a kill.
 static void add_line(Metrics *metrics, char *line) {
     Error error;
     const size_t length = strlen(line);
@@ -108,28 +109,29 @@ void metrics_close(Metrics *metrics) {
 }
 
 int metrics_rollback(Metrics *metrics, int64_t done, int64_t step, int64_t sequences, Error *error) {
-    if (cut_back(metrics, done, error) != 0) return -1;
+    if (truncate_after(metrics, done, error) != 0) return -1;
     if (done < metrics->first_step) metrics->first_step = done;
-    // Under the number of a step that is repeated: a run that is resumed before the next checkpoint repeats this, too.
+    // Has the number of a step that is repeated, so that a run resumed before the next checkpoint removes it and
+    // writes it again.
     add_line(metrics, format_text("{\"step\": %" PRId64 ", \"rollback_from\": %" PRId64
                                   ", \"rollback_to\": %" PRId64 ", \"sequences_skipped\": %" PRId64 "}\n",
                                   done + 1, step, done, sequences));
     return 0;
 }
 
-// JSON has no NaN.
+// Formats a number; JSON has no NaN.
 static const char *json_number(char *text, size_t size, double value) {
     snprintf(text, size, isfinite(value) ? "%.9g" : "null", value);
     return text;
 }
 
-// Columns of the terminal; a line of progress must fit into one row to be rewritten in place.
+// Returns the width of the terminal. A progress line must fit into one row to be rewritten in place.
 static int terminal_columns(void) {
     struct winsize size;
     return ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
-// Prints as many of the fields as fit into one row of the terminal, the first ones first.
+// Prints as many of the fields, from the first on, as fit into one row of the terminal.
 static void print_row(char fields[][48], int num_fields) {
     int left = terminal_columns() - 1;
     printf("\r\033[K");

@@ -1,15 +1,16 @@
-// Names that other trainers have for options, so that somebody who comes from one of them is told ours; and earlier names of values.
+// Option names of other trainers, so that users who know those are told the name used here.
+// Also names that options and their values had in earlier versions.
 #ifndef DATA_OPTION_NAMES_H
 #define DATA_OPTION_NAMES_H
 
 typedef struct {
-    const char *theirs; // without dashes in front, words joined by "-"; a letter: of llm.c
-    const char *ours;   // name of an option, or NULL
-    const char *note;   // a sentence's end, "it is ..."; NULL where the option says it all
+    const char *theirs; // without leading dashes, words joined by "-"; a single letter: llm.c's
+    const char *ours;   // name of an option here, or NULL
+    const char *note;   // completes the sentence "it is ..."; NULL if the option is self-explanatory
 } ForeignOption;
 
-// NanoGPT, llm.c and transformers' Trainer. The first row whose name is that of a word and whose option exists is the
-// answer; rows without an option answer for every program.
+// NanoGPT, llm.c and transformers' Trainer. The first row whose name matches and whose option exists is the answer;
+// rows without an option answer for every program.
 static const ForeignOption FOREIGN_OPTIONS[] = {
     {"batch-size", "batch", "the sequences of a micro-step; --global-batch counts those of a step"},
     {"micro-batch-size", "batch", "the sequences of a micro-step"},
@@ -126,7 +127,7 @@ static const ForeignOption FOREIGN_OPTIONS[] = {
     {"random-seed", "seed", NULL},
     {"memory", "plan", NULL},
     {"dry-run", "plan", "which prints the memory that training would take"},
-    // without an option of ours
+    // no corresponding option
     {"device", NULL,
      "the build decides where training runs: make DEVICE=cuda for a GPU, make DEVICE=cpu for the processor"},
     {"no-cuda", NULL,
@@ -154,7 +155,7 @@ static const ForeignOption FOREIGN_OPTIONS[] = {
     {"do-eval", NULL, "a run with --validation is validated"},
     {"optimizer", NULL, "the optimizer is AdamW"},
     {"optim", NULL, "the optimizer is AdamW"},
-    // letters of llm.c
+    // llm.c's letters
     {"i", "train", NULL},
     {"j", "validation", NULL},
     {"e", "init-from", "or --model for fresh weights"},

@@ -9,62 +9,64 @@
 #include <unistd.h>
 #include "option_names.h"
 
-// Which options were given, by position in the one table a program parses.
+// The options that were given, by position in the only table that a program parses.
 enum { MAX_OPTIONS = 256, MAX_FILE_DEPTH = 8 };
 static unsigned char given[MAX_OPTIONS];
 
-// Text values live as long as the program; the list keeps those reachable that a later setting replaced.
-static const char *keep_text(const char *value) {
+// Copies a text value, which must live as long as the program; the list keeps values reachable that later settings
+// replace.
+static const char *copy_text(const char *value) {
     static char **texts;
     static size_t count, capacity;
     if (count == capacity) texts = (char **)xrealloc(texts, (capacity = 2 * capacity + 16) * sizeof(char *));
     return texts[count++] = xstrdup(value);
 }
 
-// What parsing carries around.
+// The state of parsing.
 typedef struct {
     const Option *table;
     size_t count;
     void *settings;
     const char **words;
     int max_words, num_words;
-    int question;     // of those in options.h; 0: none
-    const char *last; // the text option that was parsed last
+    int question;     // one of the questions in options.h; 0: none
+    const char *last; // name of the text option that was parsed last
 } Parser;
 
-static const Option *find(const Option *table, size_t count, const char *name, size_t length) {
+static const Option *find_option(const Option *table, size_t count, const char *name, size_t length) {
     for (size_t i = 0; i < count; i++)
         if (strlen(table[i].name) == length && memcmp(table[i].name, name, length) == 0) return &table[i];
     return NULL;
 }
 
-// How many letters must be replaced, inserted, left out, or swapped with the next one to make one word of the other (the
-// "optimal string alignment" distance). Names longer than the buffer are simply far away.
+// Returns the number of letters that must be replaced, inserted, deleted or swapped with the next one to turn one
+// word into the other (the "optimal string alignment" distance). Names longer than the buffer count as very distant.
 static int edit_distance(const char *a, const char *b) {
-    enum { LONGEST = 64 };
+    enum { MAX_NAME = 64 };
     size_t n = strlen(a), m = strlen(b);
-    if (n >= LONGEST || m >= LONGEST) return LONGEST;
-    int rows[3][LONGEST]; // of the letters i - 2, i - 1 and i of a, in turn
+    if (n >= MAX_NAME || m >= MAX_NAME) return MAX_NAME;
+    int rows[3][MAX_NAME]; // for the letters i - 2, i - 1 and i of a, alternating
     for (size_t j = 0; j <= m; j++) rows[0][j] = (int)j;
     for (size_t i = 1; i <= n; i++) {
         int *row = rows[i % 3];
         const int *above = rows[(i - 1) % 3], *two_above = rows[(i + 1) % 3];
         row[0] = (int)i;
         for (size_t j = 1; j <= m; j++) {
-            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
-            if (above[j] + 1 < least) least = above[j] + 1;
-            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            int smallest = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < smallest) smallest = above[j] + 1;
+            if (row[j - 1] + 1 < smallest) smallest = row[j - 1] + 1;
             const int swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if (swapped && two_above[j - 2] + 1 < least) least = two_above[j - 2] + 1;
-            row[j] = least;
+            if (swapped && two_above[j - 2] + 1 < smallest) smallest = two_above[j - 2] + 1;
+            row[j] = smallest;
         }
     }
     return rows[n % 3][m];
 }
 
-// How far an unknown name is from an option's: 0 for the beginning of its name; 1 where it begins with the option's, or one
-// of the two is a part, of whole words, of the other ("max-steps" of "steps"); else by letters.
-static int distance_of(const char *name, const char *option) {
+// Returns the distance of an unknown name from an option's: 0 for the beginning of its name; 1 if it begins with the
+// option's name, or if one consists of whole words of the other ("max-steps" and "steps"); else 1 + the edit
+// distance.
+static int name_distance(const char *name, const char *option) {
     const size_t length = strlen(name), other = strlen(option);
     if (length > 0 && strncmp(name, option, length) == 0) return 0;
     if (other > 2 && strncmp(name, option, other) == 0) return 1;
@@ -75,18 +77,19 @@ static int distance_of(const char *name, const char *option) {
     return 1 + edit_distance(name, option);
 }
 
-// The option that another trainer's name stands for, or NULL.
+// Returns the row for another trainer's option name, or NULL.
 static const ForeignOption *find_foreign(const Parser *parser, const char *name) {
     for (size_t i = 0; i < sizeof(FOREIGN_OPTIONS) / sizeof(FOREIGN_OPTIONS[0]); i++) {
         const ForeignOption *foreign = &FOREIGN_OPTIONS[i];
         if (strcmp(foreign->theirs, name) != 0) continue;
         if (foreign->ours == NULL) return foreign;
-        if (find(parser->table, parser->count, foreign->ours, strlen(foreign->ours)) != NULL) return foreign;
+        if (find_option(parser->table, parser->count, foreign->ours, strlen(foreign->ours)) != NULL)
+            return foreign;
     }
     return NULL;
 }
 
-// `dashes` and `name`, as they were given.
+// `dashes` and `name`: as they were given.
 static int fail_foreign(const ForeignOption *foreign, const char *dashes, const char *name, Error *error) {
     if (foreign->ours == NULL) return fail(error, "there is no option %s%s: %s", dashes, name, foreign->note);
     return fail(error, "there is no option %s%s; here it is --%s%s%s", dashes, name, foreign->ours,
@@ -96,26 +99,28 @@ static int fail_foreign(const ForeignOption *foreign, const char *dashes, const 
 static int fail_unknown(const Parser *parser, const char *name, Error *error) {
     const char *nearest = NULL;
     int distance = 1000;
-    char *dashed = xstrdup(name); // other trainers have underscores
-    for (char *c = dashed; *c != '\0'; c++)
+    char *with_dashes = xstrdup(name); // other trainers use underscores
+    for (char *c = with_dashes; *c != '\0'; c++)
         if (*c == '_') *c = '-';
     for (size_t i = 0; i < parser->count; i++) {
-        int d = strcmp(dashed, parser->table[i].name) == 0 ? -1 : distance_of(dashed, parser->table[i].name);
+        int d = strcmp(with_dashes, parser->table[i].name) == 0
+                    ? -1
+                    : name_distance(with_dashes, parser->table[i].name);
         if (d < distance) {
             distance = d;
             nearest = parser->table[i].name;
         }
     }
-    const ForeignOption *foreign = distance < 0 ? NULL : find_foreign(parser, dashed);
-    const int close = distance <= 1 || distance <= 1 + (int)strlen(dashed) / 3;
-    free(dashed);
+    const ForeignOption *foreign = distance < 0 ? NULL : find_foreign(parser, with_dashes);
+    const int close = distance <= 1 || distance <= 1 + (int)strlen(with_dashes) / 3;
+    free(with_dashes);
     if (foreign != NULL) return fail_foreign(foreign, "--", name, error);
     if (nearest != NULL && close)
         return fail(error, "there is no option --%s; did you mean --%s?", name, nearest);
     return fail(error, "there is no option --%s; --help lists all options", name);
 }
 
-// A word that begins with one dash.
+// Reports a word that begins with one dash.
 static int fail_letter(const Parser *parser, const char *word, Error *error) {
     const ForeignOption *foreign = strlen(word) == 2 ? find_foreign(parser, word + 1) : NULL;
     if (foreign != NULL && foreign->ours != NULL) return fail_foreign(foreign, "-", word + 1, error);
@@ -145,7 +150,7 @@ static int parse_number(const Option *option, const char *value, double *number,
     return 0;
 }
 
-// Index of value in "a|b|c", or -1.
+// Returns the index of `value` in "a|b|c", or -1.
 static int choice_index(const char *choices, const char *value) {
     size_t length = strlen(value);
     int index = 0;
@@ -178,7 +183,7 @@ static int set_value(const Option *option, void *settings, const char *value, Er
         *(double *)field = number;
         return 0;
     case OPTION_TEXT:
-        *(const char **)field = keep_text(value);
+        *(const char **)field = copy_text(value);
         return 0;
     case OPTION_CHOICE: {
         int index = choice_index(option->choices, renamed_value(option, value));
@@ -212,7 +217,7 @@ void options_defaults(const Option *table, size_t count, void *settings) {
 int options_set(const Option *table, size_t count, void *settings, const char *name, const char *value,
                 Error *error) {
     Parser parser = {table, count, settings, NULL, 0, 0, 0, NULL};
-    const Option *option = find(table, count, name, strlen(name));
+    const Option *option = find_option(table, count, name, strlen(name));
     if (option == NULL) return fail_unknown(&parser, name, error);
     if (set_value(option, settings, value, error) != 0) return -1;
     given[option - table] = 1;
@@ -224,11 +229,11 @@ void options_forget_given(void) {
 }
 
 int options_given(const Option *table, size_t count, const char *name) {
-    const Option *option = find(table, count, name, strlen(name));
+    const Option *option = find_option(table, count, name, strlen(name));
     return option != NULL && given[option - table];
 }
 
-// One word that starts with "--"; takes the next word as its value where it needs one.
+// Parses one word that begins with "--", with the next word as its value if it needs one.
 static int parse_option(Parser *parser, const char *word, const char *next, int *used_next, Error *error) {
     const char *name = word + 2, *equals = strchr(name, '=');
     size_t length = equals ? (size_t)(equals - name) : strlen(name);
@@ -237,9 +242,9 @@ static int parse_option(Parser *parser, const char *word, const char *next, int 
         parser->question = name[0] == 'h' ? OPTIONS_HELP : OPTIONS_VERSION;
         return 0;
     }
-    const Option *option = find(parser->table, parser->count, name, length);
+    const Option *option = find_option(parser->table, parser->count, name, length);
     if (option == NULL && length > 3 && memcmp(name, "no-", 3) == 0 && equals == NULL) {
-        option = find(parser->table, parser->count, name + 3, length - 3);
+        option = find_option(parser->table, parser->count, name + 3, length - 3);
         if (option != NULL && option->type != OPTION_FLAG)
             return fail(error, "--%s is not a flag, so there is no --no-%s", option->name, option->name);
         if (option != NULL)
@@ -265,11 +270,11 @@ static int parse_option(Parser *parser, const char *word, const char *next, int 
 
 static int parse_words(Parser *parser, int count, char **words, int depth, Error *error);
 
-// Splits text into words, in place, as a shell would: blanks separate, double quotes hold together, \" and \\ inside
-// them stand for " and \, '#' begins a comment. Returns how many there are, -1 for a quote that is not closed.
+// Splits text into words, in place, like a shell: blanks separate words, double quotes group them, \" and \\ inside
+// quotes mean " and \, and '#' begins a comment. Returns the number of words, or -1 for an unclosed quote.
 static int split_words(char *text, char **words) {
     int count = 0, inside = 0, quoted = 0;
-    char *out = text; // never ahead of `in`: a word's end replaces the blank after it
+    char *out = text; // never ahead of `in`: the terminating NUL replaces the blank after the word
     for (char *in = text;; in++) {
         int end = *in == '\0', blank = end || (!quoted && isspace((unsigned char)*in));
         if (!inside && !blank && *in == '#') {
@@ -312,7 +317,8 @@ static int parse_file(Parser *parser, const char *path, int depth, Error *error)
     return result;
 }
 
-// A word that is neither an option nor the value of one: what a shell makes of a pattern that is not quoted, most often.
+// Reports a word that is neither an option nor an option's value: most often a shell has expanded an unquoted
+// pattern.
 static int fail_word(const Parser *parser, const char *word, Error *error) {
     if (word[0] == '-' && word[1] != '\0') return fail_letter(parser, word, error);
     if (parser->last != NULL)
@@ -348,7 +354,7 @@ static int parse_words(Parser *parser, int count, char **words, int depth, Error
             const char *next = i + 1 < count ? words[i + 1] : NULL;
             if (parse_option(parser, words[i], next, &used_next, error) != 0) return -1;
         } else if (parser->num_words < parser->max_words && (words[i][0] != '-' || words[i][1] == '\0')) {
-            parser->words[parser->num_words++] = depth > 0 ? keep_text(words[i]) : words[i];
+            parser->words[parser->num_words++] = depth > 0 ? copy_text(words[i]) : words[i];
         } else {
             return fail_word(parser, words[i], error);
         }
@@ -367,8 +373,8 @@ int options_parse(const Option *table, size_t count, void *settings, int argc, c
 
 // ---- help -------------------------------------------------------------------------------------------------
 
-// Columns of the terminal that the stream is, within limits that can be read; else what COLUMNS says, else 80.
-static int columns_of(FILE *stream) {
+// Returns the width of the terminal that the stream is, clamped to readable limits; else that of COLUMNS, else 80.
+static int terminal_columns(FILE *stream) {
     enum { NARROW = 40, USUAL = 80, WIDE = 120 };
     struct winsize size;
     const char *variable = getenv("COLUMNS");
@@ -378,9 +384,9 @@ static int columns_of(FILE *stream) {
     return columns < NARROW ? NARROW : columns > WIDE ? WIDE : columns;
 }
 
-// Prints the words of the text from column `at` on, in lines that begin at column `indent` and end before `columns`.
+// Prints the words of a text from column `at` on, in lines that begin at column `indent` and end before `columns`.
 static void print_wrapped(FILE *stream, const char *text, int at, int indent, int columns) {
-    int begun = 0; // is there a word in the line?
+    int begun = 0; // 1 if the line has a word
     while (*text != '\0') {
         const int length = (int)strcspn(text, " ");
         if (begun && at + 1 + length > columns - 1) {
@@ -396,7 +402,7 @@ static void print_wrapped(FILE *stream, const char *text, int at, int indent, in
     fprintf(stream, "\n");
 }
 
-// The default and the bounds; the caller frees it.
+// Returns the default and the bounds as text; the caller frees it.
 static char *describe_values(const Option *option) {
     if (option->type == OPTION_FLAG)
         return format_text(" (default: %s)", option->standard[0] == '1' ? "on" : "off");
@@ -407,7 +413,7 @@ static char *describe_values(const Option *option) {
     return has_default ? format_text(" (default: %s)", option->standard) : xstrdup("");
 }
 
-// The help with the choices in it; the caller frees it.
+// Returns the help text with the choices inserted; the caller frees it.
 static char *list_choices(const Option *option, const char *values) {
     char *text = format_text("%s; one of", option->help);
     for (const char *choice = option->choices; *choice != '\0';) {
@@ -429,7 +435,7 @@ static void print_option(FILE *stream, const Option *option, int columns) {
     char *text = format_text("%s%s", option->help, values);
     const int indent = columns < 2 * INDENT ? 8 : INDENT;
     if (option->type == OPTION_CHOICE &&
-        (int)strlen(left) >= columns) { // choices with blanks between them can be wrapped
+        (int)strlen(left) >= columns) { // choices separated by blanks can be wrapped
         snprintf(left, sizeof(left), "  --%s NAME", option->name);
         free(text);
         text = list_choices(option, values);
@@ -445,7 +451,7 @@ static void print_option(FILE *stream, const Option *option, int columns) {
 }
 
 void options_help(const Option *table, size_t count, FILE *stream) {
-    const int columns = columns_of(stream);
+    const int columns = terminal_columns(stream);
     for (size_t i = 0; i < count; i++) {
         if (table[i].group != NULL) fprintf(stream, "\n%s\n", table[i].group);
         print_option(stream, &table[i], columns);
@@ -454,7 +460,7 @@ void options_help(const Option *table, size_t count, FILE *stream) {
 
 const char *option_choice_name(const Option *table, size_t count, const void *settings, const char *name) {
     static char text[64];
-    const Option *option = find(table, count, name, strlen(name));
+    const Option *option = find_option(table, count, name, strlen(name));
     if (option == NULL || option->type != OPTION_CHOICE) die("'%s' is not an option with choices", name);
     int index = *(const int *)((const char *)settings + option->offset);
     const char *choice = option->choices;
@@ -469,7 +475,7 @@ char *quote_for_shell(const char *word) {
     char *quoted = (char *)xmalloc(4 * strlen(word) + 3), *out = quoted;
     *out++ = '\'';
     for (; *word != '\0'; word++) {
-        if (*word == '\'') { // 'it'\''s'
+        if (*word == '\'') { // yields 'it'\''s'
             memcpy(out, "'\\'", 3);
             out += 3;
         }
@@ -479,7 +485,7 @@ char *quote_for_shell(const char *word) {
     return quoted;
 }
 
-// As split_words reads it back.
+// Writes an option in the syntax that split_words reads.
 static void write_quoted(const char *name, const char *value, FILE *stream) {
     fprintf(stream, "\"--%s=", name);
     for (; *value != '\0'; value++) {

@@ -1,4 +1,5 @@
-// Files that a program is about to write: nothing that others wrote is replaced without being asked.
+// Protects files of others: a program replaces only files that it has written itself, unless it is told to overwrite
+// them.
 #ifndef DATA_OVERWRITE_H
 #define DATA_OVERWRITE_H
 
@@ -8,10 +9,10 @@
 extern "C" {
 #endif
 
-// May the file `path` be written? Yes if nothing is there; if it is a regular file and either `overwrite` is set or
-// `is_ours` (NULL: nothing proves it) returns 1, having proved that this program wrote it. Returns 0, or -1 with
-// a sentence that names the file and --overwrite. What is not a regular file (/dev/null, a folder) is never
-// replaced.
+// Checks whether the file `path` may be written: it may if it does not exist, or if it is a regular file and
+// `overwrite` is set or `is_ours` returns 1, having proved that this program wrote it (NULL: no proof is possible).
+// Returns 0, or -1 with a sentence that names the file and --overwrite. Anything other than a regular file
+// (/dev/null, a folder) is never replaced.
 int overwrite_check(const char *path, int overwrite, int (*is_ours)(const char *path), Error *error);
 
 #ifdef __cplusplus

@@ -24,7 +24,7 @@ const char *format_duration(double seconds) {
     return text;
 }
 
-// 12,345,678 "B" -> "12.3 MB"; other units are counted plainly.
+// Formats 12345678 "B" as "12.3 MB"; other units as plain numbers.
 static void format_amount(char *text, size_t size, uint64_t amount, const char *unit) {
     if (strcmp(unit, "B") != 0)
         snprintf(text, size, "%llu %s", (unsigned long long)amount, unit);

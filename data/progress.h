@@ -1,5 +1,5 @@
-// A progress line for work of known size: rewritten in place on a terminal (ten times a second at most), a
-// plain line every ten seconds otherwise; nothing for work that is over within a second. Writes to stderr.
+// A progress line for work of known size: rewritten in place on a terminal (at most ten times a second), otherwise a
+// plain line every ten seconds; nothing for work that takes less than a second. Writes to stderr.
 #ifndef DATA_PROGRESS_H
 #define DATA_PROGRESS_H
 
@@ -10,8 +10,8 @@ extern "C" {
 #endif
 
 typedef struct {
-    const char *label; // what is going on: "training merges"
-    const char *unit;  // "merges"; "B" is shown as kB, MB, GB
+    const char *label; // the current work: "training merges"
+    const char *unit;  // for example "merges"; "B" is shown as kB, MB, GB
     uint64_t total;
     double started, shown; // seconds
     int on_terminal, visible;
@@ -19,9 +19,9 @@ typedef struct {
 
 void progress_start(Progress *progress, const char *label, const char *unit, uint64_t total);
 void progress_update(Progress *progress, uint64_t done);
-void progress_finish(Progress *progress); // clears the line, prints a last one if anything was shown
+void progress_finish(Progress *progress); // clears the line; prints a last one if anything was shown
 
-// "1:02:03" or "4:05", into a static ring of buffers.
+// Formats a duration as "1:02:03" or "4:05", in a static ring of buffers.
 const char *format_duration(double seconds);
 double seconds_now(void); // monotonic
 

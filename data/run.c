@@ -18,8 +18,8 @@
 
 enum { OWNER_SIZE = 200 };
 
-// A line that no other process has: host, process, now.
-static void describe_self(char *line, size_t size) {
+// Writes a line that is unique to this process: host, process, current time.
+static void describe_process(char *line, size_t size) {
     char host[64] = "?";
     struct timespec now;
     gethostname(host, sizeof(host) - 1);
@@ -33,8 +33,8 @@ static void read_owner(int descriptor, char *line, size_t size) {
     line[strcspn(line, "\n")] = '\0';
 }
 
-// "process 123 on host a"
-static char *name_owner(const char *line) {
+// Returns "process 123 on host a"; the caller frees it.
+static char *describe_owner(const char *line) {
     char host[64];
     long process;
     if (sscanf(line, "%63s %ld", host, &process) != 2) return xstrdup("another trainer");
@@ -54,8 +54,9 @@ static struct timespec time_touched(int descriptor) {
     return status.st_mtim;
 }
 
-// Is the lock of another host's process still touched? Kernels of other hosts may not know of this one's locks. Waits for
-// as long as a process that lives may let pass, unless nothing has come for longer already, by this host's clock.
+// Returns 1 if the lock is still being touched by a process of another host, whose kernel lock may be invisible here.
+// Waits long enough for a live process to touch it, unless by this host's clock it has not been touched for far
+// longer.
 static int is_still_touched(const RunLock *lock, const char *owner) {
     const double until = seconds_now() + 2.5 * LOCK_TOUCH_SECONDS;
     const struct timespec before = time_touched(lock->descriptor);
@@ -71,32 +72,32 @@ static int is_still_touched(const RunLock *lock, const char *owner) {
     return 0;
 }
 
-// The thread that touches the lock, whatever else the trainer and the disk are busy with.
-static void *touch(void *argument) {
+// The thread that touches the lock regularly, independent of what the trainer and the disk are doing.
+static void *touch_lock(void *argument) {
     RunLock *lock = (RunLock *)argument;
     pthread_mutex_lock(&lock->mutex);
     while (!lock->ends) {
         const struct timespec next = thread_deadline(LOCK_TOUCH_SECONDS);
         while (!lock->ends && pthread_cond_timedwait(&lock->changed, &lock->mutex, &next) != ETIMEDOUT)
             continue;
-        if (!lock->ends)
-            futimens(lock->descriptor, NULL); // where that fails, the kernel's lock is what there is
+        // If this fails, only the kernel's lock remains.
+        if (!lock->ends) futimens(lock->descriptor, NULL);
     }
     pthread_mutex_unlock(&lock->mutex);
     return NULL;
 }
 
-static int start_touching(RunLock *lock, Error *error) {
+static int start_touch_thread(RunLock *lock, Error *error) {
     lock->ends = 0;
     pthread_mutex_init(&lock->mutex, NULL);
     thread_condition(&lock->changed);
-    if (thread_start(&lock->thread, touch, lock) == 0) return 0;
-    close(lock->descriptor); // there is nothing to end
+    if (thread_start(&lock->thread, touch_lock, lock) == 0) return 0;
+    close(lock->descriptor); // run_close must not wait for the thread
     lock->descriptor = -1;
     return fail(error, "cannot start the thread that touches '%s'", lock->path);
 }
 
-// Is the content of a lock file one that a trainer has written: nothing, or describe_self's line?
+// Returns 1 if the lock file's content was written by a trainer: nothing, or describe_process's line.
 static int is_own_lock(int descriptor) {
     struct stat status;
     char line[OWNER_SIZE], host[64], time[32], end = 0;
@@ -120,7 +121,7 @@ static int take_lock(RunLock *lock, const char *run, Error *error) {
     }
     const int locked = flock(lock->descriptor, LOCK_EX | LOCK_NB) == 0, reason = locked ? 0 : errno;
     read_owner(lock->descriptor, line, sizeof(line));
-    char *owner = name_owner(line);
+    char *owner = describe_owner(line);
     int result = 0;
     if (!locked && reason == EWOULDBLOCK)
         result = fail(error, "another trainer is using '%s': %s", run, owner);
@@ -131,28 +132,28 @@ static int take_lock(RunLock *lock, const char *run, Error *error) {
     if (result == 0 && !locked)
         warn("'%s' cannot be locked (%s): do not start a second trainer on it", run, strerror(reason));
     free(owner);
-    describe_self(line, sizeof(line));
+    describe_process(line, sizeof(line));
     if (result == 0 &&
         (ftruncate(lock->descriptor, 0) != 0 || file_pwrite(lock->descriptor, line, strlen(line), 0) != 0 ||
-         fsync(lock->descriptor) != 0)) // for other hosts to see
+         fsync(lock->descriptor) != 0)) // makes it visible to other hosts
         result = fail_io(error, "cannot write '%s'", lock->path);
     if (result != 0) {
         close(lock->descriptor);
         lock->descriptor = -1;
         return -1;
     }
-    return start_touching(lock, error);
+    return start_touch_thread(lock, error);
 }
 
 // ---- the run's id -----------------------------------------------------------------------------------------
 
-static const char id_format[] = "run %s\n";
+static const char ID_FORMAT[] = "run %s\n";
 
-// Is the text what a trainer writes into run_id, or the beginning of it (it was killed while it wrote)? Then the id is
-// copied, empty where it is not whole.
+// Returns 1 if the text is what a trainer writes into run_id, or the beginning of it (the trainer was killed while
+// writing). Copies the id, or an empty one if the text is incomplete.
 static int parse_id(const char *text, size_t size, char run_id[RUN_ID_SIZE]) {
     static const char word[] = "run ";
-    const size_t start = sizeof(word) - 1, whole = start + RUN_ID_SIZE; // the line feed in place of the NUL
+    const size_t start = sizeof(word) - 1, whole = start + RUN_ID_SIZE; // the line feed replaces the NUL
     if (size > whole || memcmp(text, word, size < start ? size : start) != 0) return 0;
     for (size_t i = start; i < size && i < whole - 1; i++)
         if (strchr("0123456789abcdef", text[i]) == NULL) return 0;
@@ -161,7 +162,7 @@ static int parse_id(const char *text, size_t size, char run_id[RUN_ID_SIZE]) {
     return 1;
 }
 
-// A folder without an id becomes a run's only where it has no file that the trainer would overwrite.
+// A folder without an id may become a run's folder only if it has no file that the trainer would overwrite.
 static int check_names(const char *run, Error *error) {
     static const char *const names[] = {"options.txt", "metrics.jsonl", "matmul.txt"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -184,7 +185,7 @@ static int create_id(RunLock *lock, const char *path, Error *error) {
     if (getrandom(&random, sizeof(random), 0) != sizeof(random))
         return fail_io(error, "cannot draw a random number for '%s'", path);
     snprintf(lock->run_id, RUN_ID_SIZE, "%016llx", (unsigned long long)random);
-    snprintf(text, sizeof(text), id_format, lock->run_id);
+    snprintf(text, sizeof(text), ID_FORMAT, lock->run_id);
     int descriptor = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     int result = descriptor >= 0 && file_pwrite(descriptor, text, strlen(text), 0) == 0 && fsync(descriptor) == 0
                      ? 0
@@ -193,9 +194,9 @@ static int create_id(RunLock *lock, const char *path, Error *error) {
     return result;
 }
 
-// Reads the run's id into the lock, or gives the run one. By the trainer that has the lock. An id that was cut short
-// when its writer was killed is written anew, but it proves nothing: nothing else was written before it.
-static int settle_id(RunLock *lock, const char *run, int resumed, Error *error) {
+// Reads the run's id into the lock, or creates one. Only the holder of the lock calls this. An id that was truncated
+// because its writer was killed is replaced, and counts as missing: nothing else was written before it.
+static int read_or_create_id(RunLock *lock, const char *run, int resumed, Error *error) {
     char *path = format_text("%s/run_id", run), *text = NULL;
     size_t size = 0;
     int result = 0;
@@ -230,7 +231,7 @@ static int write_options(const RunLock *lock, const char *run, const Option *tab
     return file_writer_commit(&file, error);
 }
 
-// Has nobody else written checkpoints before the lock was ours?
+// Checks that no other trainer has written checkpoints before this one got the lock.
 static int check_last(const char *run, int64_t last, Error *error) {
     int64_t now;
     if (checkpoint_last(run, &now, error) != 0) return -1;
@@ -246,23 +247,23 @@ int run_open(RunLock *lock, const char *run, int resumed, int64_t last, const Op
     lock->path = NULL;
     if (folder_create(run, error) != 0) return -1;
     if (take_lock(lock, run, error) != 0 || check_last(run, last, error) != 0 ||
-        settle_id(lock, run, resumed, error) != 0) {
+        read_or_create_id(lock, run, resumed, error) != 0) {
         run_close(lock);
         return -1;
     }
-    char *left = temporary_options(lock, run); // that this run was writing when it was killed
-    unlink(left);
-    free(left);
+    char *leftover = temporary_options(lock, run); // a file that this run was writing when it was killed
+    unlink(leftover);
+    free(leftover);
     checkpoint_remove_leftovers(run, lock->run_id);
     return write_options(lock, run, table, count, settings, error);
 }
 
 int run_check(const RunLock *lock, Error *error) {
-    struct stat mine, there;
-    if (stat(lock->path, &there) != 0)
+    struct stat mine, current;
+    if (stat(lock->path, &current) != 0)
         return fail_io(error, "the run's folder has disappeared: '%s'", lock->path);
     if (fstat(lock->descriptor, &mine) != 0) return fail_io(error, "cannot access '%s'", lock->path);
-    if (mine.st_dev == there.st_dev && mine.st_ino == there.st_ino) return 0;
+    if (mine.st_dev == current.st_dev && mine.st_ino == current.st_ino) return 0;
     return fail(error, "'%s' is not the lock of this run: another folder has taken its place", lock->path);
 }
 

@@ -1,18 +1,18 @@
-// The folder of a run, for the one trainer that uses it.
+// The folder of a run, used by one trainer at a time.
 //
-//     runs/NAME/run_id            "run " and 16 hexadecimal digits, drawn at random when the folder is made
+//     runs/NAME/run_id            "run " and 16 hexadecimal digits, drawn at random when the folder is created
 //     runs/NAME/options.txt       the options of the run, readable as @file
-//     runs/NAME/lock              who uses the run: "host process time", empty when nobody does
-//     runs/NAME/metrics.jsonl     one line a step, a validation (data/metrics.h)
+//     runs/NAME/lock              the user of the run: "host process time"; empty if it is not in use
+//     runs/NAME/metrics.jsonl     one line per step and per validation (data/metrics.h)
 //     runs/NAME/checkpoints/      (data/checkpoint.h)
 //
-// The trainer overwrites and removes only what it made. A folder with a run_id is a run's, and its files have the names
-// above; without one, a folder that has a file of such a name is refused. Temporary names carry the id, and checkpoints
-// name it in their manifest.
+// The trainer overwrites and removes only what it has created. A folder with a run_id belongs to a run, and its files
+// have the names above; a folder without one that has a file of such a name is refused. Temporary names contain the
+// id, and checkpoints name it in their manifest.
 //
-// The lock is the kernel's (flock), which gives it back whatever becomes of the process. File systems that do not show
-// such locks to other hosts are why its owner also touches it every LOCK_TOUCH_SECONDS: a lock of another host that goes
-// on being touched is in use, one that is not was left by a process that was killed.
+// The lock is the kernel's (flock), which is released however the process ends. Because some file systems do not show
+// such locks to other hosts, its owner also touches the file every LOCK_TOUCH_SECONDS: a lock of another host that is
+// still being touched is in use, one that is not was left by a process that was killed.
 #ifndef DATA_RUN_H
 #define DATA_RUN_H
 
@@ -29,25 +29,29 @@ enum { LOCK_TOUCH_SECONDS = 10 };
 
 // The lock of a run folder.
 typedef struct {
-    int descriptor; // -1: none
+    int descriptor; // -1: not locked
     char *path;
-    char run_id[RUN_ID_SIZE]; // of the locked run
-    pthread_t thread; // touches it
+    char run_id[RUN_ID_SIZE]; // id of the locked run
+    // Touches the lock.
+    pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     int ends;
 } RunLock;
 
-// Creates the run's folder, locks it (one trainer at a time), removes what a killed one has left, and writes its
-// options.txt. `resumed`: its options were read from there, so that it is a run's also where an earlier version has left no
-// run_id. `last`: the step of the last checkpoint there was when it was decided what to begin with, -1: none; if it is
-// another by now, the run is refused. Says so when it takes over a stale lock. The lock stays where it is.
+// Creates the run's folder, locks it (one trainer at a time), removes what a killed trainer has left, and writes
+// options.txt. `resumed`: the options were read from there, so the folder is a run's even if an earlier version has
+// not written a run_id. `last`: the step of the newest checkpoint when the caller decided what to start from, -1 for
+// none; if it has changed since, the run is refused. Reports a stale lock that it takes over. `lock` must not be
+// moved.
 int run_open(RunLock *lock, const char *run, int resumed, int64_t last, const Option *table, size_t count,
              const void *settings, Error *error);
-// Does the path still lead to the folder that was locked? Not after it was moved, removed or unmounted.
+// Checks that the path still leads to the locked folder, which it does not after it was moved, removed or unmounted.
+// Returns 0, or -1 with a sentence.
 int run_check(const RunLock *lock, Error *error);
 void run_close(RunLock *lock);
-// The line in the run's lock, by which other processes know that they see the same folder. Caller frees; NULL: there is none.
+// Returns the line in the run's lock, by which other processes know that they see the same folder; NULL if there is
+// none. The caller frees it.
 char *run_owner(const char *run);
 
 #ifdef __cplusplus

@@ -43,7 +43,7 @@ void safetensors_write(FILE *stream, const NamedTensor *tensors, size_t count) {
     char *text = header_text(tensors, count);
     uint64_t length = strlen(text), padded = (length + 7) / 8 * 8;
     fwrite(&padded, sizeof(padded), 1, stream);
-    fprintf(stream, "%-*s", (int)padded, text); // the format allows blanks at the end
+    fprintf(stream, "%-*s", (int)padded, text); // the format allows trailing blanks
     cJSON_free(text);
     for (size_t i = 0; i < count; i++)
         fwrite(tensors[i].data, sizeof(float), tensor_elements(&tensors[i]), stream);
@@ -54,7 +54,7 @@ void safetensors_write(FILE *stream, const NamedTensor *tensors, size_t count) {
 typedef struct {
     const char *path;
     int descriptor;
-    uint64_t size, data; // of the file; where tensor data begins
+    uint64_t size, data; // size of the file; offset of the tensors' data
     cJSON *header;
 } SafetensorsFile;
 
@@ -68,8 +68,8 @@ static int ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-// Buffers and ties that Hugging Face's GPT-2 writes along, and that follow from the rest.
-static int can_do_without(const char *name) {
+// Buffers and tied weights that Hugging Face's GPT-2 also saves, although they follow from the rest.
+static int is_redundant(const char *name) {
     if (strcmp(name, "__metadata__") == 0 || strcmp(name, "lm_head.weight") == 0) return 1;
     return strncmp(name, "h.", 2) == 0 &&
            (ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias"));
@@ -132,7 +132,7 @@ static int read_16bit(const SafetensorsFile *file, const NamedTensor *tensor, ui
     return result;
 }
 
-// A whole number >= 0 from JSON, or -1.
+// Returns a whole number >= 0 from JSON, or -1.
 static double json_count(const cJSON *item) {
     double value = cJSON_IsNumber(item) ? item->valuedouble : -1;
     return value >= 0 && value < 9e15 && value == floor(value) ? value : -1;
@@ -192,7 +192,7 @@ static int ascending(const void *a, const void *b) {
     return x->begin != y->begin ? (x->begin < y->begin ? -1 : 1) : (x->end > y->end) - (x->end < y->end);
 }
 
-// The format wants the tensors' bytes to lie one after the other, from the header to the end of the file.
+// The format requires the tensors' data to be contiguous from the header to the end of the file.
 static int check_extents(const SafetensorsFile *file, Error *error) {
     size_t count = 0, capacity = (size_t)cJSON_GetArraySize(file->header);
     Extent *extents = (Extent *)xmalloc((capacity + 1) * sizeof(Extent));
@@ -214,14 +214,14 @@ static int check_extents(const SafetensorsFile *file, Error *error) {
                  : fail(error, "'%s' is damaged or truncated: its tensors leave gaps or overlap", file->path);
 }
 
-// Fills what the file has of the list; `found` counts.
+// Fills those tensors of the list that the file has; found[i] counts them.
 static int read_file(const SafetensorsFile *file, const NamedTensor *tensors, size_t count,
                      unsigned char *found, Error *error) {
     const cJSON *entry;
     cJSON_ArrayForEach(entry, file->header) {
         const char *name = without_prefix(entry->string);
         const NamedTensor *tensor = find_tensor(tensors, count, name);
-        if (tensor == NULL && can_do_without(name)) continue;
+        if (tensor == NULL && is_redundant(name)) continue;
         if (tensor == NULL)
             return fail(error, "'%s': tensor %.60s is not part of this model", file->path, entry->string);
         if (found[tensor - tensors]++)

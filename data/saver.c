@@ -28,7 +28,8 @@ struct Saver {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     Job job;
-    int has_job; // until it is done: the thread's, else the caller's
+    // Set until the job is done. While it is set, the job belongs to the thread, otherwise to the caller.
+    int has_job;
     int result;
     Error error;
     CheckpointWriter writer;
@@ -42,7 +43,7 @@ static int write_files(Saver *s, Error *error) {
     if (result == 0 && job->num_files > 0)
         result =
             checkpoint_begin(&s->writer, s->run, s->run_id, job->step, error);
-    job->ready(job->argument); // also then: what it waits for is not under way afterwards
+    job->ready(job->argument); // also after an error, so that what it waits for is always complete
     for (size_t i = 0; i < job->num_files; i++) {
         SaverFile *file = &job->files[i];
         if (result == 0 && file->text != NULL)

@@ -64,8 +64,8 @@ void paths_free(char **paths, size_t count) {
 
 // ---- opening ----------------------------------------------------------------------------------------------
 
-// A large corpus has more shards than the usual 1,024 open files: use what the system allows. O_NONBLOCK is
-// for pipes, which would otherwise wait for a writer here; they are refused later.
+// A large corpus has more shards than the usual limit of 1024 open files, so the limit is raised as far as allowed.
+// O_NONBLOCK keeps a pipe, which is refused later, from waiting here for a writer.
 static int open_for_reading(const char *path) {
     const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
     int descriptor = open(path, flags);
@@ -76,7 +76,7 @@ static int open_for_reading(const char *path) {
     return open(path, flags);
 }
 
-// Whether what should be a header may be uint16 tokens of GPT-2's vocabulary, as nanoGPT writes them.
+// Returns 1 if the supposed header may be uint16 tokens of GPT-2's vocabulary, as nanoGPT writes them.
 static int may_be_gpt2_tokens(const int32_t *header) {
     uint16_t tokens[HEADER_BYTES / 2];
     memcpy(tokens, header, HEADER_BYTES);
@@ -203,8 +203,8 @@ int shard_read(const Shard *shard, uint64_t first, size_t count, int32_t *tokens
     return 0;
 }
 
-int shard_read_patiently(const Shard *shard, uint64_t first, size_t count, int32_t *tokens,
-                         int (*pause)(void *argument, int seconds), void *argument, Error *error) {
+int shard_read_with_retries(const Shard *shard, uint64_t first, size_t count, int32_t *tokens,
+                            int (*pause)(void *argument, int seconds), void *argument, Error *error) {
     static const int seconds[] = {1, 2, 4, 8};
     int result = shard_read(shard, first, count, tokens, error);
     for (size_t i = 0; i < sizeof(seconds) / sizeof(seconds[0]); i++) {
@@ -227,7 +227,7 @@ static const char *base_name(const char *path) {
     return slash == NULL ? path : slash + 1;
 }
 
-// The words of the header that are not zero.
+// Sets the nonzero words of the header.
 static void fill_header(int32_t *header, const char *prefix, uint64_t index, int token_bytes,
                         uint64_t num_tokens, uint32_t crc) {
     const char *name = base_name(prefix);
@@ -255,8 +255,8 @@ static int tokens_crc(const Shard *shard, uint32_t *crc, Error *error) {
     return result;
 }
 
-// Does the marker prove that this file was written under this name, and that it is as it was then?
-static int is_ours(const char *prefix, uint64_t index) {
+// Returns 1 if the marker proves that this file was written under this name and is unchanged.
+static int has_own_marker(const char *prefix, uint64_t index) {
     char *path = shard_path(prefix, index);
     int32_t header[HEADER_INTS], expected[HEADER_INTS] = {0};
     struct stat status;
@@ -275,7 +275,7 @@ static int is_ours(const char *prefix, uint64_t index) {
     return ours && memcmp(header, expected, HEADER_BYTES) == 0;
 }
 
-// The number in the name of a shard of the set `base`, spelled as shard_path does; -1 for any other name.
+// Returns the number in a shard's name in the set `base`, if it is spelled as in shard_path; -1 for any other name.
 static int64_t index_of_name(const char *name, const char *base) {
     const size_t length = strlen(base);
     if (strncmp(name, base, length) != 0 || name[length] != '_') return -1;
@@ -286,10 +286,10 @@ static int64_t index_of_name(const char *name, const char *base) {
     return same ? index : -1;
 }
 
-// Calls `use` for the number of every file that bears a name of the set, until it fails. A folder that is not
-// there has none.
-typedef int (*UseIndex)(ShardWriter *writer, uint64_t index, Error *error);
-static int for_each_shard(ShardWriter *writer, UseIndex use, Error *error) {
+// Calls `visit` with the number of every file that has a name of the set, until a call fails. A missing folder has no
+// such files.
+typedef int (*VisitShard)(ShardWriter *writer, uint64_t index, Error *error);
+static int for_each_shard(ShardWriter *writer, VisitShard visit, Error *error) {
     const char *base = base_name(writer->prefix);
     char *path = format_text("%.*s%s", (int)(base - writer->prefix), writer->prefix,
                              base == writer->prefix ? "." : "");
@@ -299,7 +299,7 @@ static int for_each_shard(ShardWriter *writer, UseIndex use, Error *error) {
                      : fail_io(error, "cannot open the folder '%s'", path);
     for (struct dirent *entry; result == 0 && folder != NULL && (entry = readdir(folder)) != NULL;) {
         int64_t index = index_of_name(entry->d_name, base);
-        if (index >= 0) result = use(writer, (uint64_t)index, error);
+        if (index >= 0) result = visit(writer, (uint64_t)index, error);
     }
     if (folder != NULL) closedir(folder);
     free(path);
@@ -307,7 +307,7 @@ static int for_each_shard(ShardWriter *writer, UseIndex use, Error *error) {
 }
 
 static int refuse_foreign(ShardWriter *writer, uint64_t index, Error *error) {
-    if (is_ours(writer->prefix, index)) return 0;
+    if (has_own_marker(writer->prefix, index)) return 0;
     char *path = shard_path(writer->prefix, index);
     fail(error,
          "'%s' exists, and its header does not show that this program wrote it under this name: move it "
@@ -341,7 +341,7 @@ static int start_shard(ShardWriter *writer, Error *error) {
     writer->is_open = 1;
     writer->shard_tokens = 0;
     writer->crc = 0;
-    // The header is written last, when the count is known.
+    // The header is written last, when the number of tokens is known.
     static const int32_t zeros[HEADER_INTS];
     if (fwrite(zeros, HEADER_BYTES, 1, writer->file.stream) != 1)
         return fail_io(error, "cannot write %s", writer->file.path);
@@ -398,7 +398,7 @@ static int remove_if_ours(ShardWriter *writer, uint64_t index, Error *error) {
     if (index < writer->shard_index) return 0;
     char *path = shard_path(writer->prefix, index);
     int result = 0;
-    if (!is_ours(writer->prefix, index))
+    if (!has_own_marker(writer->prefix, index))
         warn("'%s' is not part of this set of shards and is kept, but a pattern such as '%s_*.bin' includes "
              "it",
              path, writer->prefix);
@@ -442,7 +442,7 @@ static int pause_documents(void *nothing, int seconds) {
     return 0;
 }
 
-// Refills the empty buffer; 1 when there are tokens in it, 0 at the end of the set, -1 on error.
+// Refills the empty buffer. Returns 1 if it has tokens, 0 at the end of the set, -1 on error.
 static int fill_buffer(DocumentReader *reader, Error *error) {
     while (reader->shard < reader->set->count) {
         const Shard *shard = &reader->set->shards[reader->shard];
@@ -453,8 +453,8 @@ static int fill_buffer(DocumentReader *reader, Error *error) {
             continue;
         }
         size_t count = left < DOCUMENT_BUFFER ? (size_t)left : DOCUMENT_BUFFER;
-        if (shard_read_patiently(shard, reader->offset, count, reader->buffer, pause_documents, NULL,
-                                 error) != 0)
+        if (shard_read_with_retries(shard, reader->offset, count, reader->buffer, pause_documents, NULL,
+                                    error) != 0)
             return -1;
         reader->offset += count;
         reader->start = 0;
@@ -489,7 +489,7 @@ int documents_next(DocumentReader *reader, int32_t *tokens, size_t capacity, siz
     }
 }
 
-// One row: `row_targets` holds the first of `count` tokens already.
+// Completes one row; `row_targets` already holds the first min(count, T) tokens of the document.
 static int fill_row(DocumentReader *reader, int32_t vocab_size, size_t T, size_t count, int32_t *row_inputs,
                     int32_t *row_targets, Error *error) {
     size_t length = count < T ? count : T;

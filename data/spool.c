@@ -13,11 +13,11 @@
 #include <zstd.h>
 #endif
 
-enum { SPOOL_BYTES = 256 << 10 }; // read, and written, at a time
+enum { SPOOL_BYTES = 256 << 10 }; // read and written at a time
 
 FILE *spool_create(const char *folder, Error *error) {
     int descriptor = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (descriptor < 0) { // not every file system has files without a name
+    if (descriptor < 0) { // not every file system supports unnamed files
         char *path = format_text("%s/spool_XXXXXX", folder);
         descriptor = mkostemp(path, O_CLOEXEC);
         if (descriptor >= 0) unlink(path);
@@ -38,18 +38,18 @@ Compression compression_of_name(const char *path) {
     return ends_with(path, ".gz") ? GZIP : ends_with(path, ".zst") ? ZSTANDARD : NOT_COMPRESSED;
 }
 
-// A stretch of input, and where the output goes.
+// A part of the input, and the destination of the output.
 typedef struct {
     int descriptor;
     const char *path;
     unsigned char *input, *output; // (SPOOL_BYTES)
-    size_t size;                   // of the input
+    size_t size;                   // bytes in `input`
     FILE *out;
     uint64_t *bytes;
     Error *error;
 } Spool;
 
-// Reads the next stretch; size 0 at the end.
+// Reads the next part of the input; `size` is 0 at the end.
 static int refill(Spool *s) {
     ssize_t count;
     do count = read(s->descriptor, s->input, SPOOL_BYTES);
@@ -59,7 +59,7 @@ static int refill(Spool *s) {
     return 0;
 }
 
-static int put(Spool *s, const unsigned char *data, size_t size) {
+static int write_output(Spool *s, const unsigned char *data, size_t size) {
     *s->bytes += size;
     if (fwrite(data, 1, size, s->out) == size) return 0;
     return fail_io(s->error, "cannot write the text of %s to a temporary file (TMPDIR names another folder)",
@@ -68,12 +68,12 @@ static int put(Spool *s, const unsigned char *data, size_t size) {
 
 static int copy_plain(Spool *s) {
     while (s->size > 0)
-        if (put(s, s->input, s->size) != 0 || refill(s) != 0) return -1;
+        if (write_output(s, s->input, s->size) != 0 || refill(s) != 0) return -1;
     return 0;
 }
 
 #ifdef HAVE_ZLIB
-// One member after the other, as gzip reads them.
+// Decompresses concatenated members, as gzip does.
 static int copy_gzip(Spool *s) {
     z_stream z = {0};
     int state = Z_STREAM_END, result = 0;
@@ -89,8 +89,8 @@ static int copy_gzip(Spool *s) {
             if (state != Z_OK && state != Z_STREAM_END && state != Z_BUF_ERROR)
                 result = fail(s->error, "%s is damaged: it is not gzip data, or was changed", s->path);
             else
-                result = put(s, s->output, SPOOL_BYTES - z.avail_out);
-            if (state == Z_BUF_ERROR) break; // all that there is is out
+                result = write_output(s, s->output, SPOOL_BYTES - z.avail_out);
+            if (state == Z_BUF_ERROR) break; // all output has been produced
         }
         if (result == 0) result = refill(s);
     }
@@ -124,7 +124,7 @@ static int copy_zstandard(Spool *s) {
             if (ZSTD_isError(needs))
                 result = fail(s->error, "%s is damaged: %s", s->path, ZSTD_getErrorName(needs));
             else
-                result = put(s, s->output, out.pos);
+                result = write_output(s, s->output, out.pos);
             if (in.pos > before || out.pos > 0) expected = needs; // 0: a frame is complete
             if (in.pos == before && out.pos == 0) break;
         }

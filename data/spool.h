@@ -1,4 +1,4 @@
-// Text that is not a plain file, on the disk for as long as it is read: pipes and compressed files.
+// Temporary storage on disk for text that is not in a plain file: from pipes and compressed files.
 #ifndef DATA_SPOOL_H
 #define DATA_SPOOL_H
 
@@ -10,13 +10,13 @@ extern "C" {
 
 typedef enum { NOT_COMPRESSED, GZIP, ZSTANDARD } Compression;
 
-// A file that has no name: it takes room in `folder` until it is closed.
+// Creates an unnamed file in `folder`; its space is freed when it is closed. Returns NULL with a sentence on error.
 FILE *spool_create(const char *folder, Error *error);
-// Of a file, by its name (.gz, .zst).
+// Returns the compression that a file's name implies (.gz, .zst).
 Compression compression_of_name(const char *path);
-// Copies what comes out of `descriptor` into `out`, decompressed; *bytes counts what is written. `path` is for sentences.
-// With `guess`, the compression is found out by the first bytes. Errors: what is damaged, truncated or followed by
-// something else; a library that this build does not have; a disk that is full.
+// Copies the decompressed contents of `descriptor` into `out`; *bytes counts what is written. `path` is for messages.
+// With `guess`, the compression is detected from the first bytes. Errors: data that is damaged, truncated or followed
+// by other data; a library that this build does not have; a full disk.
 int spool_copy(int descriptor, const char *path, Compression compression, int guess, FILE *out,
                uint64_t *bytes, Error *error);
 

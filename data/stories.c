@@ -1,5 +1,5 @@
-// See stories.h. First the tables are compiled into lists of entries and entries into items; generating and
-// parsing both walk these items with a State (what is remembered, what is used up, the bits so far).
+// See stories.h. The tables are first compiled into lists of entries, and entries into items; generator and parser
+// both walk these items with a State (remembered words, used words, bits so far).
 #include "stories.h"
 
 #include <math.h>
@@ -14,35 +14,35 @@
 
 enum {
     NUM_WORD_LISTS = COUNT(word_lists),
-    NUM_LISTS = NUM_WORD_LISTS + COUNT(rules), // word lists first
+    NUM_LISTS = NUM_WORD_LISTS + COUNT(rules), // word lists come first
     MAX_ENTRIES = 4096,
     MAX_ITEMS = 4096,
     MAX_VARIABLES = 32,
     MAX_NAME = 32, // bytes of a name in the tables, NUL included
-    MAX_SLOT = 64, // bytes of the text of one slot
+    MAX_SLOT = 64, // bytes of a slot's text
 };
 
-// A piece of an alternative: fixed text, a choice from a list, or a word remembered.
+// A part of an alternative: fixed text, a choice from a list, or a remembered word.
 typedef struct {
     const char *text; // fixed text; NULL for a slot
     int length;
-    int list;            // the choice is from here; -1: say `variable` again
-    int variable;        // remember the word here; -1: do not
-    char form[MAX_NAME]; // which form of the word; "": the word itself
+    int list;            // the list to choose from; -1: repeats the word of `variable`
+    int variable;        // where the chosen word is remembered; -1: nowhere
+    char form[MAX_NAME]; // the form of the word; "": the word itself
     int article, capital;
 } Item;
 
 // A word, or an alternative of a rule.
 typedef struct {
-    const char *text; // of a word
+    const char *text; // if it is a word
     int length;
     int list;
-    int first_item, num_items; // of an alternative
+    int first_item, num_items; // if it is an alternative
 } Entry;
 
 typedef struct {
     const char *name, *forms;
-    int first, count; // entries
+    int first, count; // in grammar.entries
 } List;
 
 static struct {
@@ -97,14 +97,14 @@ static Item *add_item(void) {
     return item;
 }
 
-// Copies a name out of the tables.
+// Copies a name from the tables.
 static void copy_name(char name[MAX_NAME], const char *text, size_t length) {
     if (length == 0 || length >= MAX_NAME) die("story grammar: bad name '%.*s'", (int)length, text);
     memcpy(name, text, length);
     name[length] = 0;
 }
 
-// `text` is what stands between the braces: [^][a ]list, [^][a ]variable=list or [^][a ]variable[.form].
+// Compiles `text`, the content of a pair of braces: [^][a ]list, [^][a ]variable=list or [^][a ]variable[.form].
 static void compile_slot(const char *text, size_t length) {
     Item *item = add_item();
     const char *end = text + length;
@@ -190,12 +190,12 @@ static void ensure_grammar(void) {
     pthread_once(&once, compile_grammar);
 }
 
-// ---- what generator and parser share ----------------------------------------------------------------------
+// ---- shared by generator and parser -----------------------------------------------------------------------
 
 typedef struct {
-    int bound[MAX_VARIABLES];        // the entry remembered, plus 1; 0: none
-    unsigned char used[MAX_ENTRIES]; // words said already
-    int num_used[NUM_LISTS];         // of each list
+    int bound[MAX_VARIABLES];        // the remembered entry, plus 1; 0: none
+    unsigned char used[MAX_ENTRIES]; // 1 for words that the story already contains
+    int num_used[NUM_LISTS];         // per list
     double bits;
 } State;
 
@@ -203,7 +203,7 @@ static int is_word_list(int list) {
     return list < NUM_WORD_LISTS;
 }
 
-// The form of a word as its list has it: "he" is "she" in "he=she him=her".
+// Finds the form of a word in the forms of its list: the form "he" is "she" in "he=she him=her". Returns its length.
 static int find_form(const Entry *entry, const char *form, const char **text) {
     size_t length = strlen(form);
     for (const char *at = grammar.lists[entry->list].forms; *at;) {
@@ -222,7 +222,7 @@ static int begins_with(const char *word, int length, const char *start) {
     return length >= n && memcmp(word, start, n) == 0;
 }
 
-// "an" before a vowel that is heard; the words that are not said as they are written are few.
+// Returns 1 if the article is "an": before a vowel sound. Few words differ from their spelling.
 static int takes_an(const char *word, int length) {
     static const char *const said_with_consonant[] = {"uku", "uni", "use", "one", "eu"};
     static const char *const said_with_vowel[] = {"hour", "honest"};
@@ -235,7 +235,7 @@ static int takes_an(const char *word, int length) {
     return strchr("aeiouAEIOU", word[0]) != NULL;
 }
 
-// The text that a slot gives for an entry: the word itself, or made in `buffer`.
+// Returns the text of a slot for an entry: the word itself, or a text built in `buffer`.
 static const char *slot_text(const Item *item, const Entry *entry, char buffer[MAX_SLOT], int *length) {
     const char *word = entry->text;
     int at = 0;
@@ -258,7 +258,7 @@ static int choices_left(const State *state, int list) {
     return grammar.lists[list].count - state->num_used[list];
 }
 
-// Notes that the item took this entry of its list: pays the bits, remembers the word, uses it up.
+// Records that the item chose this entry of its list: adds the bits, marks the word as used, and remembers it.
 static void choose(State *state, const Item *item, int entry) {
     state->bits += log2(choices_left(state, item->list));
     if (!is_word_list(item->list)) return;
@@ -267,8 +267,8 @@ static void choose(State *state, const Item *item, int entry) {
     if (item->variable >= 0) state->bound[item->variable] = entry + 1;
 }
 
-// Takes choose() back; the bits are restored by the caller, who knows them exactly.
-static void unchoose(State *state, const Item *item, int entry) {
+// Undoes choose(), except for the bits, which the caller restores exactly.
+static void undo_choice(State *state, const Item *item, int entry) {
     if (!is_word_list(item->list)) return;
     state->used[entry] = 0;
     state->num_used[item->list]--;
@@ -294,7 +294,7 @@ void story_rng_seed(StoryRng *rng, uint64_t seed, uint64_t stream) {
     rng->state = mix(mix(seed + 0x9E3779B97F4A7C15u) + stream * 0xD1342543DE82EF95u);
 }
 
-// Uniform in [0, n), n > 0: the multiplication method of Lemire (2019), whose rejection makes it exact.
+// Returns a uniform integer in [0, n), n > 0: Lemire's multiplication method (2019), made exact by rejection.
 static int random_below(StoryRng *rng, int n) {
     uint32_t threshold = (uint32_t)-n % (uint32_t)n;
     for (;;) {
@@ -310,8 +310,8 @@ static void append(Story *story, const char *text, int length) {
     story->length += length;
 }
 
-// A random entry of the list that is not used up.
-static int draw(StoryRng *rng, const State *state, int list) {
+// Returns a random unused entry of the list.
+static int draw_entry(StoryRng *rng, const State *state, int list) {
     int left = choices_left(state, list);
     if (left <= 0) die("story grammar: list %s has no entries left", grammar.lists[list].name);
     int skip = random_below(rng, left), entry = grammar.lists[list].first;
@@ -328,7 +328,7 @@ static void generate(StoryRng *rng, State *state, Story *story, const Entry *alt
             continue;
         }
         if (item->list >= 0) {
-            int entry = draw(rng, state, item->list);
+            int entry = draw_entry(rng, state, item->list);
             choose(state, item, entry);
             word = &grammar.entries[entry];
             if (!is_word_list(item->list)) {
@@ -346,7 +346,7 @@ static void generate(StoryRng *rng, State *state, Story *story, const Entry *alt
     }
 }
 
-// The item that stands for a whole story.
+// Returns the item for a whole story.
 static const Item *start_item(void) {
     static Item start = {.list = NUM_WORD_LISTS, .variable = -1};
     return &start;
@@ -356,7 +356,7 @@ void story_generate(StoryRng *rng, Story *story) {
     ensure_grammar();
     State state = {0};
     memset(story, 0, sizeof(*story));
-    int entry = draw(rng, &state, start_item()->list);
+    int entry = draw_entry(rng, &state, start_item()->list);
     choose(&state, start_item(), entry);
     generate(rng, &state, story, &grammar.entries[entry]);
     story->bits = state.bits;
@@ -364,7 +364,7 @@ void story_generate(StoryRng *rng, Story *story) {
 
 // ---- parsing ----------------------------------------------------------------------------------------------
 
-// What remains to be matched: the items from `item` to `end`, then those of `up`, the rules we are inside of.
+// What remains to be matched: the items from `item` to `end`, then those of `up`, of the enclosing rules.
 typedef struct Rest {
     const Item *item, *end;
     const struct Rest *up;
@@ -378,8 +378,8 @@ typedef struct {
 
 static void parse(Parser *parser, const char *at, Rest rest);
 
-// Does the text go on with these bytes?
-static int goes_on(Parser *parser, const char *at, const char *text, int length) {
+// Returns 1 if the text continues with these bytes.
+static int text_matches(Parser *parser, const char *at, const char *text, int length) {
     int same = 0;
     while (same < length && at + same < parser->end && at[same] == text[same]) same++;
     size_t reached = (size_t)(at - parser->begin) + same;
@@ -387,7 +387,7 @@ static int goes_on(Parser *parser, const char *at, const char *text, int length)
     return same == length;
 }
 
-// Tries every entry of the list at the first item of `rest`.
+// Tries every entry of the list that the first item of `rest` chooses from.
 static void parse_choice(Parser *parser, const char *at, const Rest *rest) {
     const Item *item = rest->item;
     const List *list = &grammar.lists[item->list];
@@ -400,7 +400,7 @@ static void parse_choice(Parser *parser, const char *at, const Rest *rest) {
             int length;
             if (parser->state.used[entry]) continue;
             const char *text = slot_text(item, e, buffer, &length);
-            if (!goes_on(parser, at, text, length)) continue;
+            if (!text_matches(parser, at, text, length)) continue;
             choose(&parser->state, item, entry);
             parse(parser, at + length, after);
         } else {
@@ -408,7 +408,7 @@ static void parse_choice(Parser *parser, const char *at, const Rest *rest) {
             choose(&parser->state, item, entry);
             parse(parser, at, (Rest){first, first + e->num_items, &after});
         }
-        unchoose(&parser->state, item, entry);
+        undo_choice(&parser->state, item, entry);
         parser->state.bits = bits;
     }
 }
@@ -435,7 +435,7 @@ static void parse(Parser *parser, const char *at, Rest rest) {
             }
             text = slot_text(item, remembered(&parser->state, item), buffer, &length);
         }
-        if (!goes_on(parser, at, text, length)) return;
+        if (!text_matches(parser, at, text, length)) return;
         at += length;
         rest.item++;
     }
@@ -449,7 +449,7 @@ StoryParse story_parse(const char *text, size_t length) {
     return parser.result;
 }
 
-// ---- looking at the grammar -------------------------------------------------------------------------------
+// ---- inspecting the grammar -------------------------------------------------------------------------------
 
 int story_num_lists(void) {
     return NUM_WORD_LISTS;
@@ -477,10 +477,10 @@ static int is_letter(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-// A set of 64-bit hashes (FNV-1a); a collision among thousands of words has a chance below 1e-12.
+// A set of 64-bit hashes (FNV-1a); with thousands of words the probability of a collision is below 1e-12.
 typedef struct {
     uint64_t *hashes;   // 0: free
-    size_t size, count; // size is a power of two
+    size_t size, count; // `size` is a power of two
 } WordSet;
 
 static void add_word(WordSet *set, uint64_t hash) {

@@ -1,19 +1,19 @@
-// The rules of the story grammar (see stories.h): each is a list of alternatives, separated by '|' and chosen
-// with equal probability. In an alternative
+// The rules of the story grammar (see stories.h): each is a list of alternatives, separated by '|' and chosen with
+// equal probability. In an alternative
 //     {list}         a choice from a word list or a rule
-//     {name=list}    the same, and the word chosen is remembered under that name
-//     {name}         the word remembered, again: a reference back to an earlier sentence
+//     {name=list}    the same, and the chosen word is remembered under that name
+//     {name}         repeats the remembered word: a reference back to an earlier sentence
 //     {name.form}    a form of it: {hero.he} is "she" or "he"
-//     {a x}  {^x}    x with its article, "a" or "an"; x with a capital letter; {^a x}: "A" or "An" and x
-//     /              a new line
-// A story never takes the same word twice from a list, except as a reference back.
+//     {a x}  {^x}    x with its article, "a" or "an"; x capitalized; {^a x}: "A" or "An" and x
+//     /              a line feed
+// A story never uses the same word of a list twice, except as a reference back.
 //
-// No two ways through the rules may lead to the same text: alternatives differ in their fixed words, and no
-// word is optional. The tests count the parses of many stories.
+// No two derivations may give the same text: alternatives differ in their fixed words, and no word is optional. The
+// tests count the parses of many stories.
 //
-// A word that is said again comes from a short list of which the story takes no other word: then there is
-// only one word of its kind to look back for, and a small model learns in minutes to do so. The long lists
-// hold what is said once. No line begins with a name, so a name is the same token wherever it stands.
+// A word that is repeated comes from a short list of which the story uses no other word: there is only one word of
+// its kind to look back for, which a small model learns within minutes. The long lists hold words that occur once. No
+// line begins with a name, so that a name is the same token at every position.
 #ifndef DATA_STORY_RULES_H
 #define DATA_STORY_RULES_H
 
@@ -29,21 +29,21 @@ static const Rule rules[] = {
               "{open} {habit} {walk} {trap}/{plea} {rescue} {reward}/{ending}/|"
               "{open} {habit} {party} {trouble}/{meeting} {comfort} {present}/{ending}/"},
 
-    // Who and where.
+    // Characters and places.
     {"open", "Once there was {a trait} and {trait} {someone} in {town_first} {town_last}.|"
              "In {town_first} {town_last} lived {a trait} and {trait} {someone}.|"
              "Long ago, in {town_first} {town_last}, there lived {a trait} and {trait} {someone}.|"
              "Once upon a time, {town_first} {town_last} was the home of {a trait} and {trait} {someone}."},
     {"someone", "{job} named {hero=girl_name}|{job} named {hero=boy_name}"},
 
-    // What the hero is like.
+    // Traits of the hero.
     {"habit", "{hero} loved {taste} {food}, {look} {bits}, {flower} and {virtue}.|"
               "{hero} wore {a look} {clothes} and sold {look} {bits} and {taste} {food}.|"
               "{hero} lived with {guest_name}, {guest_name}, {guest_name} and {a trait} {animal}.|"
               "{hero} was famous for {virtue}, {virtue}, {look} {bits} and {taste} {food}.|"
               "{hero} played {game} and {game} and planted {look} {flower} and {flower}."},
 
-    // Wishing for something, and getting it.
+    // Wanting something, and getting it.
     {"wishing", "More than {look} {bits} and {taste} {food}, {hero} wanted {a colour} {wish=wish_thing}.|"
                 "Every night {hero} dreamed of {a colour} {wish=wish_thing} and {look} {bits}.|"
                 "One {weather} day {hero} saw {a colour} {wish=wish_thing} and {look} {bits} near the "
@@ -94,11 +94,12 @@ static const Rule rules[] = {
     {"trouble", "{but} nobody came, not even {guest_name} and the {trait} {animal}.|"
                 "{but} {a trait} {animal} {move} {adverb} in and ate everything.|"
                 "{but} everything tasted of {look} {bits} and {look} {flower}."},
-    {"present", "{friend} brought {hero} {a colour} {wish=wish_thing}, {look} {bits} and {taste} {food}.|"
-                "Behind {a look} {thing} {friend} had {adverb} hidden {a colour} {wish=wish_thing}.|"
-                "\"Take my {colour} {wish=wish_thing} and {look} {bits}, {hero},\" {said} {friend} {adverb}."},
+    {"present",
+     "{friend} brought {hero} {a colour} {wish=wish_thing}, {look} {bits} and {taste} {food}.|"
+     "Behind {a look} {thing} {friend} had {adverb} hidden {a colour} {wish=wish_thing}.|"
+     "\"Take my {colour} {wish=wish_thing} and {look} {bits}, {hero},\" {said} {friend} {adverb}."},
 
-    // Ways of saying the same.
+    // Synonyms.
     {"but", "But|Sadly,|Alas,|However,"},
     {"soon", "Soon|Then|At last|After a while"},
 

@@ -1,8 +1,7 @@
 // The word lists of the story grammar (see stories.h); words are separated by blanks.
 //
-// Lists are typed by what can sensibly be said: things one can carry, things one can eat, places one can be
-// near. No list may hold a word twice; no name may stand in two lists (the parser could not tell which was
-// meant).
+// Lists are typed so that sentences make sense: things to carry, things to eat, places to be near. No list may
+// contain a word twice; no name may occur in two lists (the parser could not tell which was meant).
 #ifndef DATA_STORY_WORDS_H
 #define DATA_STORY_WORDS_H
 

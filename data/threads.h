@@ -1,4 +1,4 @@
-// Threads beside the program's own.
+// Threads in addition to the main thread.
 #ifndef DATA_THREADS_H
 #define DATA_THREADS_H
 
@@ -8,8 +8,8 @@
 
 enum { THREAD_STACK = 2 << 20 }; // bytes
 
-// Starts a thread with a stack of THREAD_STACK bytes that gets no signals: they stay with the program's own. Returns 0, or
-// pthread_create's error.
+// Starts a thread with a stack of THREAD_STACK bytes and all signals blocked, so that only the main thread gets them.
+// Returns 0, or pthread_create's error.
 static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *argument) {
     sigset_t all, before;
     pthread_attr_t attributes;
@@ -23,7 +23,7 @@ static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *ar
     return result;
 }
 
-// A condition whose waits end by thread_deadline, whatever becomes of the wall clock.
+// Initializes a condition for timed waits until thread_deadline, which do not depend on the wall clock.
 static inline void thread_condition(pthread_cond_t *condition) {
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -32,7 +32,7 @@ static inline void thread_condition(pthread_cond_t *condition) {
     pthread_condattr_destroy(&attributes);
 }
 
-// So many seconds from now.
+// Returns the time `seconds` from now, for pthread_cond_timedwait.
 static inline struct timespec thread_deadline(int seconds) {
     struct timespec deadline;
     clock_gettime(CLOCK_MONOTONIC, &deadline);

@@ -1,10 +1,10 @@
 // tokenize: the command that turns text into token shards and back. `tokenize --help` explains it.
 //
-// In plain text, documents are parted by a separator, the text of the end-of-text token unless told otherwise: n
-// separators part n + 1 documents, empty ones included, and every file begins a new one. Of JSON lines, each is a
-// document. In the shards, each document begins with the end-of-text token. Decoding puts separators between documents
-// again, so that plain text comes back byte for byte. With a tokenizer that has no end-of-text token, documents run
-// into each other, and the separator is text like any other.
+// In plain text, documents are separated by a separator, by default the text of the end-of-text token: n separators
+// make n + 1 documents, including empty ones, and every file begins a new document. Each line of JSON lines is one
+// document. In the shards, each document begins with the end-of-text token. Decoding writes separators between
+// documents, so that plain text is restored byte for byte. With a tokenizer that has no end-of-text token, documents
+// are concatenated, and the separator is ordinary text.
 #define _GNU_SOURCE // memmem
 #include "tokenize.h"
 #include "corpus.h"
@@ -24,7 +24,7 @@
 
 enum {
     MAX_WORDS = 100000,     // input files on a command line
-    ENCODE_BYTES = 16 << 20 // text encoded at a time
+    ENCODE_BYTES = 16 << 20 // bytes of text encoded at a time
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
@@ -95,12 +95,12 @@ int add_inputs(const Settings *settings, int (*add)(void *, const char *, Error 
 }
 
 static int add_corpus(void *target, const char *pattern, Error *error) {
-    (void)error; // corpus_check names everything at once
+    (void)error; // corpus_check reports all problems together
     corpus_add((Corpus *)target, pattern);
     return 0;
 }
 
-// The folder of a file that is to be written. Caller frees.
+// Returns the folder of an output file. The caller frees it.
 static char *folder_of(const char *out) {
     const char *slash = strrchr(out, '/');
     return slash == NULL  ? xstrdup(".")
@@ -115,7 +115,7 @@ int create_folder_of(const char *out, Error *error) {
     return result;
 }
 
-// Reads --input and the words. Temporary files lie where the output will.
+// Adds --input and the words to the corpus. Temporary files are created in the folder of the output.
 static int open_corpus(Corpus *corpus, const Settings *settings, const Option *options, size_t num_options,
                        Error *error) {
     char *folder = folder_of(settings->out);
@@ -151,7 +151,7 @@ int choose_separator(const Settings *settings, const Tokenizer *t, const char **
 // ---- train ------------------------------------------------------------------------------------------------
 
 static int train_on(const Corpus *corpus, const Settings *settings, Error *error) {
-    // An output that cannot be written should be known before the work, not after it.
+    // An output that cannot be written should be reported before the work, not after it.
     FileWriter writer;
     if (overwrite_check(settings->out, settings->overwrite, tokenizer_is_ours, error) != 0) return -1;
     if (file_writer_open(&writer, settings->out, error) != 0) return -1;
@@ -200,7 +200,7 @@ typedef struct {
     ShardWriter writers[2];
     int current;
     uint64_t num_documents, documents_in[2], bytes_done;
-    int cut_single; // the single document is cut: training first, then validation
+    int cut_single; // a single document is cut: the first part is for training, the rest for validation
     Progress progress;
 } Encoding;
 
@@ -227,7 +227,7 @@ static uint64_t count_documents(const Corpus *corpus, const char *separator) {
     return documents;
 }
 
-// Chooses where the next document goes and writes the token it begins with.
+// Chooses the set of the next document, and writes the token that it begins with.
 static int begin_document(Encoding *e, Error *error) {
     if (e->cut_single)
         e->current = e->num_documents == 0 ? TRAINING : VALIDATION;
@@ -285,7 +285,7 @@ static int encode_single(Encoding *e, const CorpusText *text, Error *error) {
     return encode_text(e, text->data + cut, text->size - cut, error);
 }
 
-// Is there something for training and something for validation?
+// Checks that both training and validation get at least one document.
 static int check_split(const Settings *settings, uint64_t documents, Error *error) {
     const uint64_t validation = validation_documents(settings, documents);
     if (validation > 0 && validation < documents) return 0;
@@ -296,8 +296,8 @@ static int check_split(const Settings *settings, uint64_t documents, Error *erro
         (unsigned long long)documents, documents == 1 ? "" : "s", (unsigned long long)validation);
 }
 
-// Encodes the documents from `first` on that are whole texts, about ENCODE_BYTES of them, all cores at a time. Returns
-// how many, or -1.
+// Encodes documents from `first` on that are whole texts, about ENCODE_BYTES of them, on all cores. Returns their
+// number, or -1.
 static int64_t encode_documents(Encoding *e, const Corpus *corpus, size_t first, Error *error) {
     size_t count = 0, bytes = 0;
     while (first + count < corpus->count && corpus->texts[first + count].is_document && bytes < ENCODE_BYTES)
@@ -343,7 +343,7 @@ static int encode_corpus(Encoding *e, const Corpus *corpus, Error *error) {
     return 0;
 }
 
-// Completes the last shard, then says what was written.
+// Completes the last shard and reports what was written.
 static int finish_shards(ShardWriter *writer, const char *name, uint64_t documents, Error *error) {
     char *first = format_text("%s_000000.bin", writer->prefix);
     int result = shard_writer_close(writer, error);

@@ -1,4 +1,4 @@
-// tokenize decode and tokenize inspect: from token shards back to text. See tokenize.h.
+// tokenize decode and tokenize inspect: convert token shards back to text. See tokenize.h.
 #include "tokenize.h"
 #include "overwrite.h"
 #include "shards.h"
@@ -8,17 +8,17 @@
 
 enum {
     DECODE_TOKENS = 256 * 1024, // tokens decoded at a time
-    SHOWN_TOKENS = 24           // decoded by inspect
+    SHOWN_TOKENS = 24           // tokens that inspect decodes
 };
 
 static int add_shards(void *target, const char *pattern, Error *error) {
     return shards_add((ShardSet *)target, pattern, error);
 }
 
-// Calls `use` for consecutive stretches of all tokens, after checking that each is in the vocabulary.
-typedef int (*UseTokens)(void *state, const int32_t *tokens, size_t count, Error *error);
+// Calls `visit` with consecutive ranges of all tokens, after checking that each token is in the vocabulary.
+typedef int (*VisitTokens)(void *state, const int32_t *tokens, size_t count, Error *error);
 
-static int read_shard(const Shard *shard, int32_t vocab_size, int32_t *tokens, UseTokens use, void *state,
+static int read_shard(const Shard *shard, int32_t vocab_size, int32_t *tokens, VisitTokens visit, void *state,
                       Error *error) {
     for (uint64_t first = 0; first < shard->num_tokens;) {
         uint64_t left = shard->num_tokens - first;
@@ -29,17 +29,18 @@ static int read_shard(const Shard *shard, int32_t vocab_size, int32_t *tokens, U
                 return fail(error, "token %llu of %s is %u, expected 0 to %d as in the tokenizer",
                             (unsigned long long)(first + i), shard->path, (uint32_t)tokens[i],
                             vocab_size - 1);
-        if (use(state, tokens, count, error) != 0) return -1;
+        if (visit(state, tokens, count, error) != 0) return -1;
         first += count;
     }
     return 0;
 }
 
-static int read_shards(const ShardSet *set, const Tokenizer *t, UseTokens use, void *state, Error *error) {
+static int read_shards(const ShardSet *set, const Tokenizer *t, VisitTokens visit, void *state,
+                       Error *error) {
     int32_t *tokens = (int32_t *)xmalloc(DECODE_TOKENS * sizeof(int32_t));
     int result = 0;
     for (size_t i = 0; i < set->count && result == 0; i++)
-        result = read_shard(&set->shards[i], tokenizer_vocab_size(t), tokens, use, state, error);
+        result = read_shard(&set->shards[i], tokenizer_vocab_size(t), tokens, visit, state, error);
     free(tokens);
     return result;
 }
@@ -48,7 +49,7 @@ typedef struct {
     const Tokenizer *tokenizer;
     const char *separator, *path;
     FILE *stream;
-    int started; // has any token been seen?
+    int started; // 1 after the first token
 } Decoding;
 
 static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error *error) {
@@ -57,7 +58,7 @@ static int decode_tokens(void *state, const int32_t *tokens, size_t count, Error
     for (size_t i = 0; i < count; i++) {
         size_t size;
         const char *bytes = tokenizer_bytes(d->tokenizer, tokens[i], &size);
-        if (tokens[i] == end_of_text) { // nothing stands in front of the first document
+        if (tokens[i] == end_of_text) { // no separator precedes the first document
             bytes = d->separator;
             size = d->started ? strlen(bytes) : 0;
         }

@@ -1,8 +1,8 @@
-// The tokenizer itself: vocabulary, merges, encoding. See tokenizer.h.
+// The tokenizer: vocabulary, merges, encoding. See tokenizer.h.
 //
-// Encoding a pre-token keeps a linked list of symbols and a heap of the joinable pairs, ordered by rank and
-// then by position: O(n log n) for n bytes, and the order Hugging Face's tokenizers use. Most pre-tokens are
-// words seen before; a small table per thread remembers the ids of short ones.
+// Encoding a pre-token uses a linked list of symbols and a heap of mergeable pairs, ordered by rank, then by
+// position: O(n log n) for n bytes, and the same order as in Hugging Face's tokenizers. Most pre-tokens are words
+// seen before; a small table per thread caches the ids of short ones.
 #define _GNU_SOURCE // memmem
 #include "tokenizer.h"
 #include "tokenizer_added.h"
@@ -13,7 +13,7 @@
 
 enum {
     CACHE_BITS = 15,
-    CACHED_BYTES = 30, // longest pre-token the cache holds
+    CACHED_BYTES = 30, // longest pre-token in the cache
     CACHED_IDS = 8,
     CHUNK = 256 << 10 // bytes of text encoded by a thread at a time
 };
@@ -41,8 +41,8 @@ typedef struct {
     int32_t ids[CACHED_IDS];
 } CachedWord;
 
-// A symbol of the pre-token being encoded, as a doubly linked list through positions; size 0: joined to
-// another.
+// A symbol of the pre-token being encoded, in a doubly linked list indexed by position; size 0: merged into another
+// symbol.
 typedef struct {
     int32_t id;
     uint32_t size, previous;
@@ -53,7 +53,7 @@ typedef struct {
     int32_t merged;
 } Candidate;
 
-// What one thread needs to encode.
+// The working memory of one encoding thread.
 typedef struct {
     Splitter *splitter;
     CachedWord *cache; // (1 << CACHE_BITS)
@@ -62,23 +62,24 @@ typedef struct {
     size_t symbol_capacity, heap_count, heap_capacity;
 } Encoder;
 
-enum { EXACT, NORMALIZED, NUM_SETS }; // of added tokens, in the order they are looked for
+enum { EXACT, NORMALIZED, NUM_SETS }; // sets of added tokens, in the order of search
 
 struct Tokenizer {
     int32_t capacity, vocab_size, end_of_text;
     Token *tokens; // (capacity + 1)
     char *text;    // the bytes of all tokens, a NUL after each
     size_t text_size, text_capacity;
-    int32_t *token_slots; // hash table of ordinary tokens' ids by bytes; -1: empty
+    int32_t *token_slots; // hash table of ordinary tokens' ids by their bytes; -1: empty
     size_t token_mask;
     AddedToken *added; // in the order of the file
     size_t num_added;
     AddedSet *sets[NUM_SETS];
-    int end_of_text_is_plain; // is it in no set, since what separates documents can be found before all else?
+    // 1 if documents can be separated before anything else is matched; then end of text is in none of the sets.
+    int end_of_text_is_first;
     int32_t *prompt_start;
     size_t num_prompt_start;
     char *post_processor; // JSON
-    Merge *merges; // in the order they were learnt
+    Merge *merges;        // in the order in which they were learned
     size_t num_merges, merge_capacity;
     MergeSlot *merge_slots; // hash table by pair
     size_t merge_mask;
@@ -89,7 +90,7 @@ struct Tokenizer {
 
 // ---- the byte alphabet ------------------------------------------------------------------------------------
 
-// The bytes that do not stand for themselves, 0x00-0x20, 0x7F-0xA0 and 0xAD, are U+0100-U+0120,
+// The bytes that are not mapped to the character of the same code, 0x00-0x20, 0x7F-0xA0 and 0xAD, are U+0100-U+0120,
 // U+0121-U+0142, U+0143.
 int byte_to_character(int byte) {
     if (byte <= 0x20) return 0x100 + byte;
@@ -113,7 +114,7 @@ uint64_t hash_bytes(const void *data, size_t size) {
         uint64_t word = 0;
         size_t part = size < 8 ? size : 8;
         memcpy(&word, bytes, part);
-        hash = (hash ^ word) * 0x9FB21C651E98DF25u; // odd, bits well spread (as in rrmxmx, Evensen 2018)
+        hash = (hash ^ word) * 0x9FB21C651E98DF25u; // odd, bits well distributed (as in rrmxmx, Evensen 2018)
         hash ^= hash >> 32;
         bytes += part;
         size -= part;
@@ -131,7 +132,7 @@ static uint64_t pack_pair(int32_t left, int32_t right) {
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-// A power of two that leaves a hash table at most half full.
+// Returns a power of two that makes a hash table at most half full.
 static size_t table_size(size_t entries) {
     size_t size = 16;
     while (size < 2 * entries) size *= 2;
@@ -149,7 +150,7 @@ Tokenizer *tokenizer_create(int32_t capacity) {
     return t;
 }
 
-// The slot where these bytes are, or would be.
+// Returns the slot of these bytes, or the one where they would be inserted.
 static size_t find_slot(const Tokenizer *t, const char *bytes, size_t size) {
     size_t slot = hash_bytes(bytes, size) & t->token_mask;
     for (;; slot = (slot + 1) & t->token_mask) {
@@ -172,7 +173,7 @@ int tokenizer_is_ordinary(const Tokenizer *t, int32_t id) {
     return tokenizer_has_token(t, id) && t->tokens[id].is_ordinary;
 }
 
-// Keeps the bytes of a token that does not exist yet.
+// Stores the bytes of a token that does not exist yet.
 static int new_token(Tokenizer *t, int32_t id, const char *bytes, size_t size, int is_ordinary,
                      Error *error) {
     if (id < 0 || id >= t->capacity)
@@ -299,16 +300,17 @@ static MergeSlot *find_merge(const Tokenizer *t, int32_t left, int32_t right) {
     return &t->merge_slots[slot];
 }
 
-// Does a part of `a` that ends it, or all of it, begin `b`? With `proper`, not all of `a`.
-static int end_begins(const char *a, const char *b, int proper) {
+// Returns 1 if a suffix of `a` is a prefix of `b`. With `proper`, the suffix must not be all of `a`.
+static int suffix_is_prefix(const char *a, const char *b, int proper) {
     for (const char *end = a + proper; *end != '\0'; end++)
         if (strncmp(end, b, strlen(end)) == 0) return 1;
     return 0;
 }
 
-// May two tokens overlap in a text?
+// Returns 1 if occurrences of two tokens can overlap in a text.
 static int may_overlap(const char *a, const char *b) {
-    return strstr(a, b) != NULL || strstr(b, a) != NULL || end_begins(a, b, 0) || end_begins(b, a, 0);
+    return strstr(a, b) != NULL || strstr(b, a) != NULL || suffix_is_prefix(a, b, 0) ||
+           suffix_is_prefix(b, a, 0);
 }
 
 static int is_punctuation(char c) {
@@ -316,13 +318,14 @@ static int is_punctuation(char c) {
            (c > 'z' && c < 0x7F);
 }
 
-// Documents may be separated at an end of text before anything else is found if that changes nothing: it has no flags,
-// no other token overlaps it, and to the flags of its neighbours its ends are what the ends of a text are.
-static int is_plain(const Tokenizer *t, const AddedToken *token) {
+// Returns 1 if separating documents at this end of text before matching anything else gives the same result: it has
+// no flags, no other token overlaps it, and to the flags of neighbouring tokens its ends look like the ends of a
+// text.
+static int can_separate_first(const Tokenizer *t, const AddedToken *token) {
     const char *content = token->content;
     if (token->single_word || token->lstrip || token->rstrip || token->normalized) return 0;
     if (!is_punctuation(content[0]) || !is_punctuation(content[strlen(content) - 1])) return 0;
-    if (end_begins(content, content, 1)) return 0;
+    if (suffix_is_prefix(content, content, 1)) return 0;
     for (size_t i = 0; i < t->num_added; i++)
         if (t->added[i].id != token->id && may_overlap(content, t->added[i].content)) return 0;
     return 1;
@@ -332,7 +335,7 @@ static void build_sets(Tokenizer *t) {
     for (int i = 0; i < NUM_SETS; i++) t->sets[i] = added_set_create();
     for (size_t i = 0; i < t->num_added; i++) {
         const AddedToken *token = &t->added[i];
-        if (token->id == t->end_of_text && (t->end_of_text_is_plain = is_plain(t, token))) continue;
+        if (token->id == t->end_of_text && (t->end_of_text_is_first = can_separate_first(t, token))) continue;
         added_set_add(t->sets[token->normalized ? NORMALIZED : EXACT], token);
     }
 }
@@ -355,7 +358,7 @@ int tokenizer_finish(Tokenizer *t, Error *error) {
     for (size_t i = 0; i < t->num_merges; i++) {
         const Merge *merge = &t->merges[i];
         MergeSlot filled = {pack_pair(merge->left, merge->right), (uint32_t)i, merge->merged};
-        *find_merge(t, merge->left, merge->right) = filled; // of two equal merges the later counts
+        *find_merge(t, merge->left, merge->right) = filled; // of two equal merges the later one counts
     }
     return 0;
 }
@@ -392,7 +395,7 @@ void tokenizer_free(Tokenizer *t) {
     free(t);
 }
 
-// ---- asking -----------------------------------------------------------------------------------------------
+// ---- queries ----------------------------------------------------------------------------------------------
 
 int32_t tokenizer_vocab_size(const Tokenizer *t) {
     return t->vocab_size;
@@ -469,8 +472,8 @@ static Candidate heap_pop(Encoder *e) {
     return top;
 }
 
-// Notes that the symbol at `left` can be joined with the one after it, if it can.
-static void consider(const Tokenizer *t, Encoder *e, uint32_t left, uint32_t end) {
+// Adds the symbol at `left` and its successor to the heap if they can be merged.
+static void push_candidate(const Tokenizer *t, Encoder *e, uint32_t left, uint32_t end) {
     uint32_t right = left + e->symbols[left].size;
     if (right == end) return;
     const MergeSlot *slot = find_merge(t, e->symbols[left].id, e->symbols[right].id);
@@ -479,23 +482,23 @@ static void consider(const Tokenizer *t, Encoder *e, uint32_t left, uint32_t end
     heap_push(e, candidate);
 }
 
-// Joins symbols until none can be joined. A symbol stands at the position of its first byte; the next one is
-// found through its size.
+// Merges symbols until no pair can be merged. A symbol is stored at the position of its first byte; its size leads to
+// the next one.
 static void join_symbols(const Tokenizer *t, Encoder *e, uint32_t end) {
-    for (uint32_t i = 0; i + 1 < end; i++) consider(t, e, i, end);
+    for (uint32_t i = 0; i + 1 < end; i++) push_candidate(t, e, i, end);
     while (e->heap_count > 0) {
         Candidate best = heap_pop(e);
         uint32_t left = (uint32_t)best.order, right = left + e->symbols[left].size;
-        if (e->symbols[left].size == 0 || right == end) continue; // joined to another since
+        if (e->symbols[left].size == 0 || right == end) continue; // merged in the meantime
         const MergeSlot *slot = find_merge(t, e->symbols[left].id, e->symbols[right].id);
-        if (slot->pair == NO_PAIR || slot->rank != best.order >> 32) continue; // another pair stands here now
+        if (slot->pair == NO_PAIR || slot->rank != best.order >> 32) continue; // no longer the same pair
         e->symbols[left].id = best.merged;
         e->symbols[left].size += e->symbols[right].size;
         e->symbols[right].size = 0;
         uint32_t next = left + e->symbols[left].size;
         if (next < end) e->symbols[next].previous = left;
-        if (left > 0) consider(t, e, e->symbols[left].previous, end);
-        consider(t, e, left, end);
+        if (left > 0) push_candidate(t, e, e->symbols[left].previous, end);
+        push_candidate(t, e, left, end);
     }
 }
 
@@ -541,7 +544,7 @@ static const char *find_text(const char *text, size_t size, const char *what) {
 typedef struct {
     const Tokenizer *tokenizer;
     Encoder *encoder;
-    int with_end_of_text; // is its content, in the text, the token?
+    int with_end_of_text; // 1 if the content of end of text, in the text, is encoded as that token
     TokenList *ids;
 } Encoding;
 
@@ -553,8 +556,8 @@ static void encode_words(const Encoding *e, const char *text, size_t size) {
         encode_word(e->tokenizer, e->encoder, word, length, e->ids);
 }
 
-// Encodes what stands between the added tokens of a set, and those; what stands between them is a text of its own.
-static void encode_between(const Encoding *e, int set_index, const char *text, size_t size) {
+// Encodes a text with the added tokens of a set; the parts between them are encoded as separate texts.
+static void encode_with_added(const Encoding *e, int set_index, const char *text, size_t size) {
     if (set_index == NUM_SETS) {
         encode_words(e, text, size);
         return;
@@ -566,28 +569,28 @@ static void encode_between(const Encoding *e, int set_index, const char *text, s
         from = match.end;
         if (match.token->id == e->tokenizer->end_of_text && !e->with_end_of_text) continue;
         if (!added_match_accept(&match, text, size, done, e->encoder->splitter)) continue;
-        if (done < match.start) encode_between(e, set_index + 1, text + done, match.start - done);
-        if (match.start < match.end)
-            append_ids(e->ids, &match.token->id, 1); // else its white space is used up
+        if (done < match.start) encode_with_added(e, set_index + 1, text + done, match.start - done);
+        // An empty match only consumes white space.
+        if (match.start < match.end) append_ids(e->ids, &match.token->id, 1);
         done = match.end;
     }
-    if (done < size) encode_between(e, set_index + 1, text + done, size - done);
+    if (done < size) encode_with_added(e, set_index + 1, text + done, size - done);
 }
 
-// Is the separator to be found before all else, rather than among the added tokens?
-static int separates_first(const Tokenizer *t, const char *separator) {
-    if (separator == NULL || t == NULL || t->end_of_text < 0 || t->end_of_text_is_plain)
+// Returns 1 if the separator is searched before anything else, 0 if it is found among the added tokens.
+static int is_separated_first(const Tokenizer *t, const char *separator) {
+    if (separator == NULL || t == NULL || t->end_of_text < 0 || t->end_of_text_is_first)
         return separator != NULL;
     return strcmp(separator, tokenizer_end_of_text_content(t)) != 0;
 }
 
 static void encode_chunk(const Tokenizer *t, Encoder *encoder, const char *text, size_t size,
                          const char *separator, TokenList *ids) {
-    const int first = separates_first(t, separator);
+    const int first = is_separated_first(t, separator);
     const Encoding e = {t, encoder, separator != NULL && !first, ids};
     for (;;) {
         const char *found = first ? find_text(text, size, separator) : NULL;
-        encode_between(&e, 0, text, found == NULL ? size : (size_t)(found - text));
+        encode_with_added(&e, 0, text, found == NULL ? size : (size_t)(found - text));
         if (found == NULL) return;
         append_ids(ids, &t->end_of_text, 1);
         size -= (size_t)(found - text) + strlen(separator);
@@ -599,46 +602,48 @@ static int is_ascii_space(char c) {
     return c == ' ' || (c >= 9 && c <= 13);
 }
 
-// Can this be the last byte of a White_Space character? (of U+0085, U+00A0, U+1680, U+2000 to U+200A, U+2028,
-// U+2029, U+202F, U+205F, U+3000)
+// Returns 1 if this can be the last byte of a White_Space character (U+0085, U+00A0, U+1680, U+2000 to U+200A,
+// U+2028, U+2029, U+202F, U+205F, U+3000).
 static int may_end_space(char c) {
     uint8_t byte = (uint8_t)c;
     return is_ascii_space(c) || (byte >= 0x80 && byte <= 0x8A) || byte == 0x9F || byte == 0xA0 ||
            byte == 0xA8 || byte == 0xA9 || byte == 0xAF;
 }
 
-// Does no added token begin, end or go on here?
-static int is_free(const Tokenizer *t, const char *text, size_t size, size_t position) {
+// Returns 1 if no added token begins, ends or continues at `position`.
+static int is_outside_added(const Tokenizer *t, const char *text, size_t size, size_t position) {
     for (int i = 0; t != NULL && i < NUM_SETS; i++)
         if (added_set_touches(t->sets[i], text, size, position)) return 0;
     return 1;
 }
 
-// The first position in [first, end) where the pattern is certain to part the text, whatever stands around:
-// before white space that follows something else, since no alternative matches that inside; and what stands
-// before it is matched as at the end of a text, since only white space looks at what follows. The flags of added
-// tokens that do not touch it look no further than to there, either.
-static size_t find_parting(const Tokenizer *t, const char *text, size_t size, size_t first, size_t end) {
+// Returns the first position in [first, end) where the pattern certainly splits the text, whatever surrounds it, or
+// `end`. That is before white space that follows something else: no alternative matches across such a position, and
+// the part before it is matched as at the end of a text, because only white space depends on what follows. The flags
+// of added tokens that do not touch the position do not look beyond it either.
+static size_t find_safe_cut(const Tokenizer *t, const char *text, size_t size, size_t first, size_t end) {
     for (size_t i = first; i < end; i++)
-        if (is_ascii_space(text[i]) && !may_end_space(text[i - 1]) && is_free(t, text, size, i)) return i;
+        if (is_ascii_space(text[i]) && !may_end_space(text[i - 1]) && is_outside_added(t, text, size, i))
+            return i;
     return end;
 }
 
-size_t tokenizer_cut(const Tokenizer *t, const char *text, size_t size, const char *separator, size_t least) {
-    if (!separates_first(t, separator)) separator = NULL;
+size_t tokenizer_cut(const Tokenizer *t, const char *text, size_t size, const char *separator,
+                     size_t min_bytes) {
+    if (!is_separated_first(t, separator)) separator = NULL;
     const size_t length = separator == NULL ? 0 : strlen(separator);
-    if (least >= size) return size;
-    // The window grows until there is something in it, so that text without any place to cut takes linear
-    // time.
-    for (size_t window = least + CHUNK;; window *= 2) {
+    if (min_bytes >= size) return size;
+    // The window grows until it contains a position, so that text without any takes linear time.
+    for (size_t window = min_bytes + CHUNK;; window *= 2) {
         size_t end = window < size ? window : size;
-        size_t cut = find_parting(t, text, size, least, end);
-        if (separator != NULL) { // not inside a separator; behind one is a place to cut, too
+        size_t cut = find_safe_cut(t, text, size, min_bytes, end);
+        // The cut must not be inside a separator; it may also be directly after one.
+        if (separator != NULL) {
             size_t limit = cut + length - 1 < size ? cut + length - 1 : size, at = 0;
             const char *found;
             while ((found = find_text(text + at, limit - at, separator)) != NULL) {
                 at = (size_t)(found - text) + length;
-                if (at >= least) return at;
+                if (at >= min_bytes) return at;
             }
         }
         if (cut < end || end == size) return cut;

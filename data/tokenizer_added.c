@@ -6,18 +6,18 @@
 
 #define NO_NODE UINT32_MAX
 
-// The children of a node are a list.
+// A node's children form a linked list.
 typedef struct {
     uint32_t child, sibling;
     uint8_t byte;
-    const AddedToken *token; // that ends here, or NULL
+    const AddedToken *token; // the token that ends here, or NULL
 } Node;
 
 struct AddedSet {
-    Node *nodes; // the first is the root
+    Node *nodes; // nodes[0] is the root
     uint32_t num_nodes, capacity;
-    size_t longest;     // bytes
-    int num_beginnings; // different first bytes
+    size_t longest;     // in bytes
+    int num_beginnings; // number of different first bytes
     uint8_t beginning, begins[256];
 };
 
@@ -73,7 +73,7 @@ void added_set_add(AddedSet *set, const AddedToken *token) {
     if (size > set->longest) set->longest = size;
 }
 
-// The next byte at `from` or later that a token begins with; `size` if there is none.
+// Returns the position of the next byte, at `from` or later, with which a token begins; `size` if there is none.
 static size_t find_beginning(const AddedSet *set, const char *text, size_t size, size_t from) {
     if (set->num_beginnings == 1) {
         const char *found = from < size ? (const char *)memchr(text + from, set->beginning, size - from)
@@ -106,14 +106,14 @@ int added_set_find(const AddedSet *set, const char *text, size_t size, size_t fr
 
 int added_match_accept(AddedMatch *match, const char *text, size_t size, size_t done, Splitter *splitter) {
     const AddedToken *token = match->token;
-    if (token->single_word && (splitter_word_before(splitter, text, match->start) ||
-                               splitter_word_after(splitter, text + match->end, size - match->end)))
+    if (token->single_word && (splitter_ends_with_word(splitter, text, match->start) ||
+                               splitter_begins_with_word(splitter, text + match->end, size - match->end)))
         return 0;
     if (token->lstrip) {
-        size_t start = match->start - white_before(text, match->start);
+        size_t start = match->start - trailing_white_space(text, match->start);
         match->start = start > done ? start : done;
     }
-    if (token->rstrip) match->end += white_after(text + match->end, size - match->end);
+    if (token->rstrip) match->end += leading_white_space(text + match->end, size - match->end);
     return 1;
 }
 

@@ -1,8 +1,8 @@
-// Added tokens found in text, as Hugging Face's tokenizers finds them: for the files of the tokenizer only.
+// Matches added tokens in text, as Hugging Face's tokenizers do. Used by the tokenizer's own files only.
 //
-// A set is searched from left to right; of the tokens that begin at the leftmost place the longest is found, and the
-// search goes on behind it. single_word drops a match with a word character (\w) before or after it; lstrip and
-// rstrip widen it over the white space on that side.
+// A set is searched from left to right; of the tokens that begin at the leftmost position the longest is matched, and
+// the search continues after it. single_word drops a match that has a word character (\w) before or after it; lstrip
+// and rstrip extend it over the white space on that side.
 #ifndef DATA_TOKENIZER_ADDED_H
 #define DATA_TOKENIZER_ADDED_H
 
@@ -21,15 +21,15 @@ typedef struct {
 
 AddedSet *added_set_create(void);
 void added_set_free(AddedSet *set);
-// The token must stay where it is.
+// `token` must not be moved or freed while the set is in use.
 void added_set_add(AddedSet *set, const AddedToken *token);
 int added_set_is_empty(const AddedSet *set);
 
-// The next match that begins at `from` or later; 0 if there is none.
+// Finds the next match that begins at `from` or later. Returns 0 if there is none.
 int added_set_find(const AddedSet *set, const char *text, size_t size, size_t from, AddedMatch *match);
-// Applies the token's flags to a match in a text that is used up to `done`: 0 if it is dropped.
+// Applies the token's flags to a match in a text that is consumed up to `done`. Returns 0 if the match is dropped.
 int added_match_accept(AddedMatch *match, const char *text, size_t size, size_t done, Splitter *splitter);
-// Does any token of the set stand in the text so that it begins, ends or goes on at `position`?
+// Returns 1 if an occurrence of any token of the set begins, ends or continues at `position`.
 int added_set_touches(const AddedSet *set, const char *text, size_t size, size_t position);
 
 #ifdef __cplusplus

@@ -1,11 +1,10 @@
-// Tokenizers on disk: Hugging Face's tokenizer.json, GPT-2's encoder.json with vocab.bpe. tokenizer_write.c writes.
+// Reads tokenizers: Hugging Face's tokenizer.json, and GPT-2's encoder.json with vocab.bpe. tokenizer_write.c writes.
 //
-// tokenizer.json, the parts that matter: model.type "BPE"; model.vocab {"spelling": id}; model.merges
-// ["left right"] or [["left", "right"]]; added_tokens [{"id", "content", flags}], whose content is spelled as it is;
-// post_processor, for what a prompt begins with; the rest must describe byte-level BPE with GPT-2's pattern. Every
-// key is used, or cannot change ids (check_keys is told so), or is refused unless the user ignores it.
-// vocab.bpe: a line "#version: ..." and then "left right" on each line.
-// Spellings are in the byte alphabet of tokenizer.h.
+// The relevant parts of tokenizer.json: model.type "BPE"; model.vocab {"spelling": id}; model.merges ["left right"]
+// or [["left", "right"]]; added_tokens [{"id", "content", flags}], whose content is plain text; post_processor, which
+// defines what a prompt begins with. The rest must describe byte-level BPE with GPT-2's pattern. Every key is used,
+// or cannot change ids (and is listed in a call of check_keys), or is refused unless the user ignores it.
+// vocab.bpe: a line "#version: ...", then "left right" on each line. Spellings use the byte alphabet of tokenizer.h.
 #include "json_keys.h"
 #include "tokenizer.h"
 
@@ -17,7 +16,7 @@
 
 // ---- spellings --------------------------------------------------------------------------------------------
 
-// Characters of the alphabet are below U+0200, so one or two bytes of UTF-8.
+// Characters of the alphabet are below U+0200, so they have one or two bytes in UTF-8.
 static int read_character(const char *s, size_t size, uint32_t *character) {
     const uint8_t first = (uint8_t)s[0];
     *character = first;
@@ -27,7 +26,7 @@ static int read_character(const char *s, size_t size, uint32_t *character) {
     return 2;
 }
 
-// Turns a spelling into bytes (never more of them than of the spelling); -1 if it is not in the alphabet.
+// Converts a spelling into bytes (never more than the spelling has). Returns -1 if it is not in the alphabet.
 static int read_spelling(const char *spelling, size_t size, char *bytes, size_t *count) {
     *count = 0;
     for (size_t i = 0; i < size;) {
@@ -52,7 +51,7 @@ static int32_t find_spelling(const Tokenizer *t, const char *spelling, size_t si
 
 // ---- vocabulary -------------------------------------------------------------------------------------------
 
-// fail() with the file in front of a sentence that does not name it.
+// Like fail(), with the path before a sentence that does not name the file.
 static int fail_in(const char *path, const Error *reason, Error *error) {
     return fail(error, "%s: %.900s", path, reason->text);
 }
@@ -63,7 +62,7 @@ static int read_id(const cJSON *item, int32_t limit) {
     return id == item->valuedouble ? id : -1;
 }
 
-// Is this the content of the added token with this id?
+// Returns 1 if this is the content of the added token with this id.
 static int is_added(const cJSON *added, const char *content, int32_t id) {
     for (const cJSON *item = added != NULL ? added->child : NULL; item != NULL; item = item->next) {
         const char *other = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "content"));
@@ -87,7 +86,8 @@ static int read_vocabulary(Tokenizer *t, const char *path, const cJSON *vocabula
         Error reason;
         int result = 0;
         if (read_spelling(item->string, size, bytes, &count) != 0) {
-            if (!is_added(added, item->string, id)) // as it is in added_tokens; text never gives it otherwise
+            // Its spelling is that of added_tokens; text never produces it in any other way.
+            if (!is_added(added, item->string, id))
                 result = fail(error, "%s: token %d, '%.100s', is not spelled in GPT-2's byte alphabet", path,
                               id, item->string);
         } else if (tokenizer_add_token(t, id, bytes, count, &reason) != 0) {
@@ -111,7 +111,7 @@ static int read_merge(Tokenizer *t, const char *path, const char *left, size_t l
     return fail_in(path, &reason, error);
 }
 
-// "left right", of `size` bytes.
+// Parses "left right", of `size` bytes.
 static int read_merge_line(Tokenizer *t, const char *path, const char *line, size_t size, Error *error) {
     const char *space = (const char *)memchr(line, ' ', size);
     if (space == NULL)
@@ -142,27 +142,27 @@ static int read_merges(Tokenizer *t, const char *path, const cJSON *merges, Erro
 
 // ---- tokenizer.json ---------------------------------------------------------------------------------------
 
-// What is being read, for the functions below.
+// The file being read, for the functions below.
 typedef struct {
     const char *path, *ignored; // --ignore-key
     Error *error;
 } Reader;
 
-// A key whose value is not supported; 0 if the user ignores it.
-static int refuse(const Reader *reader, const char *key, const char *sentence) {
+// Reports a key with an unsupported value. Returns 0 if the user ignores the key, else -1.
+static int fail_unsupported(const Reader *reader, const char *key, const char *sentence) {
     if (key_is_ignored(reader->ignored, key)) return 0;
     return fail(reader->error, "%s: %s; --ignore-key %s ignores it", reader->path, sentence, key);
 }
 
-// Every key of an object must be in `known`, a list of names with commas, or be ignored. `prefix` ("model.") stands
-// before its name in sentences.
+// Checks that every key of an object is in `known`, a comma-separated list, or is ignored. `prefix` ("model.")
+// precedes its name in messages.
 static int check_keys(const Reader *reader, const cJSON *object, const char *prefix, const char *known) {
     for (const cJSON *item = object->child; item != NULL; item = item->next) {
         char name[200], sentence[300];
         snprintf(name, sizeof name, "%s%.100s", prefix, item->string);
         if (key_is_ignored(known, item->string)) continue;
         snprintf(sentence, sizeof sentence, "the key %s is not known to this program", name);
-        if (refuse(reader, name, sentence) != 0) return -1;
+        if (fail_unsupported(reader, name, sentence) != 0) return -1;
     }
     return 0;
 }
@@ -177,8 +177,8 @@ static const char *type_of(const cJSON *object) {
     return type == NULL ? "none" : type;
 }
 
-// Under the names of Hugging Face. A byte-level tokenizer knows every byte, so that unk_token, fuse_unk and byte_fallback
-// have nothing to stand for.
+// Uses Hugging Face's names. A byte-level tokenizer has a token for every byte, so unk_token, fuse_unk and
+// byte_fallback have no effect.
 static int check_model(const Reader *reader, const cJSON *model) {
     const cJSON *dropout = cJSON_GetObjectItemCaseSensitive(model, "dropout");
     if (!is_absent(model, "type") && strcmp(type_of(model), "BPE") != 0)
@@ -189,7 +189,7 @@ static int check_model(const Reader *reader, const cJSON *model) {
                    "unk_token,fuse_unk,byte_fallback") != 0)
         return -1;
     if (cJSON_IsNumber(dropout) && dropout->valuedouble != 0 &&
-        refuse(reader, "model.dropout", "model.dropout is not 0, which makes ids random") != 0)
+        fail_unsupported(reader, "model.dropout", "model.dropout is not 0, which makes ids random") != 0)
         return -1;
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int i = 0; i < 2; i++) {
@@ -197,11 +197,11 @@ static int check_model(const Reader *reader, const cJSON *model) {
         char key[64], sentence[100];
         snprintf(key, sizeof key, "model.%s", affixes[i]);
         snprintf(sentence, sizeof sentence, "%s is not empty", key);
-        if (text != NULL && text[0] != 0 && refuse(reader, key, sentence) != 0) return -1;
+        if (text != NULL && text[0] != 0 && fail_unsupported(reader, key, sentence) != 0) return -1;
     }
     if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(model, "ignore_merges")))
-        return refuse(reader, "model.ignore_merges",
-                      "model.ignore_merges is true, expected false as in GPT-2");
+        return fail_unsupported(reader, "model.ignore_merges",
+                                "model.ignore_merges is true, expected false as in GPT-2");
     return 0;
 }
 
@@ -210,22 +210,23 @@ static int check_pre_tokenizer(const Reader *reader, const cJSON *part) {
         char sentence[200];
         snprintf(sentence, sizeof sentence, "the pre_tokenizer is %.40s, not ByteLevel with GPT-2's pattern",
                  type_of(part));
-        return refuse(reader, "pre_tokenizer", sentence);
+        return fail_unsupported(reader, "pre_tokenizer", sentence);
     }
     if (check_keys(reader, part, "pre_tokenizer.", "type,add_prefix_space,trim_offsets,use_regex") != 0)
         return -1;
     if (cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(part, "use_regex")) &&
-        refuse(reader, "pre_tokenizer.use_regex",
-               "the pre_tokenizer's use_regex is false, so not GPT-2's pattern") != 0)
+        fail_unsupported(reader, "pre_tokenizer.use_regex",
+                         "the pre_tokenizer's use_regex is false, so not GPT-2's pattern") != 0)
         return -1;
     if (!cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(part, "add_prefix_space")))
-        return refuse(reader, "pre_tokenizer.add_prefix_space",
-                      "the pre_tokenizer has add_prefix_space, expected \"add_prefix_space\": false");
+        return fail_unsupported(
+            reader, "pre_tokenizer.add_prefix_space",
+            "the pre_tokenizer has add_prefix_space, expected \"add_prefix_space\": false");
     return 0;
 }
 
-// Settings under which the same vocabulary and merges would give other ids. Irrelevant to them: version, decoder (ours
-// gives bytes).
+// Checks the settings with which the same vocabulary and merges would give other ids. Irrelevant for them: version,
+// decoder (this program decodes to bytes).
 static int check_settings(const Reader *reader, const cJSON *root) {
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
     if (!cJSON_IsObject(model))
@@ -238,20 +239,21 @@ static int check_settings(const Reader *reader, const cJSON *root) {
                                            {"padding", "padding adds tokens to short texts, expected null"},
                                            {"normalizer", "it has a normalizer, expected none as in GPT-2"}};
     for (int i = 0; i < 3; i++)
-        if (!is_absent(root, nulls[i][0]) && refuse(reader, nulls[i][0], nulls[i][1]) != 0) return -1;
+        if (!is_absent(root, nulls[i][0]) && fail_unsupported(reader, nulls[i][0], nulls[i][1]) != 0)
+            return -1;
     if (!is_absent(root, "decoder") &&
         strcmp(type_of(cJSON_GetObjectItemCaseSensitive(root, "decoder")), "ByteLevel") != 0 &&
-        refuse(reader, "decoder", "the decoder is not ByteLevel") != 0)
+        fail_unsupported(reader, "decoder", "the decoder is not ByteLevel") != 0)
         return -1;
     return check_model(reader, model) == 0
                ? check_pre_tokenizer(reader, cJSON_GetObjectItemCaseSensitive(root, "pre_tokenizer"))
                : -1;
 }
 
-// A flag of an added token; -1 if it is neither true nor false. Left out, it is `standard`.
-static int read_flag(const cJSON *item, const char *name, int standard) {
+// Reads a flag of an added token. Returns -1 if it is neither true nor false, `fallback` if it is missing.
+static int read_flag(const cJSON *item, const char *name, int fallback) {
     const cJSON *flag = cJSON_GetObjectItemCaseSensitive(item, name);
-    return flag == NULL ? standard : cJSON_IsBool(flag) ? cJSON_IsTrue(flag) : -1;
+    return flag == NULL ? fallback : cJSON_IsBool(flag) ? cJSON_IsTrue(flag) : -1;
 }
 
 static int read_added_token(const Reader *reader, Tokenizer *t, const cJSON *item, int32_t limit) {
@@ -286,7 +288,7 @@ static int read_added_token(const Reader *reader, Tokenizer *t, const cJSON *ite
 
 // ---- the post-processor -----------------------------------------------------------------------------------
 
-// Puts the ids of a special token behind `start`.
+// Appends the ids of a special token to `start`.
 static int read_special(const Reader *reader, const Tokenizer *t, const cJSON *tokens, const char *name,
                         TokenList *start) {
     const cJSON *entry = cJSON_GetObjectItemCaseSensitive(tokens, name == NULL ? "" : name);
@@ -304,7 +306,8 @@ static int read_special(const Reader *reader, const Tokenizer *t, const cJSON *t
     return 0;
 }
 
-// What a template for one text puts before it. What it puts behind does not belong to a prompt, which is continued.
+// Reads what a single-text template adds before the text. What it adds after the text does not belong to a prompt,
+// which is continued.
 static int read_template(const Reader *reader, const Tokenizer *t, const cJSON *processor, TokenList *start) {
     const cJSON *pieces = cJSON_GetObjectItemCaseSensitive(processor, "single");
     const cJSON *tokens = cJSON_GetObjectItemCaseSensitive(processor, "special_tokens");
@@ -323,7 +326,7 @@ static int read_template(const Reader *reader, const Tokenizer *t, const cJSON *
     if (result == 0 && !found)
         result = fail(reader->error, "%s: the post_processor's template \"single\" has no sequence A",
                       reader->path);
-    if (result == 0) { // in front of what earlier processors put there
+    if (result == 0) { // before what earlier processors add
         before.ids = (int32_t *)xrealloc(before.ids, (before.count + start->count + 1) * sizeof(int32_t));
         if (start->count > 0) memcpy(before.ids + before.count, start->ids, start->count * sizeof(int32_t));
         free(start->ids);
@@ -348,7 +351,7 @@ static int read_processor(const Reader *reader, const Tokenizer *t, const cJSON 
         snprintf(sentence, sizeof sentence,
                  "the post_processor is %.40s, expected ByteLevel, TemplateProcessing or a Sequence of those",
                  type);
-        return refuse(reader, "post_processor", sentence);
+        return fail_unsupported(reader, "post_processor", sentence);
     }
     if (check_keys(reader, processor, "post_processor.", "type,processors") != 0) return -1;
     int result = 0;
@@ -385,7 +388,8 @@ static int read_parts(const Reader *reader, Tokenizer *t, const cJSON *root, int
     return read_post_processor(reader, t, root);
 }
 
-// Which token ends text: the user's choice, else that of tokenizer_config.json, else <|endoftext|>, else the separator.
+// Chooses the end-of-text token: the user's choice, else that of tokenizer_config.json, else <|endoftext|>, else the
+// separator.
 static int choose_end_of_text(Tokenizer *t, const char *path, const char *configured,
                               const TokenizerChoices *choices, Error *error) {
     if (choices->end_of_text != NULL && tokenizer_set_end_of_text(t, choices->end_of_text) != 0)
@@ -403,9 +407,9 @@ static int choose_end_of_text(Tokenizer *t, const char *path, const char *config
     return 0;
 }
 
-// Chooses the end of text and builds the tables. Frees the tokenizer and returns NULL if anything failed.
-static Tokenizer *finish(Tokenizer *t, int result, const char *path, const char *configured,
-                         const TokenizerChoices *choices, Error *error) {
+// Chooses end of text and builds the tables. Frees the tokenizer and returns NULL if anything has failed.
+static Tokenizer *finish_tokenizer(Tokenizer *t, int result, const char *path, const char *configured,
+                                   const TokenizerChoices *choices, Error *error) {
     Error reason;
     if (result == 0) result = choose_end_of_text(t, path, configured, choices, error);
     if (result == 0 && tokenizer_finish(t, &reason) != 0) result = fail_in(path, &reason, error);
@@ -430,10 +434,10 @@ static Tokenizer *read_root(const cJSON *root, const char *path, const char *con
         fail(error, "%s: added_tokens is not an array", path);
         return NULL;
     }
-    // Every id is one of an entry, so there are no more ids than entries.
+    // Every id belongs to an entry, so ids are below the number of entries.
     int32_t limit = cJSON_GetArraySize(vocabulary) + (added != NULL ? cJSON_GetArraySize(added) : 0);
     Tokenizer *t = tokenizer_create(limit);
-    return finish(t, read_parts(&reader, t, root, limit), path, configured, choices, error);
+    return finish_tokenizer(t, read_parts(&reader, t, root, limit), path, configured, choices, error);
 }
 
 static Tokenizer *load_tokenizer_json(const char *path, const char *configured,
@@ -445,9 +449,9 @@ static Tokenizer *load_tokenizer_json(const char *path, const char *configured,
     return t;
 }
 
-// The eos_token of the tokenizer_config.json in this folder: a text, or an object with "content". *token is NULL if
-// there is no such file or it names none; the caller frees it.
-static int read_configured(const char *folder, char **token, Error *error) {
+// Reads eos_token from tokenizer_config.json in this folder: a string, or an object with "content". *token is NULL if
+// there is no such file or it has none; the caller frees it.
+static int read_eos_token(const char *folder, char **token, Error *error) {
     char *path = format_text("%s/tokenizer_config.json", folder);
     *token = NULL;
     cJSON *root = NULL;
@@ -470,7 +474,7 @@ static int read_configured(const char *folder, char **token, Error *error) {
 static int read_bpe_file(Tokenizer *t, const char *path, Error *error) {
     char *data;
     size_t size;
-    if (file_read(path, LARGEST_TOKENIZER, &data, &size, error) != 0) return -1;
+    if (file_read(path, MAX_TOKENIZER_BYTES, &data, &size, error) != 0) return -1;
     int result = 0;
     for (size_t start = 0; start < size && result == 0;) {
         const char *line = data + start, *end = (const char *)memchr(line, '\n', size - start);
@@ -493,7 +497,7 @@ static Tokenizer *load_pair(const char *vocabulary_path, const char *merges_path
     int result = read_vocabulary(t, vocabulary_path, vocabulary, NULL, limit, error);
     cJSON_Delete(vocabulary);
     if (result == 0) result = read_bpe_file(t, merges_path, error);
-    return finish(t, result, vocabulary_path, configured, choices, error);
+    return finish_tokenizer(t, result, vocabulary_path, configured, choices, error);
 }
 
 static Tokenizer *load_folder(const char *folder, const char *configured, const TokenizerChoices *choices,
@@ -532,7 +536,7 @@ Tokenizer *tokenizer_open(const char *path, const TokenizerChoices *choices, Err
     char *configured = NULL;
     Tokenizer *t = NULL;
     if ((!S_ISDIR(status.st_mode) && strcmp(file, name) != 0) ||
-        read_configured(folder, &configured, error) == 0)
+        read_eos_token(folder, &configured, error) == 0)
         t = S_ISDIR(status.st_mode) ? load_folder(path, configured, choices, error)
                                     : load_tokenizer_json(path, configured, choices, error);
     free(configured);

@@ -1,4 +1,4 @@
-// Pre-tokens: GPT-2's pattern through PCRE2, and a scanner for ASCII that gives the same.
+// Pre-tokens: GPT-2's pattern, matched by PCRE2 or, for ASCII, by an equivalent scanner.
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tokenizer.h"
 
@@ -6,20 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Unicode's White_Space, which is what \s means in tiktoken and in Hugging Face's tokenizers; PCRE2's own \s
-// also has U+180E (a format character since Unicode 6.3).
-#define WHITE                                                                                                \
+// Unicode's White_Space, the meaning of \s in tiktoken and in Hugging Face's tokenizers; PCRE2's own \s also includes
+// U+180E (a format character since Unicode 6.3).
+#define WHITE_SPACE                                                                                          \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{" \
     "3000}"
 
-// GPT-2's `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`. The repeats that end
-// an alternative are possessive, which changes nothing but the time.
-static const char pattern[] = "'(?:[stmd]|re|ve|ll)| ?\\p{L}++| ?\\p{N}++| ?[^" WHITE
-                              "\\p{L}\\p{N}]++|[" WHITE "]+(?![^" WHITE "])|[" WHITE "]++";
+// GPT-2's `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`. Quantifiers at the end of an
+// alternative are possessive, which changes only the speed.
+static const char PATTERN[] = "'(?:[stmd]|re|ve|ll)| ?\\p{L}++| ?\\p{N}++| ?[^" WHITE_SPACE
+                              "\\p{L}\\p{N}]++|[" WHITE_SPACE "]+(?![^" WHITE_SPACE "])|[" WHITE_SPACE "]++";
 
-// What \w means there: Unicode's Alphabetic, M, Nd, Pc and Join_Control. Alphabetic is L, Nl and, beside marks, some
-// letters in circles and squares.
-static const char word_pattern[] = "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}"
+// The meaning of \w there: Unicode's Alphabetic, M, Nd, Pc and Join_Control. Alphabetic is L, Nl and, apart from
+// marks, some circled and squared letters.
+static const char WORD_PATTERN[] = "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}"
                                    "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
                                    "\\x{1f170}-\\x{1f189}]";
 
@@ -43,14 +43,14 @@ static pcre2_code *compile(const char *source) {
     pcre2_code *code = pcre2_compile((PCRE2_SPTR)source, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset,
                                      NULL);
     if (code == NULL) die("PCRE2 does not compile '%s' (error %d at %zu)", source, error, offset);
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); // where there is no JIT, the interpreter does it
+    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); // without JIT support, PCRE2 interprets the pattern
     return code;
 }
 
 Splitter *splitter_create(void) {
     Splitter *splitter = (Splitter *)xcalloc(1, sizeof *splitter);
-    splitter->code = compile(pattern);
-    splitter->word_code = compile(word_pattern);
+    splitter->code = compile(PATTERN);
+    splitter->word_code = compile(WORD_PATTERN);
     splitter->match = pcre2_match_data_create_from_pattern(splitter->code, NULL);
     if (splitter->match == NULL) die("out of memory");
     splitter->use_scanner = 1;
@@ -81,17 +81,17 @@ static int is_continuation(uint8_t byte) {
     return (byte & 0xC0) == 0x80;
 }
 
-// Length of the UTF-8 character at the start of the text, 0 if there is none (RFC 3629, table 3-7 of
+// Returns the length of the UTF-8 character at the beginning of the text, 0 if there is none (RFC 3629, table 3-7 of
 // Unicode).
 static size_t character_length(const uint8_t *s, size_t size) {
     const uint8_t first = s[0];
     if (first < 0x80) return 1;
     size_t length = first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : first < 0xF5 ? 4 : 0;
     if (length == 0 || size < length) return 0;
-    uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80; // no longer than need be
+    uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80; // excludes overlong forms
     uint8_t high = first == 0xED   ? 0x9F
                    : first == 0xF4 ? 0x8F
-                                   : 0xBF; // no surrogates, nothing above U+10FFFF
+                                   : 0xBF; // excludes surrogates and anything above U+10FFFF
     if (s[1] < low || s[1] > high) return 0;
     for (size_t i = 2; i < length; i++)
         if (!is_continuation(s[i])) return 0;
@@ -119,7 +119,7 @@ static size_t invalid_length(const uint8_t *s, size_t size) {
     return i;
 }
 
-// The character that ends the text: its length, 0 if there is none.
+// Returns the length of the character that ends the text, 0 if there is none.
 static size_t last_length(const uint8_t *s, size_t size) {
     for (size_t length = 1; length <= 4 && length <= size; length++)
         if (!is_continuation(s[size - length]))
@@ -127,7 +127,7 @@ static size_t last_length(const uint8_t *s, size_t size) {
     return 0;
 }
 
-int splitter_word_after(Splitter *splitter, const char *text, size_t size) {
+int splitter_begins_with_word(Splitter *splitter, const char *text, size_t size) {
     const uint8_t *s = (const uint8_t *)text;
     if (size == 0) return 0;
     if (s[0] < 0x80) return class_of[s[0]] == LETTER || class_of[s[0]] == DIGIT || s[0] == '_';
@@ -136,12 +136,12 @@ int splitter_word_after(Splitter *splitter, const char *text, size_t size) {
     return length > 0 && pcre2_match(splitter->word_code, s, length, 0, options, splitter->match, NULL) > 0;
 }
 
-int splitter_word_before(Splitter *splitter, const char *text, size_t size) {
+int splitter_ends_with_word(Splitter *splitter, const char *text, size_t size) {
     const size_t length = last_length((const uint8_t *)text, size);
-    return length > 0 && splitter_word_after(splitter, text + size - length, length);
+    return length > 0 && splitter_begins_with_word(splitter, text + size - length, length);
 }
 
-// Is this character, of `length` bytes, of Unicode's White_Space?
+// Returns 1 if this character, of `length` bytes, is in Unicode's White_Space.
 static int is_white(const uint8_t *s, size_t length) {
     if (length == 1) return class_of[s[0]] == SPACE;
     if (length == 2) return s[0] == 0xC2 && (s[1] == 0x85 || s[1] == 0xA0);
@@ -151,7 +151,7 @@ static int is_white(const uint8_t *s, size_t length) {
            c == 0x205F || c == 0x3000;
 }
 
-size_t white_after(const char *text, size_t size) {
+size_t leading_white_space(const char *text, size_t size) {
     const uint8_t *s = (const uint8_t *)text;
     size_t at = 0, length;
     while (at < size && (length = character_length(s + at, size - at)) > 0 && is_white(s + at, length))
@@ -159,7 +159,7 @@ size_t white_after(const char *text, size_t size) {
     return at;
 }
 
-size_t white_before(const char *text, size_t size) {
+size_t trailing_white_space(const char *text, size_t size) {
     const uint8_t *s = (const uint8_t *)text;
     size_t at = size, length;
     while ((length = last_length(s, at)) > 0 && is_white(s + at - length, length)) at -= length;
@@ -176,18 +176,19 @@ static size_t contraction_length(const uint8_t *s, size_t size) {
                                                                                                         : 0;
 }
 
-// The pattern's match at the start of the text if every character that decides about it (all of it, and the
-// one after it) is ASCII; else 0.
+// Returns the length of the pattern's match at the beginning of the text if all characters that determine it (those
+// of the match, and the next one) are ASCII; else 0.
 static size_t scan_ascii(const uint8_t *s, size_t size) {
     size_t length = contraction_length(s, size);
     if (length > 0) return length;
-    length = s[0] == ' ' && size > 1 && class_of[s[1]] != SPACE; // the space in front of a word
+    length = s[0] == ' ' && size > 1 && class_of[s[1]] != SPACE; // the space before a word
     const uint8_t kind = class_of[s[length]];
     if (kind == BEYOND_ASCII) return 0;
     while (length < size && class_of[s[length]] == kind) length++;
     if (length == size) return length;
     if (class_of[s[length]] == BEYOND_ASCII) return 0;
-    // White space before a word leaves its last character to the word (or, unless a space, to itself).
+    // The last white-space character before a word belongs to the word if it is a space; otherwise it is a pre-token
+    // of its own.
     return kind == SPACE && length > 1 ? length - 1 : length;
 }
 

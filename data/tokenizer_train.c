@@ -1,16 +1,17 @@
-// Training byte-pair encoding incrementally.
+// Incremental training of byte-pair encoding.
 //
-// 1. Pre-tokens are counted, every core with a table of its own, added up afterwards.
-// 2. The distinct ones lie one after the other as a linked list of symbols. For every pair of adjacent
-// symbols there
-//    is its count (weighted by how often the pre-token occurs) and the list of positions where it stood.
-// 3. A heap gives the most frequent pair; its positions are visited, joined where it still stands there, and
-//    the counts of the neighbouring pairs adjusted. So a merge costs as much as it has occurrences.
+// 1. Pre-tokens are counted, on every core in a separate table; the tables are added up afterwards.
+// 2. The distinct pre-tokens are stored one after another as linked lists of symbols. For every pair of adjacent
+// symbols there is its count (weighted by the frequency of the pre-token) and a list of the positions where it has
+// occurred.
+// 3. A heap yields the most frequent pair. Its positions are visited; where the pair still occurs it is merged, and
+// the counts of the neighbouring pairs are adjusted. So the cost of a merge is proportional to its number of
+// occurrences.
 //
-// Heap entries are not updated when a count falls: one that comes up with an outdated count goes back with
-// the right one. Counts rise only in the merge that makes one of the two tokens, and the pair gets its entry
-// after it. Equal counts are ordered by the ids of the pair, smaller first, as in Hugging Face's trainer; the
-// result does not depend on the number of cores.
+// Heap entries are not updated when a count falls: an entry that is popped with an outdated count is pushed again
+// with the correct one. A count rises only in the merge that creates one of the pair's two tokens, and the pair's
+// entry is pushed after that merge. Equal counts are ordered by the ids of the pair, smaller first, as in Hugging
+// Face's trainer; the result does not depend on the number of cores.
 #define _GNU_SOURCE // memmem
 #include "tokenizer.h"
 #include "progress.h"
@@ -20,10 +21,10 @@
 #include <string.h>
 
 enum {
-    COUNT_CHUNK = 1 << 20, // bytes of text a thread counts at a time
-    LEAST_COUNT = 2        // a pair that occurs once is not worth a token
+    COUNT_CHUNK = 1 << 20, // bytes of text that a thread counts at a time
+    MIN_COUNT = 2          // a pair that occurs once is not worth a token
 };
-#define NOWHERE UINT32_MAX
+#define NO_PAIR UINT32_MAX
 
 // ---- counting pre-tokens ----------------------------------------------------------------------------------
 
@@ -86,7 +87,7 @@ static void table_add(WordTable *table, const char *bytes, size_t size, uint64_t
     if (2 * ++table->num_words > table->mask) table_grow(table);
 }
 
-static void count_stretch(WordTable *table, Splitter *splitter, const char *text, size_t size) {
+static void count_text(WordTable *table, Splitter *splitter, const char *text, size_t size) {
     const char *word;
     size_t length;
     splitter_start(splitter, text, size);
@@ -98,14 +99,14 @@ static void count_chunk(WordTable *table, Splitter *splitter, Text chunk, const 
     const char *found;
     while (separator != NULL &&
            (found = (const char *)memmem(chunk.data, chunk.size, separator, strlen(separator)))) {
-        count_stretch(table, splitter, chunk.data, (size_t)(found - chunk.data));
+        count_text(table, splitter, chunk.data, (size_t)(found - chunk.data));
         chunk.size -= (size_t)(found - chunk.data) + strlen(separator);
         chunk.data = found + strlen(separator);
     }
-    count_stretch(table, splitter, chunk.data, chunk.size);
+    count_text(table, splitter, chunk.data, chunk.size);
 }
 
-// Takes the next chunk off the front of the texts; size 0 when there is none.
+// Takes the next chunk from the front of the texts; its size is 0 if there is none.
 static Text take_chunk(Text *texts, size_t num_texts, size_t *current, const char *separator) {
     while (*current < num_texts && texts[*current].size == 0) (*current)++;
     Text chunk = {NULL, 0};
@@ -161,7 +162,7 @@ static void count_words(WordTable *total, const Text *texts, size_t num_texts, c
 // ---- pairs ------------------------------------------------------------------------------------------------
 
 typedef struct {
-    int32_t id; // -1: joined to the symbol before it
+    int32_t id; // -1: merged into the preceding symbol
     uint32_t previous, next, word;
 } Symbol;
 
@@ -170,7 +171,7 @@ typedef struct {
     int64_t count;
     uint32_t *positions; // of its left symbol; some are outdated
     uint32_t num_positions, capacity;
-    uint32_t is_rising; // in `rising`
+    uint32_t is_rising; // 1 if it is in `rising`
 } Pair;
 
 typedef struct {
@@ -188,14 +189,14 @@ typedef struct {
     size_t mask;
     HeapEntry *heap;
     size_t heap_count, heap_capacity;
-    uint32_t *rising; // pairs whose count rose in this merge
+    uint32_t *rising; // pairs whose counts rose in the current merge
     size_t num_rising, rising_capacity;
 } Trainer;
 
 static size_t pair_slot(const Trainer *trainer, int32_t left, int32_t right) {
     uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9FB21C651E98DF25u;
     size_t slot = (hash ^ hash >> 32) & trainer->mask;
-    for (; trainer->slots[slot] != NOWHERE; slot = (slot + 1) & trainer->mask) {
+    for (; trainer->slots[slot] != NO_PAIR; slot = (slot + 1) & trainer->mask) {
         const Pair *pair = &trainer->pairs[trainer->slots[slot]];
         if (pair->left == left && pair->right == right) break;
     }
@@ -213,7 +214,7 @@ static void resize_pair_table(Trainer *trainer, size_t size) {
 
 static uint32_t find_pair(Trainer *trainer, int32_t left, int32_t right) {
     size_t slot = pair_slot(trainer, left, right);
-    if (trainer->slots[slot] != NOWHERE) return trainer->slots[slot];
+    if (trainer->slots[slot] != NO_PAIR) return trainer->slots[slot];
     if (trainer->num_pairs == trainer->pair_capacity) {
         trainer->pair_capacity = 2 * trainer->pair_capacity + 1024;
         trainer->pairs = (Pair *)xrealloc(trainer->pairs, trainer->pair_capacity * sizeof(Pair));
@@ -226,8 +227,8 @@ static uint32_t find_pair(Trainer *trainer, int32_t left, int32_t right) {
     return index;
 }
 
-// The pair at `position` occurs now.
-static void pair_appears(Trainer *trainer, uint32_t position) {
+// Records that the pair at `position` now occurs.
+static void add_occurrence(Trainer *trainer, uint32_t position) {
     const Symbol *left = &trainer->symbols[position];
     uint32_t index = find_pair(trainer, left->id, trainer->symbols[left->next].id);
     Pair *pair = &trainer->pairs[index];
@@ -246,7 +247,7 @@ static void pair_appears(Trainer *trainer, uint32_t position) {
     pair->is_rising = 1;
 }
 
-static void pair_vanishes(Trainer *trainer, uint32_t position) {
+static void remove_occurrence(Trainer *trainer, uint32_t position) {
     const Symbol *left = &trainer->symbols[position];
     uint32_t index = find_pair(trainer, left->id, trainer->symbols[left->next].id);
     trainer->pairs[index].count -= trainer->word_counts[left->word];
@@ -287,22 +288,22 @@ static HeapEntry heap_pop(Trainer *trainer) {
     return top;
 }
 
-// The most frequent pair, or NOWHERE when none is frequent enough.
+// Returns the most frequent pair, or NOWHERE if none is frequent enough.
 static uint32_t pop_best(Trainer *trainer) {
     while (trainer->heap_count > 0) {
         HeapEntry entry = heap_pop(trainer);
         int64_t count = trainer->pairs[entry.pair].count;
-        if (count == entry.count) return count >= LEAST_COUNT ? entry.pair : NOWHERE;
-        if (count >= LEAST_COUNT) heap_push(trainer, entry.pair);
+        if (count == entry.count) return count >= MIN_COUNT ? entry.pair : NO_PAIR;
+        if (count >= MIN_COUNT) heap_push(trainer, entry.pair);
     }
-    return NOWHERE;
+    return NO_PAIR;
 }
 
 static void push_rising(Trainer *trainer) {
     for (size_t i = 0; i < trainer->num_rising; i++) {
         Pair *pair = &trainer->pairs[trainer->rising[i]];
         pair->is_rising = 0;
-        if (pair->count >= LEAST_COUNT) heap_push(trainer, trainer->rising[i]);
+        if (pair->count >= MIN_COUNT) heap_push(trainer, trainer->rising[i]);
     }
     trainer->num_rising = 0;
 }
@@ -312,15 +313,15 @@ static void push_rising(Trainer *trainer) {
 static int join_at(Trainer *trainer, uint32_t position, int32_t left, int32_t right, int32_t merged) {
     Symbol *symbols = trainer->symbols, *symbol = &symbols[position];
     uint32_t second = symbol->next;
-    if (symbol->id != left || second == NOWHERE || symbols[second].id != right) return 0;
-    if (symbol->previous != NOWHERE) pair_vanishes(trainer, symbol->previous);
-    if (symbols[second].next != NOWHERE) pair_vanishes(trainer, second);
+    if (symbol->id != left || second == NO_PAIR || symbols[second].id != right) return 0;
+    if (symbol->previous != NO_PAIR) remove_occurrence(trainer, symbol->previous);
+    if (symbols[second].next != NO_PAIR) remove_occurrence(trainer, second);
     symbol->id = merged;
     symbol->next = symbols[second].next;
     symbols[second].id = -1;
-    if (symbol->next != NOWHERE) symbols[symbol->next].previous = position;
-    if (symbol->previous != NOWHERE) pair_appears(trainer, symbol->previous);
-    if (symbol->next != NOWHERE) pair_appears(trainer, position);
+    if (symbol->next != NO_PAIR) symbols[symbol->next].previous = position;
+    if (symbol->previous != NO_PAIR) add_occurrence(trainer, symbol->previous);
+    if (symbol->next != NO_PAIR) add_occurrence(trainer, position);
     return 1;
 }
 
@@ -329,8 +330,8 @@ static void join_everywhere(Trainer *trainer, uint32_t index, int32_t merged) {
     uint32_t *positions = trainer->pairs[index].positions, count = trainer->pairs[index].num_positions;
     trainer->pairs[index].positions = NULL;
     trainer->pairs[index].num_positions = trainer->pairs[index].capacity = 0;
-    // The list is in order, for all of it was made in one pass over the text, so this goes from left to
-    // right; otherwise "aaa" would be joined differently from encoding.
+    // The positions ascend, because all of them were recorded in one pass over the text; so pairs are merged from
+    // left to right. Otherwise "aaa" would be merged differently than in encoding.
     for (uint32_t i = 0; i < count; i++) join_at(trainer, positions[i], left, right, merged);
     free(positions);
     push_rising(trainer);
@@ -338,10 +339,10 @@ static void join_everywhere(Trainer *trainer, uint32_t index, int32_t merged) {
 
 static int start_trainer(Trainer *trainer, const WordTable *words, const Tokenizer *t, Error *error) {
     memset(trainer, 0, sizeof *trainer);
-    if (words->num_bytes >= NOWHERE || words->num_words >= NOWHERE)
+    if (words->num_bytes >= NO_PAIR || words->num_words >= NO_PAIR)
         return fail(error,
                     "the text has %zu bytes of distinct words, more than the %u that can be trained on",
-                    words->num_bytes, NOWHERE - 1);
+                    words->num_bytes, NO_PAIR - 1);
     trainer->symbols = (Symbol *)xmalloc((words->num_bytes + 1) * sizeof(Symbol));
     trainer->word_counts = (int64_t *)xmalloc((words->num_words + 1) * sizeof(int64_t));
     resize_pair_table(trainer, 1 << 12);
@@ -352,14 +353,14 @@ static int start_trainer(Trainer *trainer, const WordTable *words, const Tokeniz
         trainer->word_counts[word_index] = word->count;
         for (uint32_t i = 0; i < word->size; i++, position++) {
             Symbol symbol = {tokenizer_find(t, words->bytes + word->start + i, 1),
-                             i > 0 ? position - 1 : NOWHERE, i + 1 < word->size ? position + 1 : NOWHERE,
+                             i > 0 ? position - 1 : NO_PAIR, i + 1 < word->size ? position + 1 : NO_PAIR,
                              word_index};
             trainer->symbols[position] = symbol;
         }
         word_index++;
     }
     for (uint32_t i = 0; i < position; i++)
-        if (trainer->symbols[i].next != NOWHERE) pair_appears(trainer, i);
+        if (trainer->symbols[i].next != NO_PAIR) add_occurrence(trainer, i);
     push_rising(trainer);
     return 0;
 }
@@ -374,9 +375,8 @@ static void free_trainer(Trainer *trainer) {
     free(trainer->word_counts);
 }
 
-// Adds the token that the two give. The same bytes cannot have come about by another merge before: wherever
-// they stand as whole tokens, nothing was ever joined across their ends, so the merges inside were the same
-// everywhere.
+// Adds the token for the merged pair. No earlier merge can have produced the same bytes: wherever these occurred as
+// complete tokens, nothing was ever merged across their ends, so the merges inside were the same everywhere.
 static int32_t add_joined(Tokenizer *t, int32_t left, int32_t right, Error *error) {
     const int32_t id = tokenizer_vocab_size(t);
     size_t left_size, right_size;
@@ -395,7 +395,7 @@ static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Er
     int result = 0;
     while (result == 0 && tokenizer_vocab_size(t) < num_ordinary) {
         uint32_t best = pop_best(trainer);
-        if (best == NOWHERE) break;
+        if (best == NO_PAIR) break;
         const int32_t left = trainer->pairs[best].left, right = trainer->pairs[best].right;
         int32_t merged = add_joined(t, left, right, error);
         result = merged < 0 ? -1 : tokenizer_add_merge(t, left, right, error);
@@ -406,7 +406,7 @@ static int learn_merges(Trainer *trainer, Tokenizer *t, int32_t num_ordinary, Er
     return result;
 }
 
-// The 256 bytes have the order of their characters in the alphabet, as in GPT-2.
+// The 256 bytes are in the order of their characters in the alphabet, as in GPT-2.
 static int add_bytes(Tokenizer *t, Error *error) {
     int32_t id = 0;
     for (uint32_t character = 0; id < 256; character++) {
@@ -417,7 +417,7 @@ static int add_bytes(Tokenizer *t, Error *error) {
     return 0;
 }
 
-// The last token. It stands before every document, so a prompt begins with it.
+// Adds the last token. It precedes every document, so a prompt begins with it.
 static int add_end_of_text(Tokenizer *t, Error *error) {
     const int32_t id = tokenizer_vocab_size(t);
     char *post_processor = format_text(

@@ -1,4 +1,4 @@
-// Writes tokenizer.json, and what stands beside it in a model's folder. See tokenizer.h.
+// Writes tokenizer.json and the accompanying file of a model's folder. See tokenizer.h.
 #define _GNU_SOURCE // open_memstream
 #include "tokenizer.h"
 
@@ -14,7 +14,7 @@ static void write_escaped(FILE *stream, uint8_t c) {
         putc(c, stream);
 }
 
-// An ordinary token in the byte alphabet, without quotes around it.
+// Writes an ordinary token in the byte alphabet, without quotes.
 static void write_spelling(FILE *stream, const Tokenizer *t, int32_t id) {
     size_t size;
     const char *bytes = tokenizer_bytes(t, id, &size);
@@ -123,7 +123,7 @@ int tokenizer_is_ours(const char *path) {
         fclose(stream);
     }
     tokenizer_free(t);
-    int same = text != NULL && file_read(path, LARGEST_TOKENIZER, &data, &size, &ignored) == 0;
+    int same = text != NULL && file_read(path, MAX_TOKENIZER_BYTES, &data, &size, &ignored) == 0;
     if (same) {
         same = size == text_size && memcmp(data, text, size) == 0;
         free(data);

@@ -1,4 +1,4 @@
-// The version of the project, which every program prints for --version.
+// The version of the project, which every program prints with --version.
 #ifndef DATA_VERSION_H
 #define DATA_VERSION_H
 

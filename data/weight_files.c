@@ -13,7 +13,7 @@ void weight_files_free(WeightFiles *files) {
     memset(files, 0, sizeof(*files));
 }
 
-// Adds folder/name, unless it is there already.
+// Adds folder/name unless it was already added.
 static void add_file(WeightFiles *files, const char *folder, const char *name) {
     char *path = format_text("%s/%s", folder, name);
     for (size_t i = 0; i < files->count; i++)
@@ -32,7 +32,7 @@ static int exists_in(const char *folder, const char *name) {
     return exists;
 }
 
-// {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}
+// Adds the files of an index: {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors", ...}}.
 static int add_indexed(WeightFiles *files, const char *folder, const char *index, Error *error) {
     char *path = format_text("%s/%s", folder, index);
     cJSON *json = json_read(path, error);
@@ -58,7 +58,7 @@ static int add_indexed(WeightFiles *files, const char *folder, const char *index
     return result;
 }
 
-// The parts that the manifest of one of our checkpoints lists.
+// Adds the parts that the manifest of a checkpoint of this trainer lists.
 static int add_listed(WeightFiles *files, const char *folder, const char *name, Error *error) {
     Manifest manifest;
     char *start = format_text("%s-", name);
@@ -71,7 +71,7 @@ static int add_listed(WeightFiles *files, const char *folder, const char *name, 
     return result < 0 ? -1 : 0;
 }
 
-// What could be meant where there are no tensors in a format that can be read.
+// Reports missing weights, and names weight files in formats that cannot be read.
 static int fail_without(const char *folder, const char *single, const char *index, Error *error) {
     static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"};
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)

@@ -1,9 +1,8 @@
-// Which files of a folder hold its tensors. A name like "model" stands for
+// Determines which files of a folder hold its tensors. A name like "model" stands for
 //
-//     model.safetensors.index.json     the truth where it exists (Hugging Face's weight_map): the files that it names, and
-//                                      no others
-//     manifest                         else, in a checkpoint of this trainer (data/manifest.h): the files
-//                                      model-00001-of-0000N.safetensors that it lists, if any
+//     model.safetensors.index.json     if it exists (Hugging Face's weight_map): exactly the files that it names
+//     manifest                         else, in a checkpoint of this trainer (data/manifest.h): the listed files
+//                                      model-00001-of-0000N.safetensors, if any
 //     model.safetensors                else
 #ifndef DATA_WEIGHT_FILES_H
 #define DATA_WEIGHT_FILES_H
@@ -20,7 +19,8 @@ typedef struct {
     size_t count;
 } WeightFiles;
 
-// Returns 0, or -1 with a sentence that names the file that is missing or contradicts another. To be freed in both cases.
+// Returns 0, or -1 with a sentence that names the file that is missing or contradicts another. The caller frees
+// `files` in both cases.
 int weight_files_find(const char *folder, const char *name, WeightFiles *files, Error *error);
 void weight_files_free(WeightFiles *files);
 

@@ -1,9 +1,9 @@
 // Writes the story corpus (see stories.h): train.txt, validation.txt and floor.json, in a folder.
 //
-// floor.json holds the information of the validation stories under the grammar that wrote them, in bits and
-// in bits per byte (story bytes, STORY_END not counted, the end of each story included in the bits): no model
-// can do better on average. It is measured by parsing the file. With --ngram, the same for an n-gram model of
-// bytes trained on train.txt. --parse tells which stories of a file, such as a model's samples, the grammar
+// floor.json holds the information content of the validation stories under the grammar that generated them, in bits
+// and in bits per byte (bytes of stories without STORY_END; the bits include the end of each story): on average no
+// model can do better. It is measured by parsing the file. With --ngram, it also has the same measure for a byte
+// n-gram model trained on train.txt. --parse reports which stories of a file, such as a model's samples, the grammar
 // allows.
 #define _GNU_SOURCE
 #include <stddef.h>
@@ -19,7 +19,7 @@
 #include "progress.h"
 #include "stories.h"
 
-enum { TRAIN_STREAM, VALIDATION_STREAM }; // of random numbers
+enum { TRAIN_STREAM, VALIDATION_STREAM }; // streams of random numbers
 
 typedef struct {
     int64_t train_bytes, validation_stories, seed, ngram;
@@ -50,7 +50,7 @@ static void check(int status, const Error *error) {
     if (status != 0) die("%s", error->text);
 }
 
-// A file of stories in memory.
+// The stories of a file, in memory.
 typedef struct {
     char *data;
     size_t size;
@@ -63,7 +63,7 @@ static Stories read_stories(const char *path) {
     return stories;
 }
 
-// Steps to the next story; *at starts at 0. Returns 0 when there is none.
+// Finds the next story; *at starts at 0. Returns 0 if there is none.
 static int next_story(const Stories *stories, size_t *at, const char **text, size_t *length) {
     if (*at >= stories->size) return 0;
     *text = stories->data + *at;
@@ -120,7 +120,7 @@ static Floor measure_floor(const Stories *validation, const char *path) {
     return floor;
 }
 
-// Bits per byte of the n-gram model on the validation stories.
+// Returns the bits per byte of the n-gram model on the validation stories.
 static double measure_ngram(const Stories *train, const Stories *validation, int order, uint64_t bytes) {
     ByteNgram *model = byte_ngram_new(order);
     Progress progress;
@@ -155,7 +155,7 @@ static void write_floor(const char *path, const Floor *floor, int order, double 
     check(file_writer_commit(&writer, &error), &error);
 }
 
-// Proof that this program wrote a file of stories: the grammar allows every one of them.
+// Returns 1 if this program wrote the file of stories, proved by the grammar allowing all of them.
 static int is_story_file(const char *path) {
     Error ignored;
     Stories stories;
@@ -169,7 +169,7 @@ static int is_story_file(const char *path) {
     return ours;
 }
 
-// Proof that this program wrote a floor.json: the numbers in it, printed again, give the same text.
+// Returns 1 if this program wrote the floor.json, proved by its numbers, printed again, giving the same text.
 static int is_floor_file(const char *path) {
     Error ignored;
     char *data, *again = NULL;
@@ -227,7 +227,7 @@ static void write_corpus(const Settings *settings) {
     free(floor_path);
 }
 
-// Says of every story of the file whether the grammar allows it. Empty lines around a story do not matter.
+// Reports for every story of the file whether the grammar allows it. Empty lines around a story are ignored.
 static void parse_file(const char *path) {
     Stories stories = read_stories(path);
     const char *text;
@@ -258,7 +258,7 @@ static void parse_file(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    static Settings settings; // static: it owns the texts of the options until the end
+    static Settings settings; // static: its texts of options live as long as the program
     Error error;
     int num_words;
     open_standard_descriptors();
