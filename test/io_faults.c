@@ -1,20 +1,21 @@
-// File systems that fail, for test/torture.py: preloaded into the trainer, this library counts the calls of libc that touch
-// files below one folder, and lets the n-th of them fail. Calls of all threads count, in the order in which they come.
+// Failing file systems, for test/torture.py: preloaded into the trainer, this library counts the libc calls that
+// access files below one folder, and makes the n-th of them fail. Calls of all threads count, in the order in which
+// they are made.
 //
-//     IO_FAULTS_UNDER=FOLDER   absolute; nothing else is touched
-//     IO_FAULTS_RANK=R         only in this process of those that mpirun started; without it in all of them
-//     IO_FAULTS_MODE=          count: all calls go through
+//     IO_FAULTS_UNDER=FOLDER   absolute; other files are not affected
+//     IO_FAULTS_RANK=R         only in this process of those started by mpirun; if unset, in all of them
+//     IO_FAULTS_MODE=          count: all calls succeed
 //                              fail: they return an error, IO_FAULTS_ERRNO=EIO, ENOSPC, EROFS or ESTALE
-//                              short: reads and writes move half of what was asked for
+//                              short: reads and writes transfer half of the requested bytes
 //                              kill: the process kills itself before the call
 //                              term: the process gets a SIGTERM before the call
 //                              hang: the call takes IO_FAULTS_SECONDS longer
-//     IO_FAULTS_AT=N           the first call that is hit, from 1
-//     IO_FAULTS_COUNT=K        so many calls in a row from there; 1; all
-//     IO_FAULTS_LOG=FILE       gets a line `number call what path` for every call that was hit (count: for every call)
+//     IO_FAULTS_AT=N           the first affected call, counted from 1
+//     IO_FAULTS_COUNT=K        number of consecutive affected calls, default 1; or: all
+//     IO_FAULTS_LOG=FILE       gets a line `number call what path` for every affected call (count: for every call)
 //
-// `what` says which errors a call can have: space (it may need room on the disk: all of them), change (it only needs to
-// write: all but ENOSPC), look (neither ENOSPC nor EROFS). Errors that a call cannot have do not hit it.
+// `what` defines the errors that a call can have: space (it may need disk space: all of them), change (it writes: all
+// but ENOSPC), look (neither ENOSPC nor EROFS). A call is not affected by errors that it cannot have.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -41,15 +42,15 @@ enum { MAX_DESCRIPTORS = 1024 };
 
 static struct {
     const char *under, *mode;
-    char folder[PATH_MAX]; // where relative paths begin
-    long at, count;        // count < 0: all
-    int error, log;        // log: a descriptor, or -1
+    char folder[PATH_MAX]; // the folder of relative paths
+    long at, count;        // `count` < 0: all
+    int error, log;        // `log`: a descriptor, or -1
     double seconds;
 } faults;
 static atomic_long calls;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static char *paths[MAX_DESCRIPTORS]; // of descriptors of watched files
+static char *paths[MAX_DESCRIPTORS]; // of the descriptors of watched files
 
 // ---- settings ---------------------------------------------------------------------------------------------
 
@@ -89,10 +90,10 @@ static void start(void) {
     faults.under = getenv("IO_FAULTS_UNDER");
 }
 
-// ---- which calls are hit ----------------------------------------------------------------------------------
+// ---- which calls are affected -----------------------------------------------------------------------------
 
-// The path below the watched folder that `path` (relative to a descriptor's folder, AT_FDCWD: to the program's) leads to;
-// 0: elsewhere.
+// Finds the path below the watched folder that `path` (relative to a descriptor's folder, AT_FDCWD: to the program's)
+// refers to. Returns 0 if it is elsewhere.
 static int watched_path(char *full, int folder, const char *path) {
     pthread_once(&once, start);
     if (faults.under == NULL || path == NULL) return 0;
@@ -108,7 +109,7 @@ static int watched_path(char *full, int folder, const char *path) {
     return strncmp(full, faults.under, length) == 0 && (full[length] == '/' || full[length] == '\0');
 }
 
-// As watched_path, of an open descriptor.
+// Like watched_path, for an open descriptor.
 static int watched_descriptor(char *full, int descriptor) {
     if (descriptor < 0 || descriptor >= MAX_DESCRIPTORS) return 0;
     pthread_mutex_lock(&mutex);
@@ -119,7 +120,7 @@ static int watched_descriptor(char *full, int descriptor) {
 }
 
 // Remembers the path of a descriptor; NULL: forgets it.
-static void remember(int descriptor, const char *path) {
+static void remember_path(int descriptor, const char *path) {
     if (descriptor < 0 || descriptor >= MAX_DESCRIPTORS) return;
     pthread_mutex_lock(&mutex);
     free(paths[descriptor]);
@@ -143,8 +144,8 @@ static void hang(void) {
     nanosleep(&time, NULL);
 }
 
-// What becomes of a call to a watched file; with FAIL errno is set.
-static Fate fate_of(const char *call, What what, const char *path) {
+// Determines what happens to a call for a watched file; with FAIL, errno is set.
+static Fate decide_fate(const char *call, What what, const char *path) {
     long number = atomic_fetch_add(&calls, 1) + 1;
     int only_counts = strcmp(faults.mode, "count") == 0, fails = strcmp(faults.mode, "fail") == 0;
     int is_hit = number >= faults.at && (faults.count < 0 || number - faults.at < faults.count);
@@ -159,20 +160,20 @@ static Fate fate_of(const char *call, What what, const char *path) {
 
 // ---- the calls --------------------------------------------------------------------------------------------
 
-// NEXT(open) is libc's own.
+// NEXT(open) is libc's own function.
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-// Calls of a path, and calls of a descriptor, that either fail or go through.
+// Calls with a path, and calls with a descriptor, that either fail or succeed.
 #define PATH_CALL(type, failed, name, what, folder, path, parameters, arguments)                             \
     type name parameters {                                                                                   \
         char full[PATH_MAX];                                                                                 \
-        if (watched_path(full, folder, path) && fate_of(#name, what, full) == FAIL) return failed;           \
+        if (watched_path(full, folder, path) && decide_fate(#name, what, full) == FAIL) return failed;       \
         return NEXT(name) arguments;                                                                         \
     }
 #define DESCRIPTOR_CALL(type, failed, name, what, descriptor, parameters, arguments)                         \
     type name parameters {                                                                                   \
         char full[PATH_MAX];                                                                                 \
-        if (watched_descriptor(full, descriptor) && fate_of(#name, what, full) == FAIL) return failed;       \
+        if (watched_descriptor(full, descriptor) && decide_fate(#name, what, full) == FAIL) return failed;   \
         return NEXT(name) arguments;                                                                         \
     }
 
@@ -214,11 +215,11 @@ DESCRIPTOR_CALL(void *, MAP_FAILED, mmap, LOOK, descriptor,
                 (void *address, size_t size, int protection, int flags, int descriptor, off_t offset),
                 (address, size, protection, flags, descriptor, offset))
 
-// Reads and writes: they may also move half.
+// Reads and writes, which may also transfer half of the bytes.
 #define MOVING_CALL(name, what, size, parameters, arguments)                                                 \
     ssize_t name parameters {                                                                                \
         char full[PATH_MAX];                                                                                 \
-        Fate fate = watched_descriptor(full, descriptor) ? fate_of(#name, what, full) : GO_ON;               \
+        Fate fate = watched_descriptor(full, descriptor) ? decide_fate(#name, what, full) : GO_ON;           \
         if (fate == FAIL) return -1;                                                                         \
         if (fate == SHORT && size > 1) size /= 2;                                                            \
         return NEXT(name) arguments;                                                                         \
@@ -230,7 +231,7 @@ MOVING_CALL(pread, LOOK, size, (int descriptor, void *data, size_t size, off_t o
 MOVING_CALL(pwrite, SPACE, size, (int descriptor, const void *data, size_t size, off_t offset),
             (descriptor, data, size, offset))
 
-// Opening: the new descriptor's path is remembered.
+// Calls that open a file; the new descriptor's path is remembered.
 static What what_open(int flags) {
     return flags & O_CREAT ? SPACE : (flags & O_ACCMODE) != O_RDONLY ? CHANGE : LOOK;
 }
@@ -242,9 +243,9 @@ int openat(int folder, const char *path, int flags, ...) {
     mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
     int is_watched = watched_path(full, folder, path);
-    if (is_watched && fate_of("open", what_open(flags), full) == FAIL) return -1;
+    if (is_watched && decide_fate("open", what_open(flags), full) == FAIL) return -1;
     int descriptor = NEXT(openat)(folder, path, flags, mode);
-    if (is_watched) remember(descriptor, full);
+    if (is_watched) remember_path(descriptor, full);
     return descriptor;
 }
 
@@ -263,15 +264,15 @@ int creat(const char *path, mode_t mode) {
 DIR *opendir(const char *path) {
     char full[PATH_MAX];
     int is_watched = watched_path(full, AT_FDCWD, path);
-    if (is_watched && fate_of("opendir", LOOK, full) == FAIL) return NULL;
+    if (is_watched && decide_fate("opendir", LOOK, full) == FAIL) return NULL;
     DIR *folder = NEXT(opendir)(path);
-    if (is_watched && folder != NULL) remember(dirfd(folder), full);
+    if (is_watched && folder != NULL) remember_path(dirfd(folder), full);
     return folder;
 }
 
 struct dirent *readdir(DIR *folder) {
     char full[PATH_MAX];
-    if (watched_descriptor(full, dirfd(folder)) && fate_of("readdir", LOOK, full) == FAIL) return NULL;
+    if (watched_descriptor(full, dirfd(folder)) && decide_fate("readdir", LOOK, full) == FAIL) return NULL;
     return NEXT(readdir)(folder);
 }
 
@@ -279,46 +280,47 @@ FILE *fopen(const char *path, const char *mode) {
     char full[PATH_MAX];
     int is_watched = watched_path(full, AT_FDCWD, path);
     What what = mode[0] == 'r' && strchr(mode, '+') == NULL ? LOOK : SPACE;
-    if (is_watched && fate_of("fopen", what, full) == FAIL) return NULL;
+    if (is_watched && decide_fate("fopen", what, full) == FAIL) return NULL;
     FILE *stream = NEXT(fopen)(path, mode);
-    if (is_watched && stream != NULL) remember(fileno(stream), full);
+    if (is_watched && stream != NULL) remember_path(fileno(stream), full);
     return stream;
 }
 
-// What fflush would have written stays in the stream, as it does when a write fails.
+// What fflush would have written remains in the stream, as after a failed write.
 int fflush(FILE *stream) {
     char full[PATH_MAX];
-    if (stream != NULL && watched_descriptor(full, fileno(stream)) && fate_of("fflush", SPACE, full) == FAIL)
+    if (stream != NULL && watched_descriptor(full, fileno(stream)) &&
+        decide_fate("fflush", SPACE, full) == FAIL)
         return EOF;
     return NEXT(fflush)(stream);
 }
 
-// Closing: the descriptor is gone, whatever close returns.
+// The descriptor is closed, whatever close returns.
 int close(int descriptor) {
     char full[PATH_MAX];
-    int fails = watched_descriptor(full, descriptor) && fate_of("close", CHANGE, full) == FAIL;
-    remember(descriptor, NULL);
+    int fails = watched_descriptor(full, descriptor) && decide_fate("close", CHANGE, full) == FAIL;
+    remember_path(descriptor, NULL);
     int result = NEXT(close)(descriptor);
     if (fails) errno = faults.error;
     return fails ? -1 : result;
 }
 
 int closedir(DIR *folder) {
-    remember(dirfd(folder), NULL);
+    remember_path(dirfd(folder), NULL);
     return NEXT(closedir)(folder);
 }
 
 int fclose(FILE *stream) {
     char full[PATH_MAX];
     int descriptor = fileno(stream);
-    int fails = watched_descriptor(full, descriptor) && fate_of("fclose", CHANGE, full) == FAIL;
-    remember(descriptor, NULL);
+    int fails = watched_descriptor(full, descriptor) && decide_fate("fclose", CHANGE, full) == FAIL;
+    remember_path(descriptor, NULL);
     int result = NEXT(fclose)(stream);
     if (fails) errno = faults.error;
     return fails ? EOF : result;
 }
 
-// The same functions under the names for large files.
+// The same functions under their names for large files.
 int open64(const char *path, int flags, ...) __attribute__((alias("open")));
 int openat64(int folder, const char *path, int flags, ...) __attribute__((alias("openat")));
 FILE *fopen64(const char *path, const char *mode) __attribute__((alias("fopen")));

@@ -4,8 +4,8 @@
 //     gcc -shared -fPIC -idirafter CUDA/include test/nvtx_recorder.c -o recorder.so
 //     NVTX_INJECTION64_PATH=recorder.so NVTX_RECORDING=ranges.txt PROGRAM
 //
-// NVTX loads the library at its first call and asks it to put its own functions in place of the empty ones. Ranges
-// come from one thread here, so lines need no lock.
+// NVTX loads the library at its first call and asks it to replace its empty functions. In these programs all ranges
+// are opened by one thread, so lines need no lock.
 #include <nvtx3/nvToolsExt.h>
 #include <stdio.h>
 #include <stdlib.h>

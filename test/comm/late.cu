@@ -1,9 +1,9 @@
-// MPI with operations that are done as late as the contract (comm.h) allows: when somebody waits for them, or for one
-// queued later. Takes comm/mpi.o's place, so that the trainer as it is shows where it does not wait:
-//     - what an operation writes is NaN from when it is queued: who reads it too early spoils its numbers
-//     - what an operation writes or reads must not change from when it is queued: who writes it too early is told so,
-//       and ends with status 42
-// Numbers are those of the prompt transport, bit for bit (test_processes.sh).
+// MPI with operations that are executed as late as the contract (comm.h) allows: when the operation, or one queued
+// later, is waited for. Replaces comm/mpi.o, so that the unmodified trainer reveals missing waits:
+//     - the output of an operation is NaN from the moment it is queued, so reading it too early spoils results
+//     - the memory of an operation must not change after it was queued; writing it too early is reported, with exit
+//       status 42
+// Results are those of the prompt transport, bit for bit (test_processes.sh).
 #define COMM_MPI COMM_MPI_PROMPT
 #include <unistd.h>
 #include "comm/mpi.cu"
@@ -14,7 +14,7 @@ enum { LATE_STATUS = 42, POISON = 0xff }; // bytes of a NaN, in fp32, bf16 and d
 typedef struct {
     char *memory, *before;
     size_t bytes;
-    int written; // by the operation: poisoned; else only looked at
+    int written; // 1: written by the operation, therefore poisoned; 0: only read
 } Region;
 
 typedef struct {
@@ -30,14 +30,14 @@ typedef struct {
 
 typedef struct {
     MpiState *prompt;
-    LateOperation queue[QUEUE];
+    LateOperation queue[QUEUE_SIZE];
     Ticket queued, done;
 } LateState;
 
 extern const CommTransport COMM_MPI;
-static Ticket late_done; // read by the watchdog's thread: atomic
+static Ticket late_done; // atomic, as the watchdog's thread reads it
 
-// ---- memory of operations that are under way ------------------------------------------------------------------
+// ---- memory of queued operations ------------------------------------------------------------------------------
 
 static void watch_region(LateOperation *o, void *memory, size_t bytes, int written) {
     if (bytes == 0) return;
@@ -77,7 +77,7 @@ static void changed_too_early(const LateState *s, const LateOperation *o, const 
     _exit(LATE_STATUS);
 }
 
-// The memory is as it was left; then it gets back what it was.
+// Checks that the memory is unchanged, then restores its original content.
 static void restore(const LateState *s, LateOperation *o) {
     for (size_t i = 0; i < o->num_regions; i++) {
         const Region *r = &o->regions[i];
@@ -101,7 +101,7 @@ static void restore(const LateState *s, LateOperation *o) {
 
 static void late_until(LateState *s, Ticket ticket) {
     while (s->done < ticket) {
-        LateOperation *o = &s->queue[s->done % QUEUE];
+        LateOperation *o = &s->queue[s->done % QUEUE_SIZE];
         restore(s, o);
         const CommTransport *t = &COMM_MPI_PROMPT;
         if (o->kind == ALL_REDUCE)
@@ -120,8 +120,8 @@ static void late_until(LateState *s, Ticket ticket) {
 static LateOperation *late_queue(LateState *s, Kind kind, const CommPiece *pieces, size_t num_pieces,
                                  Stream after) {
     stream_wait(after);
-    if (s->queued - s->done == QUEUE) late_until(s, s->done + 1);
-    LateOperation *o = &s->queue[s->queued++ % QUEUE];
+    if (s->queued - s->done == QUEUE_SIZE) late_until(s, s->done + 1);
+    LateOperation *o = &s->queue[s->queued++ % QUEUE_SIZE];
     memset(o, 0, sizeof(*o));
     o->kind = kind;
     o->ticket = s->queued;

@@ -1,5 +1,5 @@
-// The control channel with real processes on this host: how they find each other, late ones, missing ones, strangers,
-// processes that contradict each other, and what process 0 tells the others.
+// The control channel with real processes on this host: how they find each other; late, missing and contradictory
+// processes; unrelated programs; broadcasts from process 0.
 #define _GNU_SOURCE
 #include "comm/control.h"
 #include "test/test.h"
@@ -15,30 +15,32 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 8 };
+enum { MAX_PROCESSES = 8 };
 
-// What a process found, in memory that all share.
+// The results of a process, in shared memory.
 typedef struct {
-    int opened, told, sockets, named;
+    int opened, received, sockets, names_match;
     double seconds;
     Error error;
 } Outcome;
 
-// Some processes that meet. Fields of process p are arrays; before `run` a case sets what is not as usual.
+// A group of processes that connect. Array fields have one element per process; a case changes the defaults of
+// `usual`.
 typedef struct {
     const char *name, *master;
-    int count;                              // of processes started
-    int rank[MOST], size[MOST], late[MOST]; // late: milliseconds
-    int quits[MOST];                        // a process that ends as soon as it has joined
-    uint64_t run[MOST];
+    int count;                                                         // number of processes started
+    int rank[MAX_PROCESSES], size[MAX_PROCESSES], late[MAX_PROCESSES]; // `late`: milliseconds
+    int quits[MAX_PROCESSES]; // seconds after which a process ends; 0: it does not
+    uint64_t run[MAX_PROCESSES];
     int port;
     double deadline;
     Launcher launcher;
-    int listening;                 // of process 0
-    const ControlAddress *address; // or NULL
-    int stranger; // a process that connects to process 0 and says: 1 nothing, 2 something else
+    int listening;                 // in process 0
+    const ControlAddress *address; // may be NULL
+    // A process that connects to process 0 and sends: 1 nothing, 2 unrelated data.
+    int unrelated;
     Outcome *outcomes;
-    pid_t pids[MOST + 1];
+    pid_t pids[MAX_PROCESSES + 1];
 } Case;
 
 static double seconds_now(void) {
@@ -47,7 +49,7 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// Listens on 127.0.0.1; *port 0: any.
+// Listens on 127.0.0.1; *port 0: any free port.
 static int listen_on(int *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)*port)};
     socklen_t length = sizeof(address);
@@ -63,7 +65,7 @@ static int listen_on(int *port) {
     return s;
 }
 
-// The first of CONTROL_PORTS ports that are free, below those of outgoing connections, other for every case.
+// Returns the first of CONTROL_PORTS free consecutive ports, below the ephemeral ports, different for every case.
 static int free_ports(void) {
     static int next;
     if (next == 0) next = 12000 + (int)(getpid() % 500) * 32;
@@ -82,7 +84,7 @@ static int free_ports(void) {
 static Case usual(const char *name, int count) {
     Case c;
     static uint64_t run;
-    if (run == 0) run = (uint64_t)getpid() << 32; // the same test may run beside this one
+    if (run == 0) run = (uint64_t)getpid() << 32; // this test may run several times on this host
     run += 16;
     memset(&c, 0, sizeof(c));
     c.name = name;
@@ -97,13 +99,13 @@ static Case usual(const char *name, int count) {
         c.size[p] = count;
         c.run[p] = run;
     }
-    c.outcomes = (Outcome *)mmap(NULL, sizeof(Outcome) * MOST, PROT_READ | PROT_WRITE,
+    c.outcomes = (Outcome *)mmap(NULL, sizeof(Outcome) * MAX_PROCESSES, PROT_READ | PROT_WRITE,
                                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return c;
 }
 
-// A process: meets the others, hears what process 0 tells, and writes down what it has seen.
-static void be_process(const Case *c, int p) {
+// A process: connects to the others, receives process 0's broadcasts, and records the results.
+static void run_process(const Case *c, int p) {
     Outcome *o = &c->outcomes[p];
     Launch launch = {c->launcher, c->rank[p], c->size[p], c->rank[p], c->size[p], "", c->port, -1, c->run[p]};
     strcpy(launch.master, c->master);
@@ -116,26 +118,26 @@ static void be_process(const Case *c, int p) {
     o->seconds = seconds_now() - began;
     o->opened = control != NULL;
     if (control == NULL) _exit(0);
-    static unsigned char text[300000]; // more than a socket holds at once
+    static unsigned char text[300000]; // more than a socket buffer holds
     memset(text, c->rank[p] == 0 ? 'x' : 0, sizeof(text));
-    o->told = control_broadcast(control, text, sizeof(text), &o->error) == 0 && text[0] == 'x' &&
-              text[sizeof(text) - 1] == 'x';
+    o->received = control_broadcast(control, text, sizeof(text), &o->error) == 0 && text[0] == 'x' &&
+                  text[sizeof(text) - 1] == 'x';
     char host[64] = "";
     gethostname(host, sizeof(host) - 1);
-    o->named = strcmp(control_host(control, 0), host) == 0 && control_rank(control) == c->rank[p] &&
-               control_size(control) == c->size[p];
+    o->names_match = strcmp(control_host(control, 0), host) == 0 && control_rank(control) == c->rank[p] &&
+                     control_size(control) == c->size[p];
     for (int r = 0; r < (c->rank[p] == 0 ? c->size[p] : 1); r++) {
         o->sockets += control_sockets(control)[r] >= 0;
-        o->named = o->named && (c->rank[p] != 0 || strcmp(control_host(control, r), host) == 0);
+        o->names_match = o->names_match && (c->rank[p] != 0 || strcmp(control_host(control, r), host) == 0);
     }
     char end = '\0';
-    o->told = o->told &&
-              control_broadcast(control, &end, 1, &o->error) == 0; // nobody leaves before all have seen it
+    // No process exits before all have received this.
+    o->received = o->received && control_broadcast(control, &end, 1, &o->error) == 0;
     control_close(control);
     _exit(0);
 }
 
-static void be_stranger(const Case *c) {
+static void run_unrelated(const Case *c) {
     struct sockaddr_in address = {.sin_family = AF_INET};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     for (;; usleep(20000))
@@ -144,7 +146,7 @@ static void be_stranger(const Case *c) {
             int s = socket(AF_INET, SOCK_STREAM, 0);
             if (connect(s, (struct sockaddr *)&address, sizeof(address)) != 0) {
                 close(s);
-            } else if (c->stranger == 2) {
+            } else if (c->unrelated == 2) {
                 send(s, "GET / HTTP/1.0\r\n\r\n", 18, MSG_NOSIGNAL);
             }
         }
@@ -152,11 +154,11 @@ static void be_stranger(const Case *c) {
 
 static void start(Case *c) {
     for (int p = 0; p <= c->count; p++) {
-        if (p == c->count && !c->stranger) break;
+        if (p == c->count && !c->unrelated) break;
         if ((c->pids[p] = fork()) != 0) continue;
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (p == c->count) be_stranger(c);
-        be_process(c, p);
+        if (p == c->count) run_unrelated(c);
+        run_process(c, p);
     }
     if (c->listening >= 0) close(c->listening);
 }
@@ -167,7 +169,7 @@ static void finish(Case *c) {
         waitpid(c->pids[p], &status, 0);
         EXPECT(c->quits[p] || status == 0, "%s: process %d ended with %x", c->name, p, status);
     }
-    if (!c->stranger) return;
+    if (!c->unrelated) return;
     kill(c->pids[c->count], SIGKILL);
     waitpid(c->pids[c->count], NULL, 0);
 }
@@ -175,9 +177,10 @@ static void finish(Case *c) {
 static void expect_met(const Case *c) {
     for (int p = 0; p < c->count; p++) {
         const Outcome *o = &c->outcomes[p];
-        EXPECT(o->opened && o->told && o->named && o->sockets == (c->rank[p] == 0 ? c->count - 1 : 1),
-               "%s, process %d: opened %d, told %d, named %d, %d sockets: %s", c->name, p, o->opened, o->told,
-               o->named, o->sockets, o->error.text);
+        EXPECT(o->opened && o->received && o->names_match &&
+                   o->sockets == (c->rank[p] == 0 ? c->count - 1 : 1),
+               "%s, process %d: opened %d, told %d, named %d, %d sockets: %s", c->name, p, o->opened,
+               o->received, o->names_match, o->sockets, o->error.text);
         EXPECT(o->seconds < c->deadline / 2, "%s, process %d: %.1f s", c->name, p, o->seconds);
     }
 }
@@ -204,7 +207,7 @@ static void test_meetings(void) {
     n++;
     cases[n] = usual("by the name localhost", 3);
     cases[n++].master = "localhost";
-    cases[n] = usual("by IPv6", 3); // where there is none, localhost again
+    cases[n] = usual("by IPv6", 3); // without IPv6, this is localhost again
     int v6 = socket(AF_INET6, SOCK_STREAM, 0);
     struct sockaddr_in6 loopback = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
     cases[n++].master = bind(v6, (struct sockaddr *)&loopback, sizeof(loopback)) == 0 ? "::1" : "localhost";
@@ -213,10 +216,10 @@ static void test_meetings(void) {
     cases[n++].master = host;
     cases[n] = usual("a silent client", 3);
     cases[n].late[2] = 1000;
-    cases[n++].stranger = 1;
+    cases[n++].unrelated = 1;
     cases[n] = usual("a client that says something else", 3);
     cases[n].late[1] = 1000;
-    cases[n++].stranger = 2;
+    cases[n++].unrelated = 2;
     cases[n] = usual("a socket that listens already", 3);
     cases[n].launcher = LAUNCHED_BY_US;
     cases[n].port = 0;
@@ -227,7 +230,7 @@ static void test_meetings(void) {
     EXPECT(cases[n].listening >= 0 && strstr(address.text, "127.0.0.1") != NULL, "'%s'", address.text);
     cases[n].address = &address;
     cases[n++].port = 1; // not used
-    // A stranger listens on the first port and says nothing (the system accepts for it).
+    // An unrelated program listens on the first port and sends nothing (the kernel accepts connections).
     cases[n] = usual("a stranger on the first port", 3);
     strangers[0] = listen_on(&cases[n++].port);
     for (int i = 0; i < n; i++) start(&cases[i]);
@@ -238,7 +241,7 @@ static void test_meetings(void) {
     close(strangers[0]);
 }
 
-// Two runs at the same ports, and one whose ports begin in the middle of theirs.
+// Two runs at the same ports, and one whose range of ports begins in the middle of theirs.
 static void test_neighbours(void) {
     Case cases[3];
     for (int i = 0; i < 3; i++) {
@@ -307,7 +310,7 @@ static void test_errors(void) {
     for (int p = 0; p < 2; p++) expect_error(&cases[7], p, "mpirun -x MASTER_ADDR=host", 20);
 }
 
-// Process 0 ends, or says nothing, where the others wait for what it tells.
+// Process 0 ends, or sends nothing, while the others wait for its broadcast.
 static void test_silence(void) {
     for (int silent = 0; silent < 2; silent++) {
         Case c = usual("told nothing", 2);
@@ -331,7 +334,7 @@ static void test_silence(void) {
 }
 
 int main(void) {
-    alarm(100); // nothing here may hang
+    alarm(100); // no test may hang
     setvbuf(stdout, NULL, _IOLBF, 0);
     test_meetings();
     test_neighbours();

@@ -1,5 +1,5 @@
-// Who a process is, from the variables of every launcher; and processes that the program starts itself: how they end,
-// and what their supervisor does then.
+// The rank and size of a process from every launcher's variables; and child processes: how they end, and how their
+// supervisor reacts.
 #define _GNU_SOURCE
 #include "comm/control.h"
 #include "comm/launch.h"
@@ -20,7 +20,7 @@
 static Launch launch;
 static Error error;
 
-// Reads the launch from these variables, "NAME=value", up to NULL, and no others.
+// Reads the launch from exactly these variables ("NAME=value", up to NULL).
 static int read_from(const char *const *variables) {
     clearenv();
     for (; *variables != NULL; variables++) putenv((char *)*variables);
@@ -56,7 +56,7 @@ static void test_alone(void) {
     ACCEPT(alone(), "OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_SIZE=1", "OMPI_COMM_WORLD_LOCAL_RANK=0");
     ACCEPT(alone(), "PMI_RANK=0", "PMI_SIZE=1");
     ACCEPT(alone(), "SLURM_PROCID=0", "SLURM_NTASKS=8", "SLURM_LOCALID=0", "SLURM_JOB_ID=5",
-           "SLURM_NODEID=0"); // sbatch
+           "SLURM_NODEID=0"); // in an sbatch script
     ACCEPT(alone(), "SLURM_PROCID=0", "SLURM_STEP_NUM_TASKS=1", "SLURM_STEP_ID=0", "SLURM_NTASKS=8");
     REFUSE("LOCAL_RANK=1 is set but RANK and WORLD_SIZE are not", "LOCAL_RANK=1");
 }
@@ -124,7 +124,8 @@ static void test_mpirun(void) {
     REFUSE("PMI_RANK=2 and PMI_SIZE=3 are set but MPI_LOCALRANKID and MPI_LOCALNRANKS are not", "PMI_RANK=2",
            "PMI_SIZE=3");
     REFUSE("OMPI_COMM_WORLD_LOCAL_RANK=1, OMPI_COMM_WORLD_LOCAL_SIZE=1", OPEN_MPI(1, 4, 1));
-    // Where two launchers are at work, the first of the header counts, as long as they do not contradict each other.
+    // With variables of two launchers, the first in the header's order counts, as long as they do not contradict each
+    // other.
     ACCEPT(is(LAUNCHED_BY_TORCHRUN, 1, 4, 1, 4), OPEN_MPI(0, 1, 1), "RANK=1", "WORLD_SIZE=4",
            "MASTER_ADDR=localhost", "MASTER_PORT=29500");
     ACCEPT(is(LAUNCHED_BY_TORCHRUN, 1, 2, 1, 2), OPEN_MPI(1, 2, 2), "RANK=1", "WORLD_SIZE=2",
@@ -165,7 +166,7 @@ static void test_srun(void) {
     ACCEPT(is(LAUNCHED_BY_SRUN, 1, 4, 1, 2), STEP(1, 4, 1, 0, "", "a,b"), "SLURM_TASKS_PER_NODE=2(x2)",
            "SLURM_JOB_ID=8");
     ACCEPT(master_is("10.0.0.3", 29501), STEP(1, 4, 1, 0, "2(x2)", "a,b"), "SLURM_JOB_ID=8", MASTER);
-    // srun --mpi=pmi2; mpirun of MPICH in a step
+    // srun --mpi=pmi2; and MPICH's mpirun in a step.
     ACCEPT(is(LAUNCHED_BY_SRUN, 1, 4, 1, 2), STEP(1, 4, 1, 0, "2(x2)", "a,b"), "SLURM_JOB_ID=8", "PMI_RANK=1",
            "PMI_SIZE=4");
     ACCEPT(is(LAUNCHED_BY_MPIRUN, 3, 6, 0, 3), STEP(1, 2, 0, 1, "1(x2)", "a,b"), "SLURM_JOB_ID=8",
@@ -180,23 +181,32 @@ static void test_srun(void) {
     REFUSE("SLURM_PROCID=4 and SLURM_STEP_NUM_TASKS=4", STEP(4, 4, 1, 0, "2(x2)", "a,b"), "SLURM_JOB_ID=8");
 }
 
-// ---- processes of our own ---------------------------------------------------------------------------------
+// ---- child processes --------------------------------------------------------------------------------------
 
-// What a process does, by rank.
-typedef enum { END_WELL, END_BADLY, BE_KILLED, FREEZE, END_LOST, MEET, WAIT_FOR_SIGNAL, WAIT } Deed;
+// The behaviour of a process, by rank.
+typedef enum {
+    EXIT_NORMALLY,
+    EXIT_WITH_ERROR,
+    BE_KILLED,
+    FREEZE,
+    EXIT_LOST,
+    CONNECT,
+    WAIT_FOR_SIGNAL,
+    WAIT
+} Behaviour;
 
 typedef struct {
     const char *name;
-    Deed deeds[4];
+    Behaviour behaviours[4];
     int status;        // of the supervisor
-    const char *lines; // what it prints
-    int signal;        // to the supervisor (its whole group when negative), once all are ready
-    int then;          // another, after what that brings about
+    const char *lines; // its output
+    int signal;        // sent to the supervisor (if negative, to its process group) once all are ready
+    int then;          // another signal, after the effects of the first
     pid_t supervisor;
-    int output; // a pipe
+    int output; // read end of a pipe
     // Shared with the processes.
     volatile struct { int ready, pids[4], signals[4]; } * seen;
-} Family;
+} Processes;
 
 static volatile sig_atomic_t signals_seen;
 
@@ -205,19 +215,19 @@ static void on_signal(int number) {
     signals_seen++;
 }
 
-static void meet(Launch *own) {
-    Error trouble;
+static void connect_all(Launch *own) {
+    Error failure;
     char word[8] = "nothing";
-    Control *control = control_open(own, own->listening, NULL, 60, &trouble);
-    if (control == NULL) die("%s", trouble.text);
+    Control *control = control_open(own, own->listening, NULL, 60, &failure);
+    if (control == NULL) die("%s", failure.text);
     if (own->rank == 0) strcpy(word, "hello");
-    if (control_broadcast(control, word, sizeof(word), &trouble) != 0 || strcmp(word, "hello") != 0)
+    if (control_broadcast(control, word, sizeof(word), &failure) != 0 || strcmp(word, "hello") != 0)
         die("not told");
     control_close(control);
     exit(0);
 }
 
-static void do_deed(Family *f, Launch *own) {
+static void run_child(Processes *f, Launch *own) {
     int rank = own->rank;
     char byte;
     signal(SIGTERM, on_signal);
@@ -229,13 +239,13 @@ static void do_deed(Family *f, Launch *own) {
         _exit(77);
     __atomic_fetch_add(&f->seen->ready, 1, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&f->seen->ready, __ATOMIC_SEQ_CST) < 4) usleep(1000);
-    switch (f->deeds[rank]) {
-    case END_WELL:
+    switch (f->behaviours[rank]) {
+    case EXIT_NORMALLY:
         exit(0);
-    case END_BADLY:
+    case EXIT_WITH_ERROR:
         usleep(300000);
         exit(9);
-    case END_LOST:
+    case EXIT_LOST:
         usleep(600000);
         exit(3);
     case BE_KILLED:
@@ -245,12 +255,12 @@ static void do_deed(Family *f, Launch *own) {
     case FREEZE:
         raise(SIGSTOP);
         break;
-    case MEET:
-        meet(own);
+    case CONNECT:
+        connect_all(own);
         break;
     case WAIT:
         for (;;) pause();
-    case WAIT_FOR_SIGNAL: // and see whether it comes twice
+    case WAIT_FOR_SIGNAL: // and count how often it arrives
         while (!signals_seen) usleep(1000);
         usleep(500000);
         f->seen->signals[rank] = signals_seen;
@@ -259,7 +269,7 @@ static void do_deed(Family *f, Launch *own) {
     exit(0);
 }
 
-static void start(Family *f) {
+static void start(Processes *f) {
     int ends[2];
     f->seen = mmap(NULL, sizeof(*f->seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (pipe2(ends, O_CLOEXEC) != 0) die("no pipe");
@@ -274,12 +284,12 @@ static void start(Family *f) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(ends[1], STDERR_FILENO);
     Launch own;
-    Error trouble;
-    if (launch_processes(&own, 4, &trouble) != 0) die("%s", trouble.text);
-    do_deed(f, &own);
+    Error failure;
+    if (launch_processes(&own, 4, &failure) != 0) die("%s", failure.text);
+    run_child(f, &own);
 }
 
-// A process's state as Linux calls it: 'T' stopped, 'Z' ended, but nobody has buried it; 0: there is none.
+// Returns the state of a process as Linux names it: 'T' stopped, 'Z' zombie; 0: there is no such process.
 static char state_of(pid_t pid) {
     char path[64], line[256] = "";
     snprintf(path, sizeof(path), "/proc/%d/stat", pid);
@@ -289,7 +299,7 @@ static char state_of(pid_t pid) {
     return state != NULL ? state[2] : '\0';
 }
 
-// Whether a process is soon in one of these states, or has ended where that is among them.
+// Returns 1 if a process soon reaches one of these states, or has ended if that is among them.
 static int becomes(pid_t pid, const char *states) {
     for (int tries = 0; tries < 2000; tries++, usleep(10000)) {
         char state = state_of(pid);
@@ -298,31 +308,31 @@ static int becomes(pid_t pid, const char *states) {
     return 0;
 }
 
-static void signal_when_ready(Family *f) {
+static void signal_when_ready(Processes *f) {
     if (f->signal == 0) return;
     while (__atomic_load_n(&f->seen->ready, __ATOMIC_SEQ_CST) < 4) usleep(1000);
     for (int rank = 0; rank < 4; rank++)
-        if (f->deeds[rank] == FREEZE)
+        if (f->behaviours[rank] == FREEZE)
             EXPECT(becomes(f->seen->pids[rank], "T"), "%s: process %d is not stopped", f->name, rank);
     kill(f->signal < 0 ? -f->supervisor : f->supervisor, abs(f->signal));
     if (f->then == 0) return;
-    if (f->signal == SIGTSTP) { // all stop, and go on together
+    if (f->signal == SIGTSTP) { // all stop, and continue together
         EXPECT(becomes(f->supervisor, "T"), "%s: the supervisor is not stopped", f->name);
         for (int rank = 0; rank < 4; rank++)
             EXPECT(becomes(f->seen->pids[rank], "T"), "%s: process %d is not stopped", f->name, rank);
         kill(f->supervisor, SIGCONT);
     } else {
         for (int rank = 0; rank < 4; rank++)
-            if (f->deeds[rank] != FREEZE)
+            if (f->behaviours[rank] != FREEZE)
                 EXPECT(becomes(f->seen->pids[rank], "Z"), "%s: process %d has not ended", f->name, rank);
     }
     kill(f->supervisor, f->then);
 }
 
-static void finish(Family *f) {
+static void finish(Processes *f) {
     char text[4096] = "";
     size_t length = 0;
-    for (ssize_t got = 1; got > 0; length += (size_t)got) { // until all that hold the pipe have ended
+    for (ssize_t got = 1; got > 0; length += (size_t)got) { // until all writers of the pipe have ended
         got = read(f->output, text + length, sizeof(text) - 1 - length);
         if (got < 0) got = 0;
     }
@@ -333,7 +343,7 @@ static void finish(Family *f) {
     EXPECT(strcmp(text, f->lines) == 0, "%s: '%s', not '%s'", f->name, text, f->lines);
     for (int rank = 0; rank < 4; rank++) {
         EXPECT(becomes(f->seen->pids[rank], "Z"), "%s: process %d is still there", f->name, rank);
-        if (f->deeds[rank] == WAIT_FOR_SIGNAL)
+        if (f->behaviours[rank] == WAIT_FOR_SIGNAL)
             EXPECT(f->seen->signals[rank] == 1, "%s: %d signals", f->name, f->seen->signals[rank]);
     }
     close(f->output);
@@ -341,51 +351,53 @@ static void finish(Family *f) {
 }
 
 static void test_processes(void) {
-    Family families[] = {
-        {.name = "all end well", .deeds = {END_WELL, END_WELL, END_WELL, END_WELL}, .lines = ""},
-        {.name = "they meet", .deeds = {MEET, MEET, MEET, MEET}, .lines = ""},
+    Processes families[] = {
+        {.name = "all end well",
+         .behaviours = {EXIT_NORMALLY, EXIT_NORMALLY, EXIT_NORMALLY, EXIT_NORMALLY},
+         .lines = ""},
+        {.name = "they meet", .behaviours = {CONNECT, CONNECT, CONNECT, CONNECT}, .lines = ""},
         {.name = "one ends badly",
-         .deeds = {END_LOST, END_LOST, END_BADLY, END_WELL},
+         .behaviours = {EXIT_LOST, EXIT_LOST, EXIT_WITH_ERROR, EXIT_NORMALLY},
          .status = 9,
          .lines = "error: process 2 exited with status 9\n"},
         {.name = "one is killed",
-         .deeds = {END_LOST, BE_KILLED, END_LOST, END_LOST},
+         .behaviours = {EXIT_LOST, BE_KILLED, EXIT_LOST, EXIT_LOST},
          .status = 137,
          .lines = "error: process 1 was killed by signal 9 (Killed)\n"},
         {.name = "one is frozen",
-         .deeds = {END_WELL, END_BADLY, WAIT, FREEZE},
+         .behaviours = {EXIT_NORMALLY, EXIT_WITH_ERROR, WAIT, FREEZE},
          .status = 9,
          .lines = "error: process 1 exited with status 9\n"
                   "error: process 2 did not exit within 10 s and is being killed\n"
                   "error: process 3 did not exit within 10 s and is being killed\n"},
         {.name = "one is frozen, the others notice",
-         .deeds = {END_LOST, FREEZE, END_LOST, END_LOST},
+         .behaviours = {EXIT_LOST, FREEZE, EXIT_LOST, EXIT_LOST},
          .status = 3,
          .lines = "error: process 1 did not exit within 10 s and is being killed\n"},
         {.name = "a signal",
-         .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
+         .behaviours = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
          .status = EXIT_INTERRUPTED,
          .lines = "",
          .signal = SIGINT},
         {.name = "Ctrl-C",
-         .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
+         .behaviours = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
          .status = EXIT_INTERRUPTED,
          .lines = "",
          .signal = -SIGINT},
         {.name = "Ctrl-C twice, one is frozen",
-         .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, FREEZE},
+         .behaviours = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, FREEZE},
          .status = EXIT_INTERRUPTED,
          .lines = "error: process 3 did not exit within 10 s and is being killed\n",
          .signal = SIGINT,
          .then = SIGINT},
         {.name = "Ctrl-Z, then Ctrl-C",
-         .deeds = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
+         .behaviours = {WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL, WAIT_FOR_SIGNAL},
          .status = EXIT_INTERRUPTED,
          .lines = "",
          .signal = SIGTSTP,
          .then = SIGINT},
         {.name = "the supervisor is killed",
-         .deeds = {WAIT, FREEZE, WAIT, FREEZE},
+         .behaviours = {WAIT, FREEZE, WAIT, FREEZE},
          .status = -SIGKILL,
          .lines = "",
          .signal = SIGKILL},
@@ -398,7 +410,7 @@ static void test_processes(void) {
 
 // ---- mpirun -----------------------------------------------------------------------------------------------
 
-// A mpirun that prints what it is given.
+// An mpirun that prints its arguments.
 static void test_mpirun_command(void) {
     static const char script[] =
         "#!/bin/sh\nfor word in \"$@\"; do printf '%s|' \"$word\"; done\n"
@@ -411,7 +423,7 @@ static void test_mpirun_command(void) {
     if (mkdtemp(folder) == NULL || pipe(ends) != 0) die("no temporary folder");
     snprintf(path, sizeof(path), "%s/mpirun", folder);
     setenv("PATH", folder, 1);
-    setenv("OMPI_MCA_hwloc_base_binding_policy", "core", 1); // the user's
+    setenv("OMPI_MCA_hwloc_base_binding_policy", "core", 1); // the user's setting
     int result = launch_mpirun(4, 8, words, &error);
     EXPECT(result == -1 && strstr(error.text, "the command mpirun was not found"), "'%s'", error.text);
     FILE *file = fopen(path, "w");
@@ -437,8 +449,8 @@ static void test_mpirun_command(void) {
 }
 
 int main(void) {
-    signal(SIGINT, SIG_DFL), signal(SIGQUIT, SIG_DFL); // a shell that starts this in the background ignores them
-    alarm(100); // nothing here may hang
+    signal(SIGINT, SIG_DFL), signal(SIGQUIT, SIG_DFL); // ignored if a shell starts this in the background
+    alarm(100);                                        // no test may hang
     setvbuf(stdout, NULL, _IOLBF, 0);
     test_alone();
     test_torchrun();

@@ -1,5 +1,5 @@
-// The MPI transport: sums bit for bit in the order of ranks, of lengths around every limit (small all-reduces, segments,
-// ranges that are no multiple of anything). Every process checks what it has; process 0 counts:
+// The MPI transport: sums bit for bit in rank order, for lengths around every limit (small all-reduces, segments,
+// ranges of odd sizes). Every process checks its results; process 0 counts:
 //     mpirun -n 3 build/cpu/test/comm/test_mpi
 #include "comm/comm.h"
 #include "test/test.h"
@@ -9,8 +9,8 @@ enum { SEGMENT = 1 << 18, SMALL = 1 << 12, MOST = 3 * 3 * SEGMENT + 100, GUARD =
 static Comm *comm;
 static int rank, size;
 
-// Number i of process r: of many magnitudes, so that another order of the sum has other bits.
-__attribute__((noinline)) static double number(int r, size_t i) { // no fma with the sum
+// Element i of process r, of very different magnitudes, so that another order of summation gives other bits.
+__attribute__((noinline)) static double number(int r, size_t i) { // no FMA with the sum
     uint64_t x = (i + 1) * 0x9e3779b97f4a7c15u + (uint64_t)(r + 1) * 0xbf58476d1ce4e5b9u;
     x ^= x >> 29, x *= 0x94d049bb133111ebu, x ^= x >> 32;
     return ((double)(x >> 11) * 0x1p-53 - 0.5) * (double)(1 << (x & 15));
@@ -33,7 +33,8 @@ __attribute__((noinline)) static double number(int r, size_t i) { // no fma with
 DEFINE_TEST_ALL_REDUCE(float, COMM_FLOAT)
 DEFINE_TEST_ALL_REDUCE(double, COMM_DOUBLE)
 
-// Pieces of the lengths, dealt out by `deal`, one after the other with gaps; their number.
+// Stores pieces of different lengths, assigned to owners by `deal`, one after another with gaps. Returns their
+// number.
 static size_t make_pieces(CommPiece *pieces, size_t *first, char *data, char *own, size_t element, int deal) {
     static const size_t lengths[] = {5, 0, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT + 7, 64, 4097};
     const size_t count = sizeof(lengths) / sizeof(lengths[0]);
@@ -57,7 +58,7 @@ static void test_reduce_scatter(int in_place, int deal) {
     for (size_t i = 0; i < MOST; i++) data[i] = own[i] = (float)number(rank, i);
     const size_t count = make_pieces(pieces, first, (char *)data, (char *)own, sizeof(float), deal);
     Ticket ticket = comm_reduce_scatter(comm, pieces, count, 0);
-    memset(pieces, 0xff, sizeof(pieces)); // theirs again
+    memset(pieces, 0xff, sizeof(pieces)); // as before the operation
     comm_wait(comm, ticket, 0);
     make_pieces(pieces, first, (char *)data, (char *)own, sizeof(float), deal);
     for (size_t i = 0, p = 0; i < MOST; i++) {
@@ -97,7 +98,7 @@ static void test_all_gather(int in_place, int deal, size_t element) {
     if (!in_place) device_free(own);
 }
 
-// More operations in flight than the queue has room for.
+// More operations than the queue's capacity.
 static void test_many(void) {
     enum { MANY = 3000 };
     static float x[MANY];

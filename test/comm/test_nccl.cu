@@ -1,5 +1,5 @@
-// The NCCL transport: against sums in double precision, and with `deterministic` bit for bit against sums in the order of
-// ranks. Every process checks what it has, process 0 counts; alone it is one process, which works too:
+// The NCCL transport: compared with sums in double precision and, with `deterministic`, bit for bit with sums in rank
+// order. Every process checks its results, process 0 counts. Without mpirun it is one process, which also works:
 //     mpirun -n 3 build/emulated-bf16/test/comm/test_nccl
 #include <pthread.h>
 #include <unistd.h>
@@ -8,28 +8,29 @@
 #include "comm/transport.h"
 #include "test/device_arrays.h"
 
-enum { LARGE = 3 * (1 << 18) + 4321 }; // a process's share is more than one segment, also of three processes
+enum { LARGE = 3 * (1 << 18) + 4321 }; // with three processes, a share is still more than one segment
 
 static const CommTransport *const nccl = &COMM_NCCL;
 static void *state;
 static int rank, size, deterministic;
-static Ticket queued; // operations so far
+static Ticket queued; // number of operations so far
 
-// ---- what processes have, and its sum ---------------------------------------------------------------------------------
+// ---- the processes' data and their sums
+// -------------------------------------------------------------------------------
 
-// n numbers of process r, which every process can make.
+// Returns n elements of process r, which every process can generate.
 template <class T> static T *numbers(int r, int seed, size_t n) {
     T *x = (T *)malloc((n + 1) * sizeof(T));
     test_random_state = (uint64_t)(r + 1) * 0x9e3779b97f4a7c15ull + (uint64_t)seed;
     for (int i = 0; i < 4; i++) test_random();
     for (size_t i = 0; i < n; i++)
-        x[i] = (T)(test_random() * test_random()); // of many magnitudes: sums are rounded
+        x[i] = (T)(test_random() * test_random()); // of very different magnitudes: sums are rounded
     return x;
 }
 
 typedef struct {
     double *exact; // (n)
-    void *ordered; // (n) of the type: ((x_0 + x_1) + x_2) + ...
+    void *ordered; // (n) of the element type: ((x_0 + x_1) + x_2) + ...
 } Sums;
 
 template <class T> static Sums sums_of(int seed, size_t n) {
@@ -43,7 +44,7 @@ template <class T> static Sums sums_of(int seed, size_t n) {
     return sums;
 }
 
-// got (n) is the sum's part from `first` on.
+// `got` (n) is compared with the sum from element `first` on.
 template <class T>
 static void expect_sum(const char *name, const T *got, const Sums *sums, size_t first, size_t n) {
     const T *ordered = (const T *)sums->ordered + first;
@@ -57,7 +58,7 @@ static void expect_sum(const char *name, const T *got, const Sums *sums, size_t 
     EXPECT(worst <= allowed, "%s of %zu: error %.3g, allowed %.3g", name, n, worst, allowed);
     if (deterministic)
         EXPECT(differ == 0, "%s of %zu: %zu elements are not the sum in the order of ranks", name, n, differ);
-#ifdef CUDA_EMULATION // whose NCCL adds in another order, so that the check above means something
+#ifdef CUDA_EMULATION // its stand-in adds in another order, so that the check above is meaningful
     if (!deterministic && size > 2 && n > 1000) EXPECT(differ > 0, "%s of %zu", name, n);
 #endif
 }
@@ -71,13 +72,13 @@ static void expect_same_everywhere(const char *name, const void *data, size_t by
     free(all);
 }
 
-// What is queued on `stream` from here on sees what the last operation has written.
+// Work queued on `stream` from now on sees the output of the last operation.
 static void wait_on(Stream stream) {
     nccl->wait(state, ++queued, stream);
     stream_wait(stream);
 }
 
-// ---- operations -------------------------------------------------------------------------------------------------------
+// ---- operations -----------------------------------------------------------------------------------------------------
 
 template <class T> static void test_all_reduce(size_t n, Stream stream) {
     const char *name = sizeof(T) == 4 ? "all-reduce" : "all-reduce in double";
@@ -93,7 +94,7 @@ template <class T> static void test_all_reduce(size_t n, Stream stream) {
     device_free_poisoned(data);
 }
 
-// Pieces of different lengths, some empty, with gaps between them, that belong to processes in turn.
+// Pieces of different lengths, some empty, with gaps between them, owned by processes in turn.
 static size_t make_pieces(CommPiece *pieces, size_t *first, size_t num_pieces, size_t element, char *data,
                           char *own, size_t longest) {
     const size_t lengths[] = {5, 0, 1000, 64, longest, 7, 1};
@@ -143,7 +144,7 @@ static void test_all_gather(size_t num_pieces, size_t element, int in_place, Str
     make_pieces(pieces, first, num_pieces, element, data, own, 70000);
     nccl->all_gather(state, pieces, num_pieces, element, stream);
     wait_on(stream);
-    for (size_t i = 0; i < num_pieces; i++) // what x should have become
+    for (size_t i = 0; i < num_pieces; i++) // the expected x
         for (size_t k = first[i] * element; k < (first[i] + pieces[i].count) * element; k++)
             x[k] = (char)(k * 31 + (size_t)pieces[i].owner * 101);
     char *got = download_as_is(data, n);
@@ -180,10 +181,10 @@ static void test_exchange(size_t bytes) {
     free(mine), free(all);
 }
 
-// ---- order ------------------------------------------------------------------------------------------------------------
+// ---- order ----------------------------------------------------------------------------------------------------------
 
-// A stream that waits for an operation has waited for what came before it on the stream the operation began after. (The
-// emulator writes NaN where a copy to the host has not been waited for.)
+// A stream that waits for an operation also waits for the work that precedes the operation on the stream `after`.
+// (The emulator writes NaN if a copy to the host has not been waited for.)
 static void test_order(Stream before, Stream after) {
     float one = 1, *data = upload_as_is(&one, 1), *other = upload_as_is(&one, 1),
           *host = (float *)host_alloc(sizeof(float));
@@ -196,7 +197,7 @@ static void test_order(Stream before, Stream after) {
     device_free(other);
 }
 
-// More operations than there are events, then waiting for the first of them.
+// Queues more operations than there are events, then waits for the first of them.
 static void test_many(Stream stream) {
     const Ticket first = queued + 1;
     float one = 1, *data = upload_as_is(&one, 1), expected = 1;
@@ -217,7 +218,7 @@ static void test_many(Stream stream) {
     device_free(data);
 }
 
-// The watchdog's part, all the time.
+// Polls the transport continuously, as the watchdog does.
 static int watching;
 static void *watch(void *) {
     Ticket last = 0;
@@ -268,7 +269,7 @@ static void test_transport(const Launch *launch) {
     if (control != NULL) control_close(control);
 }
 
-// y += x, also where a vector ends in between.
+// y += x, including vectors that end inside a group of eight.
 static void test_accumulate(void) {
     for (size_t n = 0; n < 40; n += 13) {
         float *x = numbers<float>(0, 3, n), *y = numbers<float>(1, 3, n), *on_device = guarded(y, n),
@@ -284,8 +285,8 @@ static void test_accumulate(void) {
     }
 }
 
-// What the processes have counted, at process 0.
-static void count_everybodys(const Launch *launch) {
+// Collects the counts of all processes in process 0.
+static void sum_counts(const Launch *launch) {
     Control *control;
     Error error;
     int mine[2] = {test_passed, test_failed}, *all = (int *)malloc(2 * (size_t)size * sizeof(int));
@@ -309,6 +310,6 @@ int main(void) {
     rank = launch.rank, size = launch.size;
     if (rank == 0) test_accumulate();
     for (deterministic = 0; deterministic < 2; deterministic++) test_transport(&launch);
-    count_everybodys(&launch);
+    sum_counts(&launch);
     return rank == 0 ? test_finish() : test_failed > 0;
 }

@@ -1,5 +1,5 @@
-// Who owns what: everything has one owner, nothing overlaps, units stay whole where they can, and nobody has much more
-// than others, over the whole model and in each bucket.
+// Ownership: every element has one owner, nothing overlaps, units stay on one process where possible, and no process
+// has much more than others, over the whole model and in each bucket.
 #include <stdlib.h>
 #include "comm/partition.h"
 #include "data/files.h"
@@ -9,7 +9,7 @@ enum { CHUNK = 8192, MOST_CHUNKS = 200000 };
 
 static PartitionChunk chunks[MOST_CHUNKS];
 
-// A GPT-2 as the trainer lists it: embeddings and the last layernorm, then blocks of four matrices.
+// Lists a GPT-2 as the trainer does: embeddings and the last layernorm, then blocks of four matrices.
 static size_t list_gpt2(size_t L, size_t C, size_t Vp, size_t T) {
     const size_t block[][2] = {
         {2 * C, 1}, {3 * C * C + 3 * C, 0}, {C * C + 3 * C, 1}, {4 * C * C + 4 * C, 1}, {4 * C * C + C, 1}};
@@ -18,7 +18,7 @@ static size_t list_gpt2(size_t L, size_t C, size_t Vp, size_t T) {
     for (size_t b = 0; b <= L; b++)
         for (int t = 0; t < (b ? 5 : 2); t++) {
             size_t size = b ? block[t][0] : t ? T * C + 2 * C : Vp * C;
-            unit += b == 0 || block[t][1]; // the first layernorm and the first matrix are one
+            unit += b == 0 || block[t][1]; // the first layernorm and the first matrix are one unit
             for (size_t done = 0; done < size; done += CHUNK) {
                 size_t n = size - done < CHUNK ? (size - done + 15) / 16 * 16 : CHUNK;
                 PartitionChunk chunk = {offset, n, unit, (int32_t)b, 0, 0};
@@ -29,7 +29,7 @@ static size_t list_gpt2(size_t L, size_t C, size_t Vp, size_t T) {
     return count;
 }
 
-// Returns the largest share over the fair one.
+// Returns the largest share relative to the fair one.
 static double check_partition(size_t count, int processes) {
     const size_t P = (size_t)processes, most = partition_make(chunks, count, processes),
                  total = chunks[count - 1].offset + chunks[count - 1].size;
@@ -44,7 +44,7 @@ static double check_partition(size_t count, int processes) {
         if (load[p] > largest) largest = load[p];
     EXPECT(wrong == 0, "%d processes: %d of %zu chunks are out of place", processes, wrong, count);
     EXPECT(largest == most, "%d processes: %zu is the most, not %zu", processes, largest, most);
-    // A unit that is no larger than the fair share has one owner.
+    // A unit that is not larger than the fair share has one owner.
     wrong = 0;
     for (size_t first = 0, end; first < count; first = end) {
         size_t size = 0, owners = 1;
@@ -59,7 +59,7 @@ static double check_partition(size_t count, int processes) {
     return (double)most * processes / (double)total;
 }
 
-// Pieces cover each bucket without gaps, in both memories.
+// Checks that pieces cover each bucket without gaps, in both buffers.
 static void check_pieces(size_t count, int processes) {
     size_t n = partition_pieces(chunks, count, NULL), at = 0;
     PartitionPiece *pieces = (PartitionPiece *)xcalloc(n, sizeof(PartitionPiece));
@@ -77,7 +77,7 @@ static void check_pieces(size_t count, int processes) {
     free(pieces);
 }
 
-// The busiest process's part of a block, over the fair one, in the middle of the blocks.
+// Returns the busiest process's part of a block, relative to the fair one, in the middle of the blocks.
 static double busiest_in_block(size_t count, int processes) {
     double worst = 0;
     for (int32_t b = 1; b <= chunks[count - 1].bucket; b++) {
@@ -111,7 +111,7 @@ int main(void) {
                    "%s, %d processes: a share is %.3f of the fair one", models[m].name, processes, balance);
         }
     }
-    size_t count = list_gpt2(1, 16, 128, 8); // a handful of chunks for many
+    size_t count = list_gpt2(1, 16, 128, 8); // only a few chunks for many processes
     for (int processes = 1; processes <= 40; processes += 3) {
         check_partition(count, processes);
         check_pieces(count, processes);

@@ -1,5 +1,5 @@
-// The watchdog, with real processes and a transport that only pretends: who dies, freezes, falls behind or reports an
-// error is named by everybody else, in time; who leaves as it should, or takes its time where it may, is not.
+// The watchdog, with real processes and a simulated transport: a process that dies, freezes, falls behind or reports
+// an error is named by all others in time; one that exits normally, or is slow where it may be, is not.
 #define _GNU_SOURCE
 #include "comm/watchdog.h"
 #include "test/test.h"
@@ -18,12 +18,12 @@
 
 enum { SIZE = 4 };
 
-// ---- a transport that pretends ----------------------------------------------------------------------------
+// ---- a simulated transport --------------------------------------------------------------------------------
 
 typedef struct {
     pthread_mutex_t mutex;
     CommProgress progress;
-    int hangs; // what should end it
+    int hangs; // the abort that should end it
     int *aborted;
 } Fake;
 
@@ -59,11 +59,11 @@ struct Case {
     const char *name;
     double floor;
     void (*play)(int rank, Watchdog *w); // after step 1; NULL: nothing
-    const char *verdict; // "HOST" stands for the host's name, "#" for a number; NULL: all end well
+    const char *verdict; // "HOST" means the host's name, "#" any number; NULL: all end normally
     int dies, freezes;   // bit r: process r ends by a signal, stops
-    int suspended;       // the test stops all for some seconds
-    int first;           // step 1 goes on while they play
-    // of the test
+    int suspended;       // the test stops all processes for some seconds
+    int first;           // step 1 continues while they play
+    // Set by the test.
     pid_t pids[SIZE];
     FILE *outputs[SIZE];
     int *aborted; // (SIZE), shared
@@ -81,7 +81,7 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-// In a step, in an operation that never ends.
+// Hangs in a step, in an operation that never ends.
 static void hang(Watchdog *w, int step) {
     watchdog_step(w, step);
     pretend(37, 36, "");
@@ -165,7 +165,7 @@ static void play_failure_0(int rank, Watchdog *w) {
     sleep_for(60);
 }
 
-// Ranks 0 and 2 see that 1 is gone before its connection ends.
+// Ranks 0 and 2 notice that 1 is gone before its connection ends.
 static void play_failure_of_lost(int rank, Watchdog *w) {
     watchdog_step(w, 5);
     sleep_for(1.5);
@@ -185,7 +185,7 @@ static void play_leave_0_last(int rank, Watchdog *w) {
     sleep_for(0.7 * (SIZE - 1 - rank));
 }
 
-// The others wait in their step, for longer than the deadline.
+// The others wait in their step for longer than the deadline.
 static void play_saving(int rank, Watchdog *w) {
     watchdog_step(w, rank == 1 ? 0 : 5);
     sleep_for(8);
@@ -199,7 +199,7 @@ static void play_long_step(int rank, Watchdog *w) {
     sleep_for(8);
 }
 
-// Together longer than the deadline of one.
+// Together longer than the deadline of one step.
 static void play_many_steps(int rank, Watchdog *w) {
     (void)rank;
     for (int step = 2; step < 18; step++) {
@@ -215,7 +215,7 @@ static void play_long_first_step(int rank, Watchdog *w) {
     sleep_for(8);
 }
 
-// The thread is not where signals of the process go.
+// Signals of the process are not delivered to the watchdog's thread.
 static void play_signal(int rank, Watchdog *w) {
     (void)rank;
     (void)w;
@@ -351,7 +351,7 @@ static void start(Case *c) {
     close(listening);
 }
 
-// Whether text is like the pattern: there "HOST" is this host, and "#" any number.
+// Returns 1 if the text matches the pattern, in which "HOST" is this host and "#" any number.
 static int is_like(const char *text, const char *pattern) {
     static char host[64];
     gethostname(host, sizeof(host) - 1);
@@ -395,7 +395,7 @@ static void finish_process(const Case *c, int rank) {
     fclose(c->outputs[rank]);
     if (c->dies >> rank & 1)
         EXPECT(WIFSIGNALED(status), "%s: process %d ended with %x: %s", c->name, rank, status, text);
-    else if (c->freezes >> rank & 1) // goes on when the others have ended
+    else if (c->freezes >> rank & 1) // continues when the others have ended
         EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_LOST_PEER, "%s: process %d ended with %x: %s",
                c->name, rank, status, text);
     else if (c->verdict == NULL)
@@ -418,7 +418,7 @@ static void signal_suspended(int number) {
         for (int rank = 0; rank < SIZE && cases[i].suspended; rank++) kill(cases[i].pids[rank], number);
 }
 
-// What there is no watchdog for, and that all functions take that.
+// Without a watchdog all functions accept NULL.
 static void test_none(void) {
     Watched watched = {&fake, fake_progress, fake_abort};
     Watchdog *w = watchdog_start(NULL, &watched, 5);
@@ -436,7 +436,7 @@ static void test_none(void) {
 }
 
 int main(void) {
-    alarm(100); // nothing here may hang
+    alarm(100); // no test may hang
     setvbuf(stdout, NULL, _IOLBF, 0);
     test_none();
     for (int i = 0; i < COUNT; i++) start(&cases[i]);

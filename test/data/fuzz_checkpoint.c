@@ -1,9 +1,9 @@
-// libFuzzer target. The first byte of the input says what the rest is:
-//     s  a safetensors file          h  the header of one, with its length before it and data behind it
+// libFuzzer target. The first byte of the input determines the meaning of the rest:
+//     s  a safetensors file          h  the header of one; its length is put before it and data after it
 //     c  config.json                 t  training_state.json
-//     m  a manifest, without its last line, the checksum; other bytes: with it
-// Whatever it holds, it is refused with a sentence that names the file, or read; what is read and written
-// again is the same.
+//     m  a manifest without its last line, the checksum; any other byte: a manifest with it
+// Any input is either refused with a sentence that names the file, or read; what is read and written again is the
+// same.
 #include "data/checkpoint.h"
 #include "test/data/fuzz.h"
 
@@ -12,7 +12,7 @@ static const NamedTensor tensors[2] = {{"h.0.attn.c_attn.weight", one, 2, 3}, {"
 static const char zeros[sizeof one + sizeof two];
 static const char content[] = "a file of the manifest";
 
-// Writes fuzz_folder()/name, once with the data and what goes before and behind it.
+// Writes fuzz_folder()/name from the parts before the data, the data, and the parts after it.
 static char *write_input(const char *name, const void *before, size_t num_before, const uint8_t *data,
                          size_t size, const void *behind, size_t num_behind) {
     char *path = format_text("%s/%s", fuzz_folder(), name);

@@ -1,5 +1,5 @@
-// libFuzzer target: the input is an option file. It is refused with a sentence, or gives settings within
-// their bounds that, written and read back, are the same.
+// libFuzzer target: the input is an option file. It is either refused with a sentence, or gives settings within their
+// bounds that are unchanged when written and read back.
 #include "data/options.h"
 #include "test/data/fuzz.h"
 

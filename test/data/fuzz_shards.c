@@ -1,5 +1,5 @@
-// libFuzzer target: the input is a shard. Whatever it holds, it is refused with a sentence or read to its
-// end, by offset, by document and through the loader.
+// libFuzzer target: the input is a shard. It is either refused with a sentence or read to its end, by offset, by
+// document and by the loader.
 #define _GNU_SOURCE // memfd_create
 #include "data/loader.h"
 #include "data/shards.h"

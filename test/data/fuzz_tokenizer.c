@@ -1,7 +1,7 @@
-// libFuzzer target. An input that begins with '{' is a tokenizer.json: it is refused with a sentence, or
-// gives a tokenizer that can be saved, loaded again as the same, and used. Any other input is text for a
-// tokenizer trained beforehand: it comes back byte for byte, and cutting it changes nothing. Text that begins
-// with 't' is trained on.
+// libFuzzer target. An input that begins with '{' is a tokenizer.json: it is either refused with a sentence, or gives
+// a tokenizer that can be saved, loaded again unchanged, and used. Any other input is text for a tokenizer trained
+// beforehand: it is restored byte for byte, and cutting it changes nothing. Text that begins with 't' is also used
+// for training.
 #define _GNU_SOURCE // memfd_create, memmem
 #include "data/tokenizer.h"
 #include "test/data/fuzz.h"
@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// White space may be dropped beside added tokens; then text does not come back.
+// White space next to added tokens may be dropped; then text is not restored.
 static int drops_white_space(const Tokenizer *t) {
     for (size_t i = 0; i < tokenizer_num_added(t); i++)
         if (tokenizer_added(t, i)->lstrip || tokenizer_added(t, i)->rstrip) return 1;

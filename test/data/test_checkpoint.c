@@ -1,6 +1,5 @@
-// Everything that goes through data/files.c, data/safetensors.c, data/checkpoint.c and data/metrics.c: what
-// is written is read back, every kind of damage is found and named, and what fails leaves what was there
-// before.
+// Everything that uses data/files.c, data/safetensors.c, data/checkpoint.c, data/run.c and data/metrics.c: data is
+// read back as written, every kind of damage is detected and named, and failures leave the previous state.
 #include "data/checkpoint.h"
 #include "data/weight_files.h"
 #include "data/metrics.h"
@@ -30,8 +29,8 @@ static void remove_tree(const char *path) {
     free(command);
 }
 
-// Without the fsyncs of file_write: the damage tests write thousands of times.
-static void put(const char *path, const void *data, size_t size) {
+// Without the syncs of file_write, as the damage tests write thousands of times.
+static void write_unsynced(const char *path, const void *data, size_t size) {
     FILE *stream = fopen(path, "wb");
     if (stream == NULL || fwrite(data, 1, size, stream) != size || fclose(stream) != 0)
         die("cannot write %s", path);
@@ -129,7 +128,7 @@ static char *write_tensors(const char *header, uint64_t announced, size_t data_b
     memcpy(bytes, &announced, 8);
     memcpy(bytes + 8, header, strlen(header));
     for (size_t i = 0; i < data_bytes; i++) bytes[8 + strlen(header) + i] = (char)(i % 50);
-    put(path, bytes, 8 + strlen(header) + data_bytes);
+    write_unsynced(path, bytes, 8 + strlen(header) + data_bytes);
     free(bytes);
     return path;
 }
@@ -170,7 +169,7 @@ static void test_round_trip(void) {
     EXPECT(strstr(data + 8, "\"__metadata__\":{\"format\":\"pt\"}") != NULL, "%.100s", data + 8);
     int missed = 0;
     for (size_t cut = 0; cut < size; cut++) {
-        put(path, data, cut);
+        write_unsynced(path, data, cut);
         missed += safetensors_read((const char *[]){path}, 1, tensors, 2, &error) != -1 ||
                   strstr(error.text, path) == NULL;
     }
@@ -206,7 +205,7 @@ static void test_accepted(void) {
     memcpy(bytes + 8, header, length);
     memcpy(bytes + 8 + length, halves, 12);
     memcpy(bytes + 20 + length, bfloats, 8);
-    put(path, bytes, 28 + length);
+    write_unsynced(path, bytes, 28 + length);
     EXPECT(safetensors_read((const char *[]){path}, 1, tensors, 2, &error) == 0, "%s", error.text);
     EXPECT(one[0] == 1 && one[1] == -2 && one[2] == ldexpf(1, -24) && isinf(one[3]) && isnan(one[4]) &&
                one[5] == 65504,
@@ -277,7 +276,7 @@ static void test_headers(void) {
         free(path);
     }
     char *deep = (char *)xmalloc(200001);
-    memset(deep, '[', 200000); // nested as deep as a parser may follow by recursion
+    memset(deep, '[', 200000); // nested too deeply for a recursive parser
     deep[200000] = '\0';
     memcpy(deep, "{\"a\":", 5);
     expect_tensors(deep, 40, "not a JSON object");
@@ -295,7 +294,7 @@ static void test_headers(void) {
 static GPTConfig config; // set by main
 static const TrainingState state = {7, 6172839452835061, 98765, 3, 1, 2, 3, {5.25, 0.1 + 0.2, 1e-300}};
 
-// The folder of the newest whole checkpoint, or NULL.
+// Returns the folder of the newest intact checkpoint, or NULL.
 static char *newest_of(const char *run) {
     int64_t step;
     return checkpoint_newest(run, INT64_MAX, &step, &error) == 0 ? checkpoint_folder(run, step) : NULL;
@@ -333,30 +332,30 @@ static void expect_listing(const char *run, const char *wanted) {
     free(command);
 }
 
-// Changes the file, expects verification to name it, puts it back.
+// Changes the file, expects verification to name it, and restores it.
 static void expect_damage_found(const char *step, const char *path, char *data, size_t size) {
     int missed = 0;
     for (size_t i = 0; i < size; i++) {
         for (int bit = 0; bit < 8; bit += 7) {
             data[i] ^= (char)(1 << bit);
-            put(path, data, size);
+            write_unsynced(path, data, size);
             missed += checkpoint_verify(step, 1, &error) != -1 || strstr(error.text, path) == NULL;
             data[i] ^= (char)(1 << bit);
         }
-        put(path, data, i);
+        write_unsynced(path, data, i);
         missed += checkpoint_verify(step, 1, &error) != -1 || strstr(error.text, path) == NULL;
     }
     EXPECT(missed == 0, "of %zu changes and cuts of %s, %d were not found or not named", 3 * size, path,
            missed);
     char *longer = (char *)xcalloc(1, size + 1);
     memcpy(longer, data, size);
-    put(path, longer, size + 1);
+    write_unsynced(path, longer, size + 1);
     EXPECT(checkpoint_verify(step, 1, &error) == -1 && strstr(error.text, path), "%s with a byte more", path);
     free(longer);
     unlink(path);
     EXPECT(checkpoint_verify(step, 1, &error) == -1 && strstr(error.text, path), "%s removed: %s", path,
            error.text);
-    put(path, data, size);
+    write_unsynced(path, data, size);
     EXPECT(checkpoint_verify(step, 1, &error) == 0, "restored: %s", error.text);
 }
 
@@ -388,7 +387,7 @@ static void test_manifest(void) {
 
 static void expect_config(const char *path, const char *text, const char *words) {
     GPTConfig read;
-    put(path, text, strlen(text));
+    write_unsynced(path, text, strlen(text));
     error.text[0] = '\0';
     int result = gpt_config_read(folder, NULL, &read, &error);
     if (words == NULL)
@@ -425,7 +424,7 @@ static void test_config(void) {
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":1.5}", "n_positions must be");
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":1e99}", "n_positions must be");
     expect_config(path, "{\"model_type\":\"gpt2\",\"n_positions\":\"32\"}", "n_positions must be");
-    // Keys that change the model are refused by name, as are keys that are not known, unless they are to be ignored.
+    // Keys that change the model are refused by name, as are unknown keys, unless they are to be ignored.
     expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"scale_attn_weights\":false}",
                   "scale_attn_weights is false");
     expect_config(path, "{\"model_type\":\"gpt2\"," SHAPE ",\"scale_attn_weights\":true}", NULL);
@@ -445,13 +444,13 @@ static void test_config(void) {
                   NULL);
     GPTConfig none = config, read_config;
     text = "{\"model_type\":\"gpt2\"," SHAPE ",\"rope_theta\":1e4,\"scale_attn_weights\":false}";
-    put(path, text, strlen(text));
+    write_unsynced(path, text, strlen(text));
     EXPECT(gpt_config_read(folder, "rope_theta, scale_attn_weights", &read_config, &error) == 0, "%s",
            error.text);
     EXPECT(gpt_config_read(folder, "rope_theta", &read_config, &error) == -1, "one of two keys is ignored");
     none.begin_of_text = none.end_of_text = -1;
     text = gpt_config_text(&none);
-    put(path, text, strlen(text));
+    write_unsynced(path, text, strlen(text));
     EXPECT(gpt_config_read(folder, NULL, &read_config, &error) == 0 &&
                memcmp(&read_config, &none, sizeof(none)) == 0,
            "no end of text: %s", error.text);
@@ -463,16 +462,16 @@ static void test_config(void) {
     path = in_folder("training_state.json");
     text = training_state_text(&state);
     TrainingState read;
-    put(path, text, strlen(text));
+    write_unsynced(path, text, strlen(text));
     EXPECT(training_state_read(folder, &read, &error) == 0 && memcmp(&read, &state, sizeof(read)) == 0, "%s",
            error.text);
-    put(path, "{\"step\":3,\"position\":5}", 23);
+    write_unsynced(path, "{\"step\":3,\"position\":5}", 23);
     EXPECT(training_state_read(folder, &read, &error) == 0 && read.step == 3 && read.skipped == 0, "%s",
            error.text);
-    put(path, "{\"step\":3}", 10);
+    write_unsynced(path, "{\"step\":3}", 10);
     EXPECT(training_state_read(folder, &read, &error) == -1 && strstr(error.text, "position"), "%s",
            error.text);
-    put(path, "{\"step\":3,\"position\":5,\"recent_losses\":[1,1e999]}", 49);
+    write_unsynced(path, "{\"step\":3,\"position\":5,\"recent_losses\":[1,1e999]}", 49);
     EXPECT(training_state_read(folder, &read, &error) == -1 && strstr(error.text, "recent_losses"), "%s",
            error.text);
     free(text);
@@ -483,7 +482,7 @@ static void test_config(void) {
 static void make_folder(const char *run, const char *name) {
     char *path = format_text("%s/checkpoints/%s", run, name), *file = format_text("%s/junk", path);
     EXPECT(folder_create(path, &error) == 0, "%s", error.text);
-    put(file, "junk", 4);
+    write_unsynced(file, "junk", 4);
     free(path);
     free(file);
 }
@@ -493,8 +492,7 @@ static void test_keep(void) {
     EXPECT(newest_of(run) == NULL && strstr(error.text, run), "%s", error.text);
     for (int64_t step = 10; step <= 50; step += 10) EXPECT(save(run, step, 3) == 0, "%s", error.text);
     expect_listing(run, "step_00000030 step_00000040 step_00000050");
-    // Left by runs that were killed: while writing step 60, while removing; and names that are no
-    // checkpoint's.
+    // Left by runs that were killed: while writing step 60, while removing; and names that are not checkpoints.
     make_folder(run, "writing_" ID "_00000060");
     make_folder(run, "removing_" ID "_00000020");
     make_folder(run, "writing_" OTHER_ID "_00000060");
@@ -506,7 +504,7 @@ static void test_keep(void) {
     make_folder(run, "step_00000099x");
     checkpoint_remove_leftovers(run, ID);
     EXPECT(save(run, 70, 3) == 0, "%s", error.text);
-    // What this run has not written stays, as does what it cannot prove it wrote: the manifest is missing.
+    // Files that this run has not written are kept, as are those it cannot prove it wrote: the manifest is missing.
     expect_listing(run, "removing step_ step_00000020_kept_1 step_00000040 step_00000050 step_00000070 step_00000099x "
                         "step_99 step_99999999999999999999 writing_" OTHER_ID "_00000060 writing_thesis");
     char *newest = newest_of(run);
@@ -522,23 +520,23 @@ static void test_keep(void) {
     free(run);
 }
 
-// Only what a run has written is removed by it: no other run's checkpoints, no files that somebody has put into one.
+// A run removes only what it has written: no other run's checkpoints, and no files added to its own.
 static void test_foreign_files(void) {
     char *run = in_folder("foreign");
     EXPECT(save_as(run, OTHER_ID, 1, 1) == 0 && save_as(run, "", 2, 1) == 0 && save(run, 3, 1) == 0, "%s",
            error.text);
     make_folder(run, "step_00000003/notes");
     char *notes = format_text("%s/checkpoints/step_00000003/notes.md", run);
-    put(notes, "mine", 4);
+    write_unsynced(notes, "mine", 4);
     free(notes);
     EXPECT(save(run, 4, 1) == 0, "%s", error.text);
     expect_listing(run, "step_00000001 step_00000002 step_00000003_kept_1 step_00000004");
     char *command = format_text("cd '%s/checkpoints/step_00000003_kept_1' && [ \"$(echo *)\" = 'notes notes.md' ]", run);
     EXPECT(system(command) == 0, "the files of others, and only they, are kept");
     free(command);
-    // A name that is taken by somebody else's checkpoint, or by a file.
+    // A name that is already used by another run's checkpoint, or by a file.
     char *file = format_text("%s/checkpoints/step_00000005", run);
-    put(file, "mine", 4);
+    write_unsynced(file, "mine", 4);
     EXPECT(save(run, 5, 9) == 0 && save(run, 1, 9) == 0 && save(run, 1, 9) == 0, "%s", error.text);
     expect_listing(run, "step_00000001 step_00000001_kept_1 step_00000002 step_00000003_kept_1 step_00000004 step_00000005 "
                         "step_00000005_kept_1");
@@ -554,12 +552,11 @@ static void damage(const char *run, int64_t step, const char *name) {
     size_t size;
     get(path, &data, &size);
     data[size / 2] ^= 4;
-    put(path, data, size);
+    write_unsynced(path, data, size);
     free(data), free(path), free(step_folder);
 }
 
-// Damaged checkpoints are passed over and stay, until their step is written again; they do not count among those that are
-// kept.
+// Damaged checkpoints are skipped, kept until their step is written again, and not counted among the kept ones.
 static void test_newest(void) {
     char *run = in_folder("run");
     int64_t step;
@@ -581,17 +578,17 @@ static void test_newest(void) {
            "%s", error.text);
     expect_listing(run, "step_00000001 step_00000002 step_00000003");
     EXPECT(save(run, 2, 1) == 0, "%s", error.text);
-    expect_listing(run, "step_00000002 step_00000002_kept_1 step_00000003"); // its manifest did not say whose it was
+    expect_listing(run, "step_00000002 step_00000002_kept_1 step_00000003"); // 2 had no valid manifest
     EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 2, "step %d: %s", (int)step,
            error.text);
     EXPECT(save(run, 3, 1) == 0 && checkpoint_newest(run, INT64_MAX, &step, &error) == 0 && step == 3, "%s",
            error.text);
     expect_listing(run, "step_00000002_kept_1 step_00000003");
     remove_tree(run);
-    // What cannot be read is not taken for a run without checkpoints.
+    // An unreadable folder is not mistaken for a run without checkpoints.
     char *path = format_text("%s/checkpoints", run);
     EXPECT(mkdir(run, 0777) == 0, "mkdir");
-    put(path, "", 0);
+    write_unsynced(path, "", 0);
     EXPECT(checkpoint_last(run, &step, &error) == -1 && strstr(error.text, path), "%s", error.text);
     EXPECT(checkpoint_newest(run, INT64_MAX, &step, &error) == -1 && strstr(error.text, path), "%s",
            error.text);
@@ -600,7 +597,7 @@ static void test_newest(void) {
     free(run);
 }
 
-// Files of several writers: each tensor in one of them, all of them there.
+// Files of several writers: each tensor is in one of them, and none may be missing.
 static void test_parts(void) {
     char *run = in_folder("run"), *folder_of_step = checkpoint_folder(run, 1);
     CheckpointWriter first, second;
@@ -619,9 +616,10 @@ static void test_parts(void) {
     checkpoint_leave(&second);
     EXPECT(checkpoint_commit(&first, 1, &error) == 0 && checkpoint_verify(folder_of_step, 1, &error) == 0,
            "%s", error.text);
-    // A part that is not of this checkpoint: an earlier save, by another number of processes, of a folder that was copied.
+    // A part that does not belong to this checkpoint: from an earlier save by another number of processes, in a
+    // copied folder.
     char *stale = format_text("%s/model-00001-of-00003.safetensors", folder_of_step);
-    put(stale, "stale", 5);
+    write_unsynced(stale, "stale", 5);
     memset(one, 0, sizeof(one));
     memset(two, 0, sizeof(two));
     EXPECT(checkpoint_read_tensors(folder_of_step, "model", tensors, 2, &error) == 0 &&
@@ -647,11 +645,11 @@ static void test_parts(void) {
 
 static void put_in(const char *name, const char *text) {
     char *path = format_text("%s/%s", folder, name);
-    put(path, text, strlen(text));
+    write_unsynced(path, text, strlen(text));
     free(path);
 }
 
-// The files that hold the tensors "model" in the folder, separated by spaces; or the reason why there are none.
+// Expects the space-separated names of the files that hold the tensors "model", or the reason why there are none.
 static void expect_files(const char *wanted, const char *words) {
     WeightFiles files;
     error.text[0] = '\0';
@@ -671,7 +669,7 @@ static void expect_files(const char *wanted, const char *words) {
     weight_files_free(&files);
 }
 
-// The index is the truth about a folder; without it there is one file, and files of other names are nothing.
+// The index is authoritative; without it there is one file, and files of other names are ignored.
 static void test_weight_files(void) {
     char *command = format_text("rm -rf '%s'/*", folder);
     expect_files(NULL, "neither model.safetensors nor model.safetensors.index.json");
@@ -706,7 +704,7 @@ static void test_weight_files(void) {
     free(command), free(single);
 }
 
-// A checkpoint that cannot be written, wherever it breaks off, leaves the ones before as they are.
+// A checkpoint that cannot be written, wherever it fails, leaves earlier ones unchanged.
 static void test_failed_commit(void) {
     char *run = in_folder("run");
     EXPECT(save(run, 1, 1) == 0, "%s", error.text);
@@ -733,7 +731,8 @@ static int open_run(RunLock *lock, const char *run) {
     return run_open(lock, run, 0, -1, no_options, 0, NULL, &error);
 }
 
-// Tries to open the run in a process of its own. Its exit status: 0 opened and left without giving it back, 1 refused.
+// Tries to open the run in a separate process. Returns its exit status: 0: opened, and exited without releasing it;
+// 1: refused.
 static int open_elsewhere(const char *run) {
     int status;
     fflush(stdout);
@@ -746,10 +745,10 @@ static int open_elsewhere(const char *run) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-// The lock of a trainer on another host, which is touched `times` times, twice a second.
-static int meet_other_host(const char *run, int times) {
+// Simulates the lock of a trainer on another host, which is touched `times` times, twice a second.
+static int simulate_other_host(const char *run, int times) {
     char *path = format_text("%s/lock", run);
-    put(path, "elsewhere 77 123\n", 17);
+    write_unsynced(path, "elsewhere 77 123\n", 17);
     pid_t process = fork();
     if (process == 0) {
         for (int i = 0; i < times; i++) {
@@ -774,8 +773,8 @@ static void test_lock(void) {
     EXPECT(open_run(&lock, run) == 0, "%s", error.text);
     run_close(&lock);
     char *left = format_text("%s/options.txt.%s.tmp", run, lock.run_id), *notes = format_text("%s/notes.tmp", run);
-    put(left, "half", 4);
-    put(notes, "mine", 4);
+    write_unsynced(left, "half", 4);
+    write_unsynced(notes, "mine", 4);
     EXPECT(open_run(&lock, run) == 0, "%s", error.text);
     EXPECT(!file_exists(left) && file_exists(notes), "'%s' is left, or '%s' is not", left, notes);
     free(left), free(notes);
@@ -786,7 +785,7 @@ static void test_lock(void) {
     EXPECT(rename(run, moved) == 0 && run_check(&lock, &error) == -1 && strstr(error.text, "has disappeared"),
            "%s", error.text);
     EXPECT(mkdir(run, 0777) == 0, "mkdir");
-    put(path, "", 0);
+    write_unsynced(path, "", 0);
     EXPECT(run_check(&lock, &error) == -1 && strstr(error.text, "another folder"), "%s", error.text);
     remove_tree(run);
     EXPECT(rename(moved, run) == 0 && run_check(&lock, &error) == 0, "%s", error.text);
@@ -803,14 +802,14 @@ static void test_lock(void) {
     free(owner);
     owner = run_owner(run);
     EXPECT(owner != NULL && owner[0] == '\0', "given back, it is still that of '%s'", owner);
-    EXPECT(meet_other_host(run, 8) == -1 && strstr(error.text, "process 77 on host elsewhere"),
+    EXPECT(simulate_other_host(run, 8) == -1 && strstr(error.text, "process 77 on host elsewhere"),
            "a lock that another host touches: %s", error.text);
     remove_tree(run);
     free(owner), free(self), free(path), free(run), free(moved);
 }
 
-// A folder that has a file which the trainer would overwrite is no run's, unless it has a run's id.
-static void test_folder_of_others(void) {
+// A folder with a file that the trainer would overwrite is not a run's folder, unless it has a run's id.
+static void test_foreign_folder(void) {
     static const char *const names[] = {"options.txt", "metrics.jsonl", "matmul.txt", "lock", "run_id"};
     char *run = in_folder("others");
     RunLock lock;
@@ -818,18 +817,18 @@ static void test_folder_of_others(void) {
         char *path = format_text("%s/%s", run, names[i]), *data;
         size_t size;
         EXPECT(folder_create(run, &error) == 0, "%s", error.text);
-        put(path, "mine", 4);
+        write_unsynced(path, "mine", 4);
         EXPECT(open_run(&lock, run) == -1 && strstr(error.text, path), "%s: %s", path, error.text);
         get(path, &data, &size);
         EXPECT(size == 4 && memcmp(data, "mine", 4) == 0, "'%s' was changed", path);
         free(data), free(path);
         remove_tree(run);
     }
-    // The beginning of an id is one that a killed trainer was writing; a run of an earlier version has none.
+    // The beginning of an id was being written by a trainer that was killed; a run of an earlier version has no id.
     char *path = format_text("%s/run_id", run), *options = format_text("%s/options.txt", run);
     EXPECT(folder_create(run, &error) == 0, "%s", error.text);
-    for (size_t size = 0; size <= 6; size += 6) { // a beginning does not make the other files this trainer's
-        put(path, "run 01", size), put(options, "mine", 4);
+    for (size_t size = 0; size <= 6; size += 6) { // a truncated id proves nothing about other files
+        write_unsynced(path, "run 01", size), write_unsynced(options, "mine", 4);
         EXPECT(open_run(&lock, run) == -1 && strstr(error.text, options), "%s", error.text);
     }
     unlink(options);
@@ -868,8 +867,8 @@ static int count(const char *text, const char *words) {
     return times;
 }
 
-// Lines that the disk does not take, or takes half of, are written when it takes them again; a rollback takes back the
-// lines of the steps it gives up.
+// Lines that the disk rejects, or accepts only half of, are written when it accepts data again; a rollback removes
+// the lines of the steps that it discards.
 static void expect_full_disk(const char *path) {
     Metrics metrics;
     char *text;
@@ -892,7 +891,7 @@ static void expect_full_disk(const char *path) {
                count(text, "\"loss\": 2,") == 1,
            "%s", text);
     free(text);
-    limit_file_size(size + 10); // also while the disk takes nothing
+    limit_file_size(size + 10); // also while the disk rejects writes
     for (again.step = 6; again.step <= 8; again.step++) metrics_step(&metrics, &again);
     EXPECT(metrics_rollback(&metrics, 6, 8, 24, &error) == 0, "%s", error.text);
     EXPECT(metrics_flush(&metrics, &error) == -1, "the disk is full");
@@ -904,7 +903,7 @@ static void expect_full_disk(const char *path) {
                count(text, "\"step\": 8,") == 0,
            "%s", text);
     free(text);
-    char *moved = in_folder("moved.jsonl"); // by whom it may: it stays the record
+    char *moved = in_folder("moved.jsonl"); // moved by the user: it remains the record
     EXPECT(rename(path, moved) == 0 && metrics_rollback(&metrics, 2, 6, 24, &error) == 0, "%s", error.text);
     get(moved, &text, &size);
     EXPECT(count(text, "\n") == 3 && count(text, "\"rollback_to\": 2") == 1 && !file_exists(path), "%s",
@@ -925,7 +924,7 @@ static void test_metrics(void) {
            text);
     EXPECT(count(text, "\"validation_bits_per_byte\": null") == 1 && count(text, "nan") == 0, "%s", text);
     free(text);
-    FILE *stream = fopen(path, "a"); // what a killed run may leave
+    FILE *stream = fopen(path, "a"); // as a killed run may leave it
     fprintf(stream, "{\"step\": 6, \"loss\": 3}\nnonsense\n{\"step\": 2, \"loss\"");
     fclose(stream);
     run_steps(folder, 3, 6, INFINITY);
@@ -937,8 +936,7 @@ static void test_metrics(void) {
            "%s", text);
     free(text);
     Metrics metrics;
-    for (int64_t done = 5; done <= 6;
-         done++) { // of which only step 6 was validated; from the end, for lines are cut
+    for (int64_t done = 5; done <= 6; done++) { // only step 6 was validated; downwards, as lines are removed
         EXPECT(metrics_open(&metrics, folder, 11 - done, 9, 1, 1, &error) == 0 &&
                    metrics.validated == (done == 5),
                "step %d: validated: %d", (int)(11 - done), metrics.validated);
@@ -956,7 +954,7 @@ static void test_metrics(void) {
 int main(void) {
     config = gpt_config_gpt2(32, 300, 2, 4, 64);
     config.begin_of_text = 298, config.end_of_text = 299;
-    // In memory where that is possible: files are synced hundreds of times.
+    // In memory if possible, as files are synced hundreds of times.
     snprintf(folder, sizeof(folder), "%s/checkpoint_XXXXXX",
              access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     if (mkdtemp(folder) == NULL) die("cannot create %s", folder);
@@ -976,7 +974,7 @@ int main(void) {
     test_weight_files();
     test_failed_commit();
     test_lock();
-    test_folder_of_others();
+    test_foreign_folder();
     test_metrics();
     remove_tree(folder);
     return test_finish();

@@ -1,6 +1,6 @@
-// The loader: order is a permutation of all sequences in every epoch, a pure function of seed and position,
-// whatever the batch size, the number of processes and wherever a run resumes; damaged tokens and files come back as errors in their
-// place.
+// The loader: the order is a permutation of all sequences in every epoch and a pure function of seed and position,
+// independent of the batch size, the number of processes and where a run resumes; damaged tokens and files are
+// reported as errors at their position.
 #include "data/loader.h"
 #include "test/arrays.h"
 
@@ -44,7 +44,7 @@ static void test_permutation(void) {
             EXPECT(count_distinct(counts[i], 42 + i, epoch) == counts[i],
                    "not a permutation of %llu in epoch %llu", (unsigned long long)counts[i],
                    (unsigned long long)epoch);
-    // Two random permutations agree in one place on average.
+    // Two random permutations agree in one position on average.
     EXPECT(count_equal(10000, 1, 0, 1, 1) < 10, "epochs 0 and 1 alike");
     EXPECT(count_equal(10000, 1, 0, 2, 0) < 10, "seeds 1 and 2 alike");
     EXPECT(count_equal(10000, 1, 1, 2, 0) < 10, "seed 1 epoch 1 is like seed 2 epoch 0");
@@ -53,8 +53,8 @@ static void test_permutation(void) {
     EXPECT(loader_permute(huge - 1, huge, 3, 4) < huge, "outside a huge domain");
 }
 
-// Neighbours in the order must not be neighbours in the data, and every region must come early and late
-// alike.
+// Neighbours in the order must not be neighbours in the data, and every region must occur early and late equally
+// often.
 static void test_permutation_is_even(void) {
     enum { COUNT = 40000, BINS = 20 };
     int bins[BINS] = {0}, neighbours = 0;
@@ -64,7 +64,7 @@ static void test_permutation_is_even(void) {
         if (i < COUNT / 4) bins[here * BINS / COUNT]++;
     }
     EXPECT(neighbours < 10, "%d neighbours stay neighbours", neighbours);
-    double chi_squared = 0; // 19 degrees of freedom: above 43.8 once in a thousand
+    double chi_squared = 0; // 19 degrees of freedom: exceeds 43.8 once in a thousand
     for (int b = 0; b < BINS; b++) {
         double expected = COUNT / 4.0 / BINS;
         chi_squared += (bins[b] - expected) * (bins[b] - expected) / expected;
@@ -74,7 +74,7 @@ static void test_permutation_is_even(void) {
 
 // ---- streams ----------------------------------------------------------------------------------------------
 
-// Shards of these sizes; token i of all of them together is i, so that a sequence tells where it came from.
+// Writes shards of these sizes; token i of all of them together is i, so that a sequence shows its position.
 static void write_counting_shards(const char *name, const int *sizes, size_t count, int token_bytes) {
     int32_t next = 0;
     for (size_t s = 0; s < count; s++) {
@@ -101,7 +101,8 @@ static ShardSet open_shards(const char *name) {
     return set;
 }
 
-// The first tokens of `count` sequences from `position` on; counts rows that are not T + 1 tokens in a row.
+// Returns the first tokens of `count` sequences from `position` on; counts rows that are not T + 1 consecutive
+// tokens.
 static int32_t *read_stream(const ShardSet *set, LoaderConfig config, uint64_t position, size_t count,
                             int batch) {
     config.position = position;
@@ -139,7 +140,7 @@ static void check_epochs(const int32_t *stream, size_t sequences, size_t tokens)
     EXPECT(memcmp(stream, stream + sequences, sequences * sizeof(int32_t)) != 0, "epochs in the same order");
 }
 
-// What so many processes read together, in the order in which a step has its sequences, is what one reads.
+// Several processes together read, in the order in which a step has its sequences, what one process reads.
 static void check_processes(const ShardSet *set, LoaderConfig config, const int32_t *stream, size_t count,
                             int processes, uint64_t position) {
     const int batch = 1 + processes % 3;
@@ -170,7 +171,7 @@ static void check_processes(const ShardSet *set, LoaderConfig config, const int3
 }
 
 static void test_streams(int token_bytes) {
-    // T = 8: 12, 0, 0, 1, 124, 0 and 25 sequences; the 8-token shard lacks the one token for a target.
+    // T = 8: 12, 0, 0, 1, 124, 0 and 25 sequences; the 8-token shard lacks one token for a target.
     const int sizes[] = {100, 3, 8, 9, 1000, 1, 208};
     const size_t sequences = 12 + 1 + 124 + 25, count = 3 * sequences;
     const char *name = token_bytes == 2 ? "stream16" : "stream32";
@@ -188,7 +189,7 @@ static void test_streams(int token_bytes) {
         EXPECT(memcmp(stream, other, count * sizeof(int32_t)) == 0, "batch %d gives another stream", batch);
         free(other);
     }
-    for (size_t position = 1; position < count; position += 37) { // batches straddle epochs on the way
+    for (size_t position = 1; position < count; position += 37) { // some batches span epochs
         int32_t *rest = read_stream(&set, config, position, count - position, 1 + (int)(position % 6));
         EXPECT(memcmp(stream + position, rest, (count - position) * sizeof(int32_t)) == 0,
                "resuming at %zu gives another stream", position);
@@ -241,7 +242,8 @@ static int random_between(int least, int most) {
     return least + (int)((test_random() + 1) / 2 * (most - least + 1));
 }
 
-// The sequences of a batch that are not, token by token, those that begin with the tokens of `stream`.
+// Returns the number of sequences of a batch that differ, in any token, from those that begin with the tokens of
+// `stream`.
 static size_t wrong_sequences(const int32_t *inputs, const int32_t *targets, int batch,
                               const int32_t *stream) {
     size_t wrong = 0;
@@ -255,8 +257,8 @@ static size_t wrong_sequences(const int32_t *inputs, const int32_t *targets, int
     return wrong;
 }
 
-// So many processes, all open at once, go on from config.position for so many batches each. Where they end, by one of
-// them.
+// Opens this many loaders at once, which continue from config.position for `rounds` batches each. Returns the
+// position of one of them at the end.
 static uint64_t read_together(const ShardSet *set, LoaderConfig config, int rounds, const int32_t *stream) {
     int32_t inputs[MOST_BATCH * LONG_T], targets[MOST_BATCH * LONG_T];
     const int batch = (int)config.batch, processes = config.processes;
@@ -282,8 +284,8 @@ static uint64_t read_together(const ShardSet *set, LoaderConfig config, int roun
     return position;
 }
 
-// A million sequences, through several epochs: a run that is resumed again and again, each time by another number of
-// processes with another batch, reads what one process reads that never stops, each sequence once and in its order.
+// A million sequences, through several epochs: a run that is resumed again and again, each time with another number
+// of processes and another batch size, reads what one uninterrupted process reads, each sequence once and in order.
 static void test_long_run(void) {
     const int sizes[] = {150001, 3, 40000, 260, 4, 77777, 250003};
     write_counting_shards("long", sizes, 7, 4);
@@ -344,7 +346,7 @@ static void overwrite(const char *name, int token_bytes, uint64_t index, uint32_
     free(path);
 }
 
-// Calls loader_next until it fails; returns the number of batches before that.
+// Calls loader_next until it fails; returns the number of batches before the error.
 static int batches_before_error(const ShardSet *set, LoaderConfig config, int most, Error *error) {
     int32_t *inputs = (int32_t *)xmalloc((size_t)(config.batch * config.T) * 4),
             *targets = (int32_t *)xmalloc((size_t)(config.batch * config.T) * 4);
@@ -428,7 +430,7 @@ static void test_largest_shard(void) {
     config.batch = 1;
     config.T = 2;
     config.vocab_size = 100;
-    config.position = 1073741822; // of 1073741823 sequences, the last
+    config.position = 1073741822; // the last of 1073741823 sequences
     Loader *loader = loader_open(&set, &config, &error);
     EXPECT(loader_sequences_per_epoch(loader) == 1073741823, "sequences per epoch");
     EXPECT(loader_next(loader, inputs, targets, &error) == 0, "%s", error.text);

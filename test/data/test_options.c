@@ -1,5 +1,5 @@
-// Options: types, bounds and suffixes, the ways to write them, option files, help, and that settings written
-// to a file are read back the same.
+// Options: types, bounds and suffixes, syntax, option files, help; settings written to a file are read back
+// unchanged.
 #include "data/options.h"
 #include "test/test.h"
 
@@ -32,7 +32,7 @@ static Error error;
 static const char *words[2];
 static int num_words;
 
-// Parses the words, up to NULL, from the defaults on.
+// Parses the words, up to NULL, starting from the defaults.
 static int parse(const char *const *given) {
     char *arguments[MAX_ARGUMENTS] = {"program"};
     int count = 1;
@@ -125,7 +125,7 @@ static void test_refusals(void) {
     REFUSE("there is no option --xyzzyxyzzy; --help lists all options", "--xyzzyxyzzy");
     REFUSE("there is no option --; --help lists all options", "--");
     REFUSE("there is no option --; --help lists all options", "--=5");
-    // Names of other trainers, where there is an option of that meaning.
+    // Names used by other trainers for which there is an option of that meaning.
     REFUSE("there is no option --lr; here it is --learning-rate", "--lr", "1");
     REFUSE("there is no option --max-steps; here it is --steps", "--max-steps=5");
     REFUSE("there is no option --max_iters; here it is --steps", "--max_iters=5");
@@ -184,7 +184,7 @@ static void test_files(void) {
     REFUSE("a quote that is not closed", path);
     free(path);
     path = file("--steps");
-    REFUSE("--steps needs a value", path, "7"); // not across the end of a file
+    REFUSE("--steps needs a value", path, "7"); // a value cannot follow after the end of a file
     free(path);
     path = file("--nmae x");
     REFUSE("did you mean --name?", path);
@@ -198,12 +198,12 @@ static void test_nesting(void) {
     char *inner = write_file("inner.txt", "--steps=7", 9), *text = format_text("--seed=1 %s --name=x", inner);
     char *outer = write_file("outer.txt", text, strlen(text));
     ACCEPT(settings.steps == 7 && settings.seed == 1 && strcmp(settings.name, "x") == 0, outer);
-    free(write_file("outer.txt", outer, strlen(outer))); // names itself
+    free(write_file("outer.txt", outer, strlen(outer))); // it names itself
     REFUSE("too deeply", outer);
     free(text);
     text = format_text("%s", inner);
     free(write_file("outer.txt", text, strlen(text)));
-    free(write_file("inner.txt", outer, strlen(outer))); // a loop of two
+    free(write_file("inner.txt", outer, strlen(outer))); // a cycle of two files
     REFUSE("too deeply", inner);
     free(inner);
     free(outer);
@@ -243,7 +243,7 @@ static void test_help(void) {
     unsetenv("COLUMNS");
 }
 
-// Writes what was parsed, reads it back over the defaults, compares.
+// Writes the parsed settings, reads them back over the defaults, and compares.
 static void expect_same(const char *const *given) {
     EXPECT(parse(given) == 0, "%s", error.text);
     Settings written = settings;

@@ -1,5 +1,5 @@
-// Token shards: what is written is read back; every kind of damage is refused with a sentence that names the
-// file; documents come out whole whatever the shard boundaries.
+// Token shards: data is read back as written; every kind of damage is refused with a sentence that names the file;
+// documents are complete whatever the shard boundaries.
 #include "data/shards.h"
 #include "test/test.h"
 
@@ -20,7 +20,7 @@ static void remove_folder(void) {
     free(command);
 }
 
-// A shard with any header and any number of bytes behind it.
+// Writes a shard with any header, followed by any number of bytes.
 static char *write_raw(const char *name, int32_t magic, int32_t version, int32_t count, size_t bytes) {
     char *path = in_folder(name), *data = (char *)xcalloc(1, 1024 + bytes);
     int32_t header[3] = {magic, version, count};
@@ -48,7 +48,7 @@ static void expect_raw_refused(int32_t magic, int32_t version, int32_t count, si
     free(path);
 }
 
-// The hint at nanoGPT's files is given only where the file may be one.
+// The hint at nanoGPT's files is given only if the file may be one.
 static void test_hint(void) {
     Error error;
     ShardSet set;
@@ -137,7 +137,7 @@ static void test_writer(void) {
     EXPECT(shard_writer_open(&writer, prefix, 1ull << 31, 2, 0, &error) == -1, "2^31 tokens a shard");
     EXPECT(shard_writer_open(&writer, prefix, 10, 3, 0, &error) == -1, "3 bytes a token");
 
-    // Seven shards stand there from the round trip; two must be left after this run.
+    // The round trip has left seven shards; two must remain after this run.
     EXPECT(shard_writer_open(&writer, prefix, 1, 2, 0, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_document(&writer, tokens, 2, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_close(&writer, &error) == 0, "%s", error.text);
@@ -146,7 +146,7 @@ static void test_writer(void) {
     EXPECT(set.count == 2 && set.num_tokens == 2, "%zu shards, expected 2 (each once)", set.count);
     shards_close(&set);
 
-    // A token that does not fit; what stood there stays, and no temporary file is left.
+    // A token that does not fit; the existing shards remain, and no temporary file is left.
     EXPECT(shard_writer_open(&writer, prefix, 10, 2, 0, &error) == 0, "%s", error.text);
     EXPECT(shard_writer_document(&writer, tokens, 3, &error) == -1, "65536 in 16 bits");
     EXPECT(strstr(error.text, "token 65536 does not fit") != NULL, "'%s'", error.text);
@@ -189,7 +189,7 @@ static void copy_file(const char *from, const char *to) {
     free(target);
 }
 
-// A set "kept" must not be written, because of the file `name`, which stays as it is.
+// A set "kept" must not be written because of the file `name`, which is not changed.
 static void expect_foreign(const char *name, const char *why) {
     char *prefix = in_folder("kept"), *path = in_folder(name), *before, *after;
     size_t size, size_after;
@@ -208,10 +208,10 @@ static void expect_foreign(const char *name, const char *why) {
     free(path);
 }
 
-// Shards that others wrote, whatever their names, are neither replaced nor removed.
+// Shards written by other programs, whatever their names, are neither replaced nor removed.
 static void test_foreign_shards(void) {
     write_set("kept", 3, 0);
-    write_set("kept", 2, 0); // our own are
+    write_set("kept", 2, 0); // this program's own shards
     char *third = in_folder("kept_000002.bin");
     EXPECT(!file_exists(third), "a shard of the earlier set is left");
     copy_file("kept_000000.bin", "kept_000007.bin");
@@ -230,13 +230,13 @@ static void test_foreign_shards(void) {
     expect_foreign("kept_000001.bin", "one of ours that was changed");
     EXPECT(symlink("other_000001.bin", second) == 0, "symlink");
     expect_foreign("kept_000001.bin", "a link");
-    // With --overwrite, names of the new set are replaced, others are left.
+    // With --overwrite, names of the new set are replaced, others are kept.
     free(write_raw("kept_000001.bin", 20240520, 1, 3, 6));
     free(write_raw("kept_000002.bin", 20240520, 1, 3, 6));
     write_set("kept", 2, 1);
     EXPECT(file_exists(third), "a foreign shard was removed");
     EXPECT(unlink(third) == 0, "unlink");
-    write_set("kept", 1, 0); // kept_000001.bin is ours now
+    write_set("kept", 1, 0); // kept_000001.bin is now this program's
     EXPECT(!file_exists(second), "a shard of ours is left");
     char *command = format_text("cd '%s' && rm -f kept_* other_*", folder);
     EXPECT(system(command) == 0, "rm");
@@ -245,7 +245,7 @@ static void test_foreign_shards(void) {
     free(third);
 }
 
-// 2^31 - 1 tokens, 4 GiB, all holes but the last three.
+// 2^31 - 1 tokens, 4 GiB, sparse except for the last three.
 static void test_largest_shard(void) {
     const uint64_t count = SHARD_MAX_TOKENS;
     char *path = write_raw("large.bin", 20240520, 1, (int32_t)count, 0);
@@ -266,7 +266,7 @@ static void test_largest_shard(void) {
     free(path);
 }
 
-// Documents of these lengths, the token of document d is d; -1 ends the list.
+// Documents of these lengths; the tokens of document d are d; -1 ends the list.
 static const int document_lengths[] = {3, 0, 1, 70000, 0, 5, 0, -1};
 enum { END = 999 };
 

@@ -1,6 +1,6 @@
-// The story corpus: every story has one derivation, whose bits are those of its choices; corrupted stories
-// have none; the corpus has the size, the words and the references it promises. And the n-gram baseline: its
-// probabilities are a distribution and equal values computed by hand.
+// The story corpus: every story has one derivation, whose bits are those of its choices; corrupted stories have none;
+// the corpus has the documented size, vocabulary and references. And the n-gram baseline: its probabilities are a
+// distribution and equal values computed by hand.
 #include "data/byte_ngram.h"
 #include "data/files.h"
 #include "data/stories.h"
@@ -28,7 +28,7 @@ static void test_parses(void) {
     EXPECT(wrong_bits == 0, "%d of %d stories have other bits when parsed", wrong_bits, STORIES);
 }
 
-// Counts "a" before a vowel and "an" before a consonant; u and h are said both ways.
+// Counts "a" before a vowel and "an" before a consonant; u and h are pronounced both ways.
 static int wrong_articles(const char *text) {
     int wrong = 0;
     for (const char *at = text; (at = strstr(at, " a ")) != NULL; at++)
@@ -60,7 +60,7 @@ static void test_shape(void) {
     EXPECT(few_references == 0, "%d stories with fewer than 3 references back", few_references);
 }
 
-// Parses the story with `removed` bytes at `at` replaced by `inserted`.
+// Parses the story after replacing `removed` bytes at `at` by `inserted`. Returns the number of derivations.
 static int parses_of_edit(const Story *story, size_t at, size_t removed, const char *inserted) {
     char *text = format_text("%.*s%s%s", (int)at, story->text, inserted, story->text + at + removed);
     int parses = (int)story_parse(text, strlen(text)).num_parses;
@@ -68,7 +68,7 @@ static int parses_of_edit(const Story *story, size_t at, size_t removed, const c
     return parses;
 }
 
-// Where the hero is named for the first time.
+// Returns the position of the hero's first name.
 static size_t find_name(const Story *story, size_t *length) {
     const char *named = strstr(story->text, " named "), *end = strchr(story->text, '.');
     const char *name = named && named < end ? named + strlen(" named ") : story->text;
@@ -87,7 +87,7 @@ static void test_corruption(void) {
         size_t length, name = find_name(&story, &length);
         renamed += parses_of_edit(&story, name, length, story.text[name] == 'T' ? "Milo" : "Tom") != 0;
         int words = 0;
-        for (size_t at = 0; at < story.length; words++) { // drop every single word, with the blank behind it
+        for (size_t at = 0; at < story.length; words++) { // drops every single word, with the blank after it
             size_t word = strcspn(story.text + at, " \n") + 1;
             if (parses_of_edit(&story, at, word, "") != 0 && ++dropped == 1)
                 printf("dropping the word at byte %d leaves a story:\n%s", (int)at, story.text);
@@ -105,7 +105,7 @@ static void test_corruption(void) {
     EXPECT(story_parse("Once upon a time", 16).furthest >= 11, "the parser stops early");
 }
 
-// Compares corpora of about 10 MB by their bytes and counts the words.
+// Compares the sizes of corpora of about 10 MB and counts the words.
 static void test_corpus(void) {
     enum { SIZE = 10000000 };
     char *text = xmalloc(SIZE + STORY_LIMIT);
@@ -181,7 +181,7 @@ static void test_word_lists(void) {
 }
 
 static void test_ngram_by_hand(void) {
-    // Of "aab" and its end, order 1. Empty context: a 2, b 1, end 1, so N = 4, T = 3:
+    // Model of "aab" and its end, order 1. Empty context: a 2, b 1, end 1, so N = 4, T = 3:
     //     p(a) = (2 + 3/257) / 7, p(b) = p(end) = (1 + 3/257) / 7, others (3/257) / 7.
     // After the start: a 1 (N = 1, T = 1). After a: a 1, b 1 (2, 2). After b: end 1 (1, 1).
     ByteNgram *model = byte_ngram_new(1);

@@ -1,5 +1,5 @@
-// The tokenizer: merges, pre-tokens and ids against a table made with another implementation; training and
-// encoding against naive versions written out here; files written, read, and refused when damaged.
+// The tokenizer: merges, pre-tokens and ids compared with a table made by another implementation; training and
+// encoding compared with naive versions; files written, read, and refused when damaged.
 #define _GNU_SOURCE // memmem
 #include "data/tokenizer.h"
 #include "data/progress.h"
@@ -37,8 +37,8 @@ static size_t put_utf8(char *out, uint32_t c) {
     return 3;
 }
 
-// Pieces that meet the pattern's corners: contractions, every kind of space, letters and marks beyond ASCII;
-// and, if asked for, bytes that are not UTF-8.
+// Parts that cover the pattern's corner cases: contractions, every kind of space, letters and marks beyond ASCII;
+// and, if requested, bytes that are not UTF-8.
 static size_t random_text(char *out, size_t size, int with_invalid) {
     static const char *const pieces[] = {"'s", "'t", "'re", "'ve",  "'m",        "'ll",      "'d",   "'",
                                          " ",  "  ", "\n",  "\r\n", "\t",        "word",     "Text", "a",
@@ -66,7 +66,7 @@ static size_t random_text(char *out, size_t size, int with_invalid) {
 
 // ---- the table --------------------------------------------------------------------------------------------
 
-// Numbers with spaces between them, appended.
+// Appends numbers separated by spaces.
 typedef struct {
     char text[4096];
     size_t size;
@@ -184,7 +184,7 @@ static void test_scanner_equals_pattern(void) {
     splitter_free(pattern);
 }
 
-// Bytes outside UTF-8: runs of them are pre-tokens, and the text between is matched as texts of its own.
+// Bytes that are not UTF-8: runs of them are pre-tokens, and the text between them is matched as separate texts.
 static void test_invalid_bytes(void) {
     static const struct {
         const char *text, *pretokens;
@@ -200,7 +200,7 @@ static void test_invalid_bytes(void) {
                   "b",
                   "1 2 1"},                         // overlong
                  {"!\xED\xA0\x80", "1 3"},          // a surrogate
-                 {"\xED\x9F\xBF\xEE\x80\x80", "6"}, // valid on both edges of them: one run of symbols
+                 {"\xED\x9F\xBF\xEE\x80\x80", "6"}, // next to the surrogates, valid: one run of symbols
                  {"!\xF4\x90\x80\x80", "1 4"},      // above U+10FFFF
                  {"\xF0\x8F\xBF\xBF\xF0\x90\x80\x80", "4 4"}, // overlong, then a letter
                  {" \x80 ", "1 1 1"}};
@@ -219,7 +219,7 @@ static void test_longest_pretoken(void) {
     Splitter *splitter = splitter_create();
     const char *pretoken;
     size_t length;
-    splitter_start(splitter, text, size - size % 3 + 1); // the last character is: a run of invalid bytes
+    splitter_start(splitter, text, size - size % 3 + 1); // the last character is cut: a run of invalid bytes
     size_t expected[] = {whole, whole, size - size % 3 - 2 * whole, 1};
     for (int i = 0; i < 4; i++)
         EXPECT(splitter_next(splitter, &pretoken, &length) == 1 && length == expected[i],
@@ -269,8 +269,7 @@ static void test_round_trip(void) {
     tokenizer_free(t);
 }
 
-// The definition: of all adjacent pairs, join the one whose merge was learnt first, leftmost, until there is
-// none.
+// The definition: of all adjacent pairs, merge the one whose merge was learned first, leftmost, until there is none.
 static size_t encode_naively(const Tokenizer *t, int32_t *ids, size_t count) {
     for (;;) {
         size_t best_rank = SIZE_MAX, best = 0;
@@ -315,7 +314,7 @@ static void test_encoding_is_naive_encoding(void) {
     tokenizer_free(t);
 }
 
-// Text long enough to be cut into chunks, encoded pre-token by pre-token.
+// Encodes text that is long enough for several chunks, pre-token by pre-token.
 static void encode_in_order(Tokenizer *t, const char *text, size_t size, const char *separator,
                             TokenList *ids) {
     Splitter *splitter = splitter_create();
@@ -355,7 +354,7 @@ static void test_chunks(Tokenizer *t, const char *text, size_t size, const char 
     free(parts.ids);
 }
 
-// Wherever text around any kind of white space may be cut, its pre-tokens stay.
+// Cutting text around any kind of white space does not change its pre-tokens.
 static void test_cuts_at_white_space(void) {
     static const uint32_t spaces[] = {9,      10,     11,     12,     13,     32,     0x85,   0xA0,   0x1680,
                                       0x2000, 0x2001, 0x2002, 0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008,
@@ -386,15 +385,15 @@ static void test_parallel_encoding(void) {
     for (size_t i = 0; i + 100 < used; i += 1 + random_below(3000)) memcpy(text + i, END_OF_TEXT, 13);
     test_chunks(t, text, used, NULL);
     test_chunks(t, text, used, END_OF_TEXT);
-    test_chunks(t, text, used, "\n\n"); // may overlap itself, and holds places to cut
+    test_chunks(t, text, used, "\n\n"); // may overlap itself, and contains positions to cut at
     test_chunks(t, text, used, " ");
     for (size_t i = 0; i + 100 < used; i += 1 + random_below(100)) memcpy(text + i, "the end of it", 13);
-    test_chunks(t, text, used, "the end of it"); // has places to cut inside
+    test_chunks(t, text, used, "the end of it"); // contains positions to cut at
     int threads = omp_get_max_threads();
     omp_set_num_threads(3);
     test_chunks(t, text, used, END_OF_TEXT);
     omp_set_num_threads(threads);
-    for (size_t i = 0; i < used; i++) text[i] = "abcdef"[random_below(6)]; // no place to cut
+    for (size_t i = 0; i < used; i++) text[i] = "abcdef"[random_below(6)]; // no position to cut at
     EXPECT(tokenizer_cut(t, text, used, NULL, 1) == used, "cut inside a word");
     for (size_t i = 0; i + 100 < used; i += 200000) memcpy(text + i, END_OF_TEXT, 13);
     test_chunks(t, text, used, END_OF_TEXT);
@@ -436,7 +435,7 @@ static int64_t count_naively(const NaiveWord *words, size_t num_words, int32_t l
     return count;
 }
 
-// The most frequent pair, smallest ids first, by counting every pair from scratch.
+// Returns the count of the most frequent pair, smallest ids first, by counting every pair from scratch.
 static int64_t best_naively(const NaiveWord *words, size_t num_words, int32_t *left, int32_t *right) {
     int64_t best = 0;
     for (size_t w = 0; w < num_words; w++)
@@ -466,7 +465,7 @@ static void test_training_is_naive_training(const char *text, size_t size, int n
     Text input = {text, size};
     Error error = {"", 0};
     Tokenizer *t = tokenizer_train(&input, 1, 257 + num_merges, NULL,
-                                   &error); // or the largest that the text gives
+                                   &error); // or the largest that the text allows
     if (!EXPECT(t != NULL, "%s", error.text)) return;
     NaiveWord *words = (NaiveWord *)xmalloc((size + 1) * sizeof(NaiveWord));
     size_t num_words = 0, length;
@@ -526,7 +525,7 @@ static void expect_training_error(const char *text, int32_t vocab_size, const ch
     tokenizer_free(t);
 }
 
-// A text that is too small for the vocabulary gives the tokens that there are.
+// A text that is too small for the vocabulary size gives fewer tokens.
 static void expect_smaller(const char *text, int32_t vocab_size, int32_t expected) {
     Tokenizer *t = train(text, strlen(text), vocab_size);
     EXPECT(tokenizer_vocab_size(t) == expected && tokenizer_end_of_text(t) == expected - 1, "'%s': %d tokens",
@@ -543,7 +542,7 @@ static void test_training_edges(void) {
     Tokenizer *t = train("", 0, 257);
     EXPECT(tokenizer_end_of_text(t) == 256 && tokenizer_num_merges(t) == 0, "257 tokens");
     tokenizer_free(t);
-    // The same on one thread and on several, and in several texts instead of one.
+    // The same result with one and several threads, and with several texts instead of one.
     size_t size = 3000000;
     char *text = (char *)xmalloc(size);
     for (size_t used = 0; used + sizeof TABLE_TEXT < size; used += sizeof TABLE_TEXT)
@@ -574,7 +573,7 @@ static void write_text(const char *path, const char *text, size_t size) {
     EXPECT(file_write(path, text, size, &error) == 0, "%s", error.text);
 }
 
-// Must load, and be the same tokenizer; GPT-2's two files do not say what a prompt begins with.
+// The file must load and give the same tokenizer; GPT-2's two files do not define what a prompt begins with.
 static void expect_same(const char *path, Tokenizer *t, int with_prompt) {
     Error error = {"", 0};
     Tokenizer *other = tokenizer_load(path, &error);
@@ -590,7 +589,7 @@ static void expect_same(const char *path, Tokenizer *t, int with_prompt) {
     tokenizer_free(other);
 }
 
-// Copies the text, each `"left right"` among the merges as `["left", "right"]`.
+// Copies the text, with each merge `"left right"` written as `["left", "right"]`.
 static char *with_array_merges(const char *text) {
     char *out = (char *)xmalloc(2 * strlen(text) + 1), *to = out;
     const char *merges = strstr(text, "\"merges\": [") + strlen("\"merges\": [");
@@ -609,7 +608,7 @@ static char *with_array_merges(const char *text) {
     return out;
 }
 
-// GPT-2's two files from the one.
+// Writes GPT-2's two files from the text of a tokenizer.json.
 static void write_pair(const char *text, const char *vocabulary_path, const char *merges_path) {
     const char *vocabulary = strstr(text, "\"vocab\": ") + strlen("\"vocab\": ");
     write_text(vocabulary_path, vocabulary, (size_t)(strstr(vocabulary, "\n    },") + 6 - vocabulary));
@@ -680,7 +679,7 @@ static void expect_refused(const char *text, size_t size, const char *words) {
     free(path);
 }
 
-// A good file with one piece of text replaced.
+// An intact file with one part of its text replaced must be refused.
 static void expect_change_refused(const char *text, const char *from, const char *to, const char *words) {
     const char *at = strstr(text, from);
     if (!EXPECT(at != NULL, "'%s' is not in the file", from)) return;
@@ -689,7 +688,7 @@ static void expect_change_refused(const char *text, const char *from, const char
     free(changed);
 }
 
-// What is replaced in a good file, by what, and a part of the sentence that refuses it.
+// The replaced text of an intact file, its replacement, and a part of the sentence that refuses it.
 static const char *const DAMAGES[][3] = {
     {"\"BPE\"", "\"Unigram\"", "not of type BPE"},
     {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer"},
@@ -766,7 +765,7 @@ static void test_damaged_files(void) {
 
 // ---- added tokens, end of text, prompts --------------------------------------------------------------------
 
-// The tokenizer.json of the table's tokenizer with one piece of it replaced. Caller frees.
+// Returns the tokenizer.json of the table's tokenizer with one part replaced. The caller frees it.
 static char *changed_json(const char *from, const char *to) {
     Tokenizer *t = train_on_table();
     char *json = NULL;
@@ -811,7 +810,7 @@ static Tokenizer *load_with_added(const char *entries) {
     return t;
 }
 
-// As it is encoded in a prompt; in pieces of `least` bytes or more, or (0) as a whole.
+// Encodes as in a prompt; in parts of at least `least` bytes or, if 0, as a whole.
 static void expect_ids(Tokenizer *t, const char *name, const char *text, size_t least, const char *expected) {
     const char *separator = tokenizer_end_of_text_content(t);
     const size_t size = strlen(text);
@@ -834,7 +833,7 @@ static void test_added_table(void) {
     for (size_t i = 0; i < sizeof ADDED_TABLE / sizeof ADDED_TABLE[0]; i++) {
         Tokenizer *t = load_with_added(ADDED_TABLE[i].entries);
         if (t == NULL) continue;
-        char *json = NULL; // what is written is the same tokenizer again, flags and all
+        char *json = NULL; // writing it gives the same tokenizer again, including flags
         size_t size;
         FILE *stream = open_memstream(&json, &size);
         tokenizer_write(t, stream);
@@ -855,7 +854,7 @@ static void test_added_table(void) {
     }
 }
 
-// Wherever long text with added tokens is cut, and by however many threads it is encoded, the ids are the same.
+// However long text with added tokens is cut, and with any number of threads, the ids are the same.
 static void test_cuts_at_added_tokens(void) {
     const size_t size = 60000;
     char *text = (char *)xmalloc(size);
@@ -881,7 +880,7 @@ static void test_cuts_at_added_tokens(void) {
     free(text);
 }
 
-// A merge as the file spells it if it is of lower-case letters alone, else NULL. Caller frees.
+// Returns a merge as spelled in the file if it consists of lower-case letters only, else NULL. The caller frees it.
 static char *spelled_merge(const Tokenizer *t, size_t index) {
     int32_t left, right;
     size_t size, right_size;
@@ -893,7 +892,7 @@ static char *spelled_merge(const Tokenizer *t, size_t index) {
     return NULL;
 }
 
-// Whatever changes ids changes the checksum.
+// Any change of ids changes the checksum.
 static void test_checksum(void) {
     static const char added[] =
         ", {\"id\": 441, \"content\": \"<x>\", \"single_word\": false, \"lstrip\": false, "
@@ -974,7 +973,7 @@ static void test_prompt_start(void) {
     free(both);
 }
 
-// A key that is not supported, and ignored on demand.
+// A key that is not supported, and is ignored on request.
 static void test_ignored_keys(void) {
     static const char *const changes[][3] = {
         {"\"version\"", "\"vision\": 1, \"version\"", "vision"},
@@ -990,7 +989,7 @@ static void test_ignored_keys(void) {
         if (t != NULL) expect_ids(t, changes[i][2], "the", 0, i < 5 ? "440 83 257" : "83 257");
         tokenizer_free(t);
     }
-    // unk_token, fuse_unk and byte_fallback stand for nothing, for every byte is a token.
+    // unk_token, fuse_unk and byte_fallback have no effect, as every byte is a token.
     Tokenizer *t = load_changed("\"unk_token\": null", "\"unk_token\": \"!\"", NULL);
     if (t != NULL) expect_ids(t, "unk_token", "\xE6\x96\x87\x01", 0, "440 303 229 189");
     tokenizer_free(t);
@@ -1008,7 +1007,7 @@ static void remove_in_folder(const char *name) {
     free(path);
 }
 
-// Which token ends text: "" for none; or NULL: the tokenizer is refused with a sentence that has `expected`.
+// Expects the end of text `content` ("" for none) or, if it is NULL, an error whose sentence contains `expected`.
 static void expect_end(const char *config, const TokenizerChoices *choices, const char *content,
                        const char *expected) {
     char *json = changed_json(
@@ -1026,7 +1025,7 @@ static void expect_end(const char *config, const TokenizerChoices *choices, cons
         EXPECT(t != NULL && other != NULL && strcmp(tokenizer_end_of_text_content(t), content) == 0 &&
                    tokenizer_end_of_text(other) == tokenizer_end_of_text(t),
                "%s: %s", config, error.text);
-    if (t != NULL) { // the same again, from what is written beside a checkpoint
+    if (t != NULL) { // the same from the files of a checkpoint
         char *text = tokenizer_config_text(t);
         EXPECT((text == NULL) == (strcmp(content, END_OF_TEXT) == 0), "tokenizer_config.json");
         EXPECT(text == NULL || strstr(text, content) != NULL, "'%s'", text);
@@ -1058,7 +1057,7 @@ static void test_end_of_text(void) {
     expect_end(NULL, &chosen, "</s>", "");
     expect_end("{\"eos_token\": \"<|endoftext|>\"}", &chosen, "</s>", "");
     expect_end(NULL, &ordinary, "text", "");
-    expect_end("{\"eos_token\": \"<|endoftext|>\"}", &separator, END_OF_TEXT, ""); // known already
+    expect_end("{\"eos_token\": \"<|endoftext|>\"}", &separator, END_OF_TEXT, ""); // already known
     expect_end(NULL, &absent, NULL, "no token '</x>', which --end-of-text names");
     expect_end("{\"eos_token\": \"<e>\"}", &none, NULL, "no token '<e>', though tokenizer_config.json");
     expect_end("{\"eos_token\": 7}", &none, NULL, "eos_token is neither");

@@ -1,6 +1,6 @@
-// What added tokens must do, according to the Python package tokenizers 0.23.3 (Hugging Face): it was given the
-// tokenizer.json that tokenizer_train makes of TABLE_TEXT, these entries behind <|endoftext|> in added_tokens, and
-// asked for encode(text).ids, those of the post-processor among them.
+// The expected results for added tokens, from the Python package tokenizers 0.23.3 (Hugging Face): it was given the
+// tokenizer.json that tokenizer_train makes of TABLE_TEXT, with these entries after <|endoftext|> in added_tokens,
+// and asked for encode(text).ids, including those of the post-processor.
 #ifndef TOKENIZER_ADDED_TABLE_H
 #define TOKENIZER_ADDED_TABLE_H
 
@@ -19,7 +19,7 @@ static const char *const ADDED_TEXTS[] = {
 enum { NUM_ADDED_TEXTS = sizeof ADDED_TEXTS / sizeof ADDED_TEXTS[0] };
 
 static const struct {
-    const char *name, *entries; // of added_tokens
+    const char *name, *entries; // `entries`: of added_tokens
     const char *ids[NUM_ADDED_TEXTS];
 } ADDED_TABLE[] = {
     {"plain",

@@ -1,9 +1,9 @@
-// What the tokenizer must do, according to another implementation: the Python package tokenizers 0.23.3
-// (Hugging Face), which was given TABLE_TEXT and the samples below and asked for
+// The expected results of the tokenizer, from another implementation: the Python package tokenizers 0.23.3 (Hugging
+// Face), which was given TABLE_TEXT and the samples below and asked for
 // - merges: BpeTrainer(vocab_size=440, min_frequency=2, initial_alphabet=ByteLevel.alphabet()) on the text as
 //   one string, <|endoftext|> added afterwards as id 440; each merge is "left id, right id";
 // - pre-tokens of a sample: ByteLevel(add_prefix_space=False).pre_tokenize_str, as lengths in bytes
-//   ("-" where <|endoftext|> parts the text first);
+//   ("-" if <|endoftext|> splits the text first);
 // - ids of a sample: encode() of the tokenizer trained above.
 // Text and samples were written for this test.
 #ifndef TOKENIZER_TABLE_H

@@ -1,16 +1,16 @@
-// The model to plan with: steps worked out by hand, what must be equal, and what must grow or fall.
+// The planning model: steps computed by hand, quantities that must be equal, and quantities that must grow or fall.
 #include <math.h>
 #include <string.h>
 #include "dev/cluster.h"
 #include "test/test.h"
 
-// One flop and one number (4 bytes) a second; AdamW and starting an operation take no time.
+// One flop and one element (4 bytes) per second; AdamW and starting an operation take no time.
 static const PlanGpu SIMPLE = {"simple",  1, 1, HUGE_VAL, 0,
                                PLAN_NCCL, 4, 4, 0,        {{0, {0, 0}, {0, 0}, {0, 0}, 1}}};
 
 static const PlanProtocol SLOW = {5, {1, 10}, {7, 20}, {6, 9}, 1};
 
-// Two blocks. A token is one flop of a block's forward, two of its backward, three of the head.
+// Two blocks. For one token: one flop in a block's forward, two in its backward, three in the head.
 static const size_t TWO_BLOCKS[] = {2, 1, 3};
 static const PlanModel SMALL = {TWO_BLOCKS, 3, 1, 1, 1, 1, 0, 4, 0, PLAN_SHARD_NONE};
 
@@ -53,42 +53,43 @@ static void test_alone(void) {
         const PlanModel m = sharded(SMALL, (PlanSharding)sharding, 3);
         PlanGpu gpu = SIMPLE;
         gpu.protocols[0] = gpu.protocols[1] = SLOW;
-        gpu.memory_bandwidth = 32; // a number a second: 6 s of AdamW
+        gpu.memory_bandwidth = 32; // an element per second: 6 s of AdamW
         const PlanStep s = planned(&m, &gpu, 1, 8);
         expect_step("one GPU", s, 3 * (2 + 3 + 4) + 6, 3 * (2 + 3 + 4) + 6, 0, 0);
         EXPECT(s.efficiency == 1, "efficiency %g", s.efficiency);
     }
 }
 
-// All-reduce between two GPUs sends each number once: a second each.
+// An all-reduce between two GPUs sends each element once, which takes a second.
 //     0-2 forward, 2-5 head, 5-7 backward of the second block, 7-9 of the first
-//     7-10 the second block's 3 numbers, 10-11 the first's, 11-13 the model's 2
+//     7-10 the second block's 3 elements, 10-11 the first block's, 11-13 the model's 2
 static void test_overlap(void) {
     PlanGpu gpu = SIMPLE;
     PlanStep s = planned(&SMALL, &gpu, 2, 8);
     expect_step("overlap", s, 13, 9, 6, 6 * 4);
     EXPECT(equal(s.efficiency, 9.0 / 13), "efficiency %g", s.efficiency);
-    // At half speed beside an operation, the first block's backward does 1.5 s of its 2 s until 10, the rest in 10-11,
-    // since its own gradients are not on their way yet: 10.5. Then 10.5-11.5, 11.5-13.5.
+    // At half speed during an operation, the first block's backward does 1.5 s of its 2 s until 10, and the rest
+    // without an operation, since its own gradients are not queued yet: it ends at 10.5. Then 10.5-11.5, 11.5-13.5.
     gpu.slowdown = 0.5;
     expect_step("slower", planned(&SMALL, &gpu, 2, 8), 13.5, 9, 6, 6 * 4);
-    // Not at all: 7-10 waits, 10-12 computes, 12-15 sends the rest.
+    // At no speed during an operation: 7-10 waits, 10-12 computes, 12-15 sends the rest.
     gpu.slowdown = 1;
     expect_step("no overlap", planned(&SMALL, &gpu, 2, 8), 15, 9, 6, 6 * 4);
-    // Ten times as fast: 7-7.3, 9-9.1, 9.1-9.3.
+    // A link ten times as fast: 7-7.3, 9-9.1, 9.1-9.3.
     gpu.slowdown = 0, gpu.link = 40;
     expect_step("fast link", planned(&SMALL, &gpu, 2, 8), 9.3, 9, 0.6, 6 * 4);
 }
 
-// Backward does the second block's forward again in 5-6, the first's in 8-9; operations are at 8-11, 11-12, 12-14.
+// Backward recomputes the second block's forward in 5-6, the first block's in 8-9; operations are at 8-11, 11-12,
+// 12-14.
 static void test_recompute(void) {
     PlanModel m = SMALL;
     m.recompute = 1;
     expect_step("recompute", planned(&m, &SIMPLE, 2, 8), 14, 11, 6, 6 * 4);
 }
 
-// Weights in bf16 come at 2 numbers a second, at 1, 1.5 and 3 s: forward 1.5-2.5, 3-4; head 4-7; backward 7-9, 9-11;
-// gradients 9-12, 12-13, 13-15. AdamW: 3 of 6 numbers, 34 bytes each, at 34 bytes a second, 15-18.
+// Weights in bf16 arrive at 2 elements per second, at 1, 1.5 and 3 s: forward 1.5-2.5, 3-4; head 4-7; backward 7-9,
+// 9-11; gradients 9-12, 12-13, 13-15. AdamW: 3 of 6 elements, 34 bytes each, at 34 bytes per second, 15-18.
 static void test_shard_optimizer(void) {
     PlanModel m = sharded(SMALL, PLAN_SHARD_OPTIMIZER, 1);
     PlanGpu gpu = SIMPLE;
@@ -99,13 +100,14 @@ static void test_shard_optimizer(void) {
     EXPECT(equal(s.efficiency, (9.0 + 6) / 18), "efficiency %g", s.efficiency);
 }
 
-// Gradients in each of two micro-steps, weights of 4 bytes at 2, 3 and 6 s.
+// Gradients in each of two micro-steps, weights of 4 bytes arrive at 2, 3 and 6 s.
 //     forward 3-4, 6-7; head 7-10; backward 10-12, 12-14; sent 12-15, 15-16, 16-18
 //     forward 14-16; head waits for the model's gradients: 18-21; backward 21-23, 23-25; sent 23-26, 26-27, 27-29
 static void test_shard_gradients(void) {
     const PlanModel m = sharded(SMALL, PLAN_SHARD_GRADIENTS, 2);
     expect_step("gradients", planned(&m, &SIMPLE, 2, 8), 29, 18, 6 + 12, (6 + 12) * 4 / 2);
-    // Three blocks; the first's gradients take the place of the third's, which are gone at 16. Weights: 0, 1, 2, 6.
+    // Three blocks; the first block's gradients reuse the buffer of the third's, which are sent by 16. Weights: 0, 1,
+    // 2, 6.
     //     forward 1-2, 2-3, 6-7; head 7-10; backward 10-12, 12-14, 16-18; sent 12-16, 16-17, 18-19
     static const size_t sizes[] = {0, 1, 1, 4};
     PlanModel three = sharded(SMALL, PLAN_SHARD_GRADIENTS, 1);
@@ -114,7 +116,7 @@ static void test_shard_gradients(void) {
     expect_step("turns", planned(&three, &SIMPLE, 2, 8), 19, 12, 12, 24);
 }
 
-// A single bucket and nothing to compute: the time of one operation.
+// A single bucket and nothing to compute: returns the time of one operation.
 static double time_of(const PlanGpu *gpu, PlanSharding sharding, size_t numbers, int gpus,
                       int gpus_per_node) {
     PlanModel m = sharded(SMALL, sharding, 1);
@@ -125,7 +127,7 @@ static double time_of(const PlanGpu *gpu, PlanSharding sharding, size_t numbers,
     PlanStep s = planned(&m, gpu, gpus, gpus_per_node);
     PlanStep nothing;
     size_t none = 0;
-    m.bucket_sizes = &none; // the latencies of all operations but one
+    m.bucket_sizes = &none; // the latencies of all other operations
     nothing = planned(&m, gpu, gpus, gpus_per_node);
     return s.communication - nothing.communication;
 }
@@ -139,19 +141,19 @@ static void test_bandwidth(void) {
     gpu.link = 400, gpu.network = 80;
     expect_time("ring of 8", time_of(&gpu, PLAN_SHARD_NONE, 800, 8, 8), 2 * 7.0 / 8 * 3200 / 400);
     expect_time("owners of 8", time_of(&gpu, PLAN_SHARD_OPTIMIZER, 800, 8, 8),
-                2 * 3200.0 / 400); // there and back
+                2 * 3200.0 / 400); // to owners and back
     // Eight cards of 80 are more than a link of 400; two are not.
     expect_time("2 x 8", time_of(&gpu, PLAN_SHARD_NONE, 800, 16, 8), 2 * 15.0 / 16 * 3200 / 400);
     expect_time("8 x 2", time_of(&gpu, PLAN_SHARD_NONE, 800, 16, 2), 2 * 15.0 / 16 * 3200 / 160);
     expect_time("2 x 1", time_of(&gpu, PLAN_SHARD_NONE, 800, 2, 1), 3200.0 / 80);
-    // Processes share a machine's memory; no piece waits for others.
+    // Processes share a machine's memory; no piece waits for another.
     gpu.transport = PLAN_MPI;
     expect_time("4 processes", time_of(&gpu, PLAN_SHARD_NONE, 800, 4, 8), 2 * 3.0 / 4 * 3200 / (400.0 / 4));
     expect_time("4 owners", time_of(&gpu, PLAN_SHARD_OPTIMIZER, 800, 4, 8), 2 * 3.0 / 4 * 3200 / (400.0 / 4));
     expect_time("4 machines", time_of(&gpu, PLAN_SHARD_NONE, 800, 4, 1), 2 * 3.0 / 4 * 3200 / 80);
 }
 
-// No numbers: only latencies. Those of a step are of its bucket and of the small all-reduce.
+// No elements, only latencies. Those of a step come from its bucket and from the small all-reduce.
 static void test_latency(void) {
     PlanGpu gpu = SIMPLE;
     PlanModel m = SMALL;
@@ -161,7 +163,8 @@ static void test_latency(void) {
     gpu.protocols[0] = SLOW;
     expect_time("ring", planned(&m, &gpu, 4, 8).communication, 2 * (5 + 6 * 1));
     expect_time("ring over 2 nodes", planned(&m, &gpu, 4, 2).communication, 2 * (5 + 4 * 1 + 2 * 10));
-    // Over 16 nodes a tree is faster: up and down one level inside, four between nodes, against 32 hops and 30.
+    // Over 16 nodes a tree is faster: one level up and down inside a node and four between nodes, against 32 and 30
+    // hops.
     expect_time("tree", planned(&m, &gpu, 32, 2).communication, 2 * (5 + 2 * 6 + 2 * 4 * 9));
     m.sharding = PLAN_SHARD_OPTIMIZER;
     expect_time("chain", planned(&m, &gpu, 4, 8).communication, 2 * (5 + 3 * 7) + 5 + 6 * 1);
@@ -169,7 +172,7 @@ static void test_latency(void) {
                 2 * (5 + 2 * 7 + 20) + 5 + 4 * 1 + 2 * 10);
 }
 
-// Of two protocols the one that is faster for so many bytes.
+// Of two protocols, the one that is faster for this number of bytes is used.
 static void test_protocols(void) {
     PlanGpu gpu = SIMPLE;
     const PlanProtocol quick = {1, {0, 0}, {0, 0}, {0, 0}, 0.5};
@@ -179,14 +182,15 @@ static void test_protocols(void) {
     m.num_buckets = 1;
     gpu.protocols[0].operation = 5;
     gpu.protocols[1] = quick;
-    expect_time("few", planned(&m, &gpu, 2, 8).communication, 1 + 1 / 0.5 + 1); // and the small one
+    expect_time("few", planned(&m, &gpu, 2, 8).communication, 1 + 1 / 0.5 + 1); // and the small all-reduce
     numbers = 100;
     expect_time("many", planned(&m, &gpu, 2, 8).communication, 5 + 100 + 1);
     m.sharding = PLAN_SHARD_OPTIMIZER; // and back
     expect_time("many to owners", planned(&m, &gpu, 2, 8).communication, 2 * (5 + 100) + 1);
 }
 
-// Where operations take no time only the optimizer's division shows; where they take all the time, their sum does.
+// If operations take no time, only the division of the optimizer matters; if they take all the time, only their sum
+// does.
 static void test_limits(void) {
     PlanGpu gpu = *plan_gpu("h100");
     gpu.link = gpu.network = HUGE_VAL;
@@ -200,7 +204,7 @@ static void test_limits(void) {
         s = planned(&m, &gpu, gpus, 8);
         EXPECT(equal(s.step, alone.step - adamw * (1 - 1.0 / gpus)), "%d GPUs: %g s", gpus, s.step);
     }
-    // Everything but the forward pass, the head and the last block's backward is hidden behind the operations.
+    // Everything except the forward pass, the head and the last block's backward is hidden behind the operations.
     gpu = *plan_gpu("h100");
     gpu.link = 1e9;
     gpu.protocols[1].share = 0;
@@ -216,7 +220,7 @@ static void test_limits(void) {
            before + operations + adamw);
 }
 
-// More micro-steps make a step's sending less of it, unless each of them sends.
+// With more micro-steps, communication is a smaller part of the step, unless each micro-step communicates.
 static void test_micro_steps(void) {
     PlanGpu gpu = *plan_gpu("h100");
     gpu.link = 2e9;
@@ -247,7 +251,7 @@ static void test_bytes(void) {
                 7.0 / 8 * (5 * 4 + 2) * numbers + totals);
 }
 
-// Of every machine: nothing is lost or counted twice, more GPUs never help, faster links never harm.
+// On every GPU: no time is lost or counted twice, more GPUs never hurt throughput, faster links never hurt.
 static void test_consistent(const PlanGpu *gpu, PlanSharding sharding) {
     const PlanModel m = sharded(GPT2_124M, sharding, 2);
     double step = 0, of_adamw = 0;
@@ -257,7 +261,7 @@ static void test_consistent(const PlanGpu *gpu, PlanSharding sharding) {
                s.step, s.compute, s.exposed);
         EXPECT(s.exposed >= -1e-12 && s.exposed <= s.communication + 1e-12,
                "%s, %d GPUs: of %g s %g are exposed", gpu->name, gpus, s.communication, s.exposed);
-        // What each GPU has less of AdamW's work, is no loss.
+        // The work of AdamW that each GPU is spared is not a loss.
         const double adamw = gpus == 1 ? of_adamw : planned(&m, gpu, 1, 8).compute - s.compute;
         EXPECT(s.step + adamw >= step - 1e-12, "%s: %d GPUs take %g s, half as many %g", gpu->name, gpus,
                s.step, step);

@@ -1,9 +1,9 @@
-// See nccl.h. A group of calls is collected, then done by a thread, which alone calls MPI: so that the caller finds the
-// communicator in progress, and can abort it.
+// See nccl.h. A group of calls is collected, then executed by a separate thread, the only one that calls MPI, so that
+// the caller sees the communicator in progress and can abort it.
 #include "nccl.h"
 
 #include <limits.h>
-#define OMPI_SKIP_MPICXX // C++ bindings that are not used, and give warnings
+#define OMPI_SKIP_MPICXX // the C++ bindings are unused and cause warnings
 #include <mpi.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -16,32 +16,33 @@ static const char *const NAMES[] = {
     "ncclCommInitRankConfig", "ncclAllReduce", "ncclReduce", "ncclAllGather",
     "ncclBroadcast",          "ncclSend",      "ncclRecv",   "ncclCommFinalize"};
 
-// What processes must agree about.
+// The arguments that processes must agree on.
 typedef struct {
     Kind kind;
-    int type, peer; // peer: the root, or the other process
+    int type, peer; // `peer`: the root, or the other process
     size_t count;
-} What;
+} Arguments;
 
 typedef struct {
-    What what;
+    Arguments what;
     const void *send;
     void *receive;
     cudaStream_t stream;
-    long number; // of the process's call
-    void *host;  // of a send or receive under way
+    long number; // counts the calls of the process
+    void *host;  // host copy of a send or receive in progress
 } Call;
 
-enum { POLLS = 3 }; // that a thread's work takes at least
+enum { POLLS = 3 }; // minimal number of polls while the thread works
 
 struct ncclComm {
     MPI_Comm mpi;
     int rank, size;
     ncclUniqueId id;
-    Call *calls; // of the group
+    Call *calls; // of the current group
     size_t num_calls;
     long called;
-    int working, through, polls, finalized, aborted; // through: the thread's work is done (atomic)
+    // `work_done`: the thread has finished its work (atomic).
+    int working, work_done, polls, finalized, aborted;
     pthread_t thread;
     char last_error[200];
 };
@@ -51,11 +52,11 @@ static __thread ncclComm_t group_comm;
 static __thread ncclResult_t group_result;
 static int live_comms;
 
-// ---- errors -----------------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------------------
 
-__attribute__((format(printf, 3, 4), noreturn)) static void broken(int rank, const What *what,
-                                                                   const char *format, ...) {
-    char text[400]; // printed at once, since others print too
+__attribute__((format(printf, 3, 4), noreturn)) static void report_violation(int rank, const Arguments *what,
+                                                                             const char *format, ...) {
+    char text[400]; // printed by one call, since other processes print too
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof(text), format, arguments);
@@ -83,7 +84,7 @@ const char *ncclGetErrorString(ncclResult_t result) {
     return words[result];
 }
 
-// Whether `variable` names this process, and a call up to `call`; with `exactly`, this call.
+// Returns 1 if `variable` names this process and a call up to `call`; with `exactly`, this call.
 static int is_named(const char *variable, const ncclComm *c, long call, int exactly) {
     const char *text = getenv(variable);
     int rank;
@@ -96,26 +97,26 @@ static void hang_where_asked(const ncclComm *c, long call) {
     while (is_named("NCCL_STANDIN_HANG", c, call, 1)) pause();
 }
 
-// ---- memory -----------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 static size_t bytes_of(size_t count, int type) {
     return count * (type == ncclFloat64 ? 8 : type == ncclFloat32 ? 4 : 1);
 }
 
-// What a call reads and writes here.
+// The memory that a call reads and writes in this process.
 typedef struct {
     const char *at;
     size_t bytes;
 } Range;
 
 static Range range_read(const ncclComm *c, const Call *call) {
-    const What *w = &call->what;
+    const Arguments *w = &call->what;
     int is_read = w->kind != RECEIVE && !(w->kind == BROADCAST && w->peer != c->rank);
     Range range = {(const char *)call->send, is_read ? bytes_of(w->count, w->type) : 0};
     return range;
 }
 static Range range_written(const ncclComm *c, const Call *call) {
-    const What *w = &call->what;
+    const Arguments *w = &call->what;
     int is_written = w->kind != SEND && !(w->kind == REDUCE && w->peer != c->rank);
     Range range = {(const char *)call->receive, is_written ? bytes_of(w->count, w->type) : 0};
     if (w->kind == ALL_GATHER) range.bytes *= (size_t)c->size;
@@ -129,10 +130,11 @@ static void check_device_memory(const ncclComm *c, const Call *call, Range range
     if (range.bytes == 0) return;
     emulation::Lock lock(emulation::memory.mutex);
     const emulation::Allocation *a = emulation::find_allocation(range.at);
-    if (a == NULL || a->pinned) broken(c->rank, &call->what, "the %s buffer is not device memory", name);
+    if (a == NULL || a->pinned)
+        report_violation(c->rank, &call->what, "the %s buffer is not device memory", name);
     if ((size_t)a->offset(range.at) + range.bytes > a->bytes)
-        broken(c->rank, &call->what, "the %s buffer ends %zu bytes beyond its memory", name,
-               (size_t)a->offset(range.at) + range.bytes - a->bytes);
+        report_violation(c->rank, &call->what, "the %s buffer ends %zu bytes beyond its memory", name,
+                         (size_t)a->offset(range.at) + range.bytes - a->bytes);
 }
 
 static void check_call(const ncclComm *c, const Call *call) {
@@ -140,20 +142,21 @@ static void check_call(const ncclComm *c, const Call *call) {
     const char *in_place = written.at;
     check_device_memory(c, call, read, "send");
     check_device_memory(c, call, written, "receive");
-    if (read.bytes > INT_MAX || written.bytes > INT_MAX) broken(c->rank, &call->what, "too large for MPI");
+    if (read.bytes > INT_MAX || written.bytes > INT_MAX)
+        report_violation(c->rank, &call->what, "too large for MPI");
     if (call->what.kind == ALL_GATHER) in_place += (size_t)c->rank * read.bytes;
     if (overlap(read, written) && read.at != in_place)
-        broken(c->rank, &call->what, "the buffers overlap, but the operation is not in place");
+        report_violation(c->rank, &call->what, "the buffers overlap, but the operation is not in place");
 }
 
-// Calls of a group run at the same time.
+// Calls of a group run concurrently, so their memory must not overlap.
 static void check_group(const ncclComm *c) {
     for (size_t i = 0; i < c->num_calls; i++) {
         check_call(c, &c->calls[i]);
         for (size_t j = 0; j < c->num_calls; j++)
             if (i != j && (overlap(range_written(c, &c->calls[i]), range_read(c, &c->calls[j])) ||
                            overlap(range_written(c, &c->calls[i]), range_written(c, &c->calls[j]))))
-                broken(c->rank, &c->calls[i].what, "writes what another call of its group uses");
+                report_violation(c->rank, &c->calls[i].what, "writes what another call of its group uses");
     }
 }
 
@@ -166,61 +169,63 @@ static void to_device(const Call *call, const char *host, size_t bytes) {
     if (bytes > 0) cudaMemcpyAsync(call->receive, host, bytes, cudaMemcpyHostToDevice, call->stream);
 }
 
-// ---- agreement --------------------------------------------------------------------------------------------------------
+// ---- agreement ------------------------------------------------------------------------------------------------------
 
-static int is_between_two(const What *what) {
+static int is_between_two(const Arguments *what) {
     return what->kind == SEND || what->kind == RECEIVE;
 }
 
-// The next of `what` from `i` on that is a collective call, or, with a kind, one of that kind with this peer.
-static int next_like(const What *what, int count, int i, int kind, int peer) {
+// Returns the index of the next element of `what`, from `i` on, that is a collective call or, given a kind, a call of
+// that kind with this peer.
+static int find_next(const Arguments *what, int count, int i, int kind, int peer) {
     while (i < count &&
            (kind < 0 ? is_between_two(&what[i]) : (int)what[i].kind != kind || what[i].peer != peer))
         i++;
     return i;
 }
 
-static void compare(int a, const What *of_a, int num_a, int kind_a, int peer_a, int b, const What *of_b,
-                    int num_b, int kind_b, int peer_b) {
+static void compare(int a, const Arguments *of_a, int num_a, int kind_a, int peer_a, int b,
+                    const Arguments *of_b, int num_b, int kind_b, int peer_b) {
     for (int i = 0, j = 0;; i++, j++) {
-        i = next_like(of_a, num_a, i, kind_a, peer_a);
-        j = next_like(of_b, num_b, j, kind_b, peer_b);
+        i = find_next(of_a, num_a, i, kind_a, peer_a);
+        j = find_next(of_b, num_b, j, kind_b, peer_b);
         if (i == num_a && j == num_b) return;
-        if (i == num_a) broken(b, &of_b[j], "process %d makes no call that goes with it", a);
-        if (j == num_b) broken(a, &of_a[i], "process %d makes no call that goes with it", b);
-        const What *x = &of_a[i], *y = &of_b[j];
+        if (i == num_a) report_violation(b, &of_b[j], "process %d makes no call that goes with it", a);
+        if (j == num_b) report_violation(a, &of_a[i], "process %d makes no call that goes with it", b);
+        const Arguments *x = &of_a[i], *y = &of_b[j];
         if (x->count != y->count || x->type != y->type ||
             (kind_a < 0 && (x->kind != y->kind || x->peer != y->peer)))
-            broken(a, x, "process %d calls %s with %zu elements of type %d, root or peer %d", b,
-                   NAMES[y->kind], y->count, y->type, y->peer);
+            report_violation(a, x, "process %d calls %s with %zu elements of type %d, root or peer %d", b,
+                             NAMES[y->kind], y->count, y->type, y->peer);
     }
 }
 
-// Process 0 compares what everybody is about to do; the others learn of a mistake by their end.
-static void agree(const ncclComm *c) {
-    int mine = (int)(c->num_calls * sizeof(What)), *bytes = (int *)xcalloc((size_t)c->size * 2, sizeof(int)),
-        *first = bytes + c->size, total = 0;
-    What *what = (What *)xcalloc(c->num_calls + 1, sizeof(What));
+// Process 0 compares the calls that all processes are about to make. On a mismatch it ends, and so do the others.
+static void check_agreement(const ncclComm *c) {
+    int mine = (int)(c->num_calls * sizeof(Arguments)),
+        *bytes = (int *)xcalloc((size_t)c->size * 2, sizeof(int)), *first = bytes + c->size, total = 0;
+    Arguments *what = (Arguments *)xcalloc(c->num_calls + 1, sizeof(Arguments));
     for (size_t i = 0; i < c->num_calls; i++) what[i] = c->calls[i].what;
     MPI_Gather(&mine, 1, MPI_INT, bytes, 1, MPI_INT, 0, c->mpi);
     for (int r = 0; r < c->size; r++) first[r] = total, total += bytes[r];
     char *all = (char *)xmalloc((size_t)total + 1);
     MPI_Gatherv(what, mine, MPI_BYTE, all, bytes, first, MPI_BYTE, 0, c->mpi);
     for (int a = 0; a < c->size && c->rank == 0; a++) {
-        const What *of_a = (const What *)(all + first[a]), *of_0 = (const What *)all;
-        int num_a = bytes[a] / (int)sizeof(What), num_0 = bytes[0] / (int)sizeof(What);
+        const Arguments *of_a = (const Arguments *)(all + first[a]), *of_0 = (const Arguments *)all;
+        int num_a = bytes[a] / (int)sizeof(Arguments), num_0 = bytes[0] / (int)sizeof(Arguments);
         compare(0, of_0, num_0, -1, 0, a, of_a, num_a, -1, 0);
         for (int b = 0; b < c->size; b++)
-            compare(a, of_a, num_a, SEND, b, b, (const What *)(all + first[b]), bytes[b] / (int)sizeof(What),
-                    RECEIVE, a);
+            compare(a, of_a, num_a, SEND, b, b, (const Arguments *)(all + first[b]),
+                    bytes[b] / (int)sizeof(Arguments), RECEIVE, a);
     }
     MPI_Barrier(c->mpi);
     free(all), free(what), free(bytes);
 }
 
-// ---- the work ---------------------------------------------------------------------------------------------------------
+// ---- the work -------------------------------------------------------------------------------------------------------
 
-// x (size, count): a ring's order, which starts elsewhere for every 64 elements, but never at process 0.
+// x (size, count). Adds in a ring's order, which begins at another process for every 64 elements, but never at
+// process 0.
 template <class T> static void add_around_ring(T *out, const T *x, size_t count, int size) {
     for (size_t i = 0; i < count; i++) {
         int start = size > 1 ? 1 + (int)(i / 64 % (size_t)(size - 1)) : 0;
@@ -285,13 +290,13 @@ static void send_and_receive(ncclComm *c) {
 
 static void initialize(ncclComm *c) {
     ncclUniqueId first = c->id;
-    What what = {INIT, 0, 0, 0};
+    Arguments what = {INIT, 0, 0, 0};
     int same, all;
     MPI_Comm_dup(MPI_COMM_WORLD, &c->mpi);
     MPI_Bcast(&first, sizeof(first), MPI_BYTE, 0, c->mpi);
     same = memcmp(&first, &c->id, sizeof(first)) == 0;
     MPI_Allreduce(&same, &all, 1, MPI_INT, MPI_MIN, c->mpi);
-    if (!same) broken(c->rank, &what, "its ncclUniqueId is not that of process 0");
+    if (!same) report_violation(c->rank, &what, "its ncclUniqueId is not that of process 0");
     if (!all) pause();
 }
 
@@ -301,7 +306,7 @@ static void *work(void *argument) {
     if (c->calls[0].what.kind == INIT) {
         initialize(c);
     } else {
-        agree(c);
+        check_agreement(c);
         for (const Call *call = c->calls; call < c->calls + c->num_calls; call++) {
             if (call->what.kind == ALL_REDUCE || call->what.kind == REDUCE) reduce(c, call);
             if (call->what.kind == ALL_GATHER) all_gather(c, call);
@@ -310,14 +315,14 @@ static void *work(void *argument) {
         }
         send_and_receive(c);
     }
-    __atomic_store_n(&c->through, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&c->work_done, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
-// ---- calls ------------------------------------------------------------------------------------------------------------
+// ---- calls ----------------------------------------------------------------------------------------------------------
 
 static ncclResult_t start_work(ncclComm *c) {
-    c->working = 1, c->through = 0, c->polls = 0;
+    c->working = 1, c->work_done = 0, c->polls = 0;
     if (pthread_create(&c->thread, NULL, work, c) != 0) return refuse(c, ncclSystemError, "no thread");
     return ncclInProgress;
 }
@@ -330,7 +335,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *state) {
         snprintf(c->last_error, sizeof(c->last_error), "NCCL_STANDIN_FAIL says so");
     } else if (c->working) {
         *state = ncclInProgress;
-        if (++c->polls < POLLS || !__atomic_load_n(&c->through, __ATOMIC_ACQUIRE)) return ncclSuccess;
+        if (++c->polls < POLLS || !__atomic_load_n(&c->work_done, __ATOMIC_ACQUIRE)) return ncclSuccess;
         pthread_join(c->thread, NULL);
         c->working = 0, c->num_calls = 0;
         *state = ncclSuccess;
@@ -371,14 +376,14 @@ static ncclResult_t collect(ncclComm *c, Call call) {
         (call.what.type != ncclUint8 || call.what.kind <= REDUCE))
         return refuse(c, ncclInvalidArgument, "no such type, or it cannot be added");
     if (c->num_calls > 0 && c->calls[0].stream != call.stream)
-        broken(c->rank, &call.what, "a group has two streams");
+        report_violation(c->rank, &call.what, "a group has two streams");
     call.number = ++c->called;
     append(c, &call);
     group_comm = c;
     return ncclSuccess;
 }
 
-// A call that is not in a group is a group of its own.
+// A call outside of a group is a group of its own.
 static ncclResult_t add_call(ncclComm *c, Kind kind, const void *send, void *receive, size_t count, int type,
                              int peer, cudaStream_t stream) {
     Call call = {{kind, type, peer, count}, send, receive, stream, 0, NULL};
@@ -412,7 +417,7 @@ ncclResult_t ncclRecv(void *receive, size_t count, ncclDataType_t type, int peer
     return add_call(comm, RECEIVE, NULL, receive, count, type, peer, stream);
 }
 
-// ---- communicators ----------------------------------------------------------------------------------------------------
+// ---- communicators --------------------------------------------------------------------------------------------------
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     FILE *random = fopen("/dev/urandom", "rb");
@@ -421,7 +426,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     return got == sizeof(*id) ? ncclSuccess : ncclSystemError;
 }
 
-// A process that ends before its communicators do leaves MPI as it is: mpirun then ends the others.
+// A process that ends before its communicators do does not finalize MPI, so mpirun ends the others.
 static void finish_mpi(void) {
     if (live_comms == 0) MPI_Finalize();
 }
@@ -451,8 +456,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int size, ncclUniqueId id,
     MPI_Comm_rank(MPI_COMM_WORLD, &mpi_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &mpi_size);
     if (mpi_rank != rank || mpi_size != size)
-        broken(rank, &call.what, "of %d, but for MPI it is %d of %d: the stand-in needs mpirun", size,
-               mpi_rank, mpi_size);
+        report_violation(rank, &call.what, "of %d, but for MPI it is %d of %d: the stand-in needs mpirun",
+                         size, mpi_rank, mpi_size);
     live_comms++;
     append(c, &call);
     return start_work(c);
@@ -475,7 +480,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
     return ncclSuccess;
 }
 
-// What its thread is in stays as it is: the process is about to end.
+// The thread's current call is not interrupted: the process is about to end.
 ncclResult_t ncclCommAbort(ncclComm_t c) {
     c->aborted = 1;
     return ncclSuccess;

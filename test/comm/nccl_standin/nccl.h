@@ -1,16 +1,17 @@
-// A stand-in for NCCL in the emulated build: what comm/nccl.cu calls, with the names, values and meaning of NCCL 2, over
-// MPI. It is for tests, and insists on what the real library would hang or crash without:
+// A stand-in for NCCL in the emulated build: the functions that comm/nccl.cu calls, with the names, values and
+// semantics of NCCL 2, on top of MPI. It is for tests, and enforces rules whose violation would make the real library
+// hang or crash:
 //     - every process makes the same calls in the same order; sends match receives
 //     - buffers are device memory, large enough, and overlap only where an operation may be in place
-//     - a communicator is not called before ncclCommGetAsyncError has said that the last call is through; it never is at
-//       once (non-blocking communicators only)
-// What breaks a rule ends all processes with a message that starts with "nccl stand-in:".
+//     - a communicator is not called before ncclCommGetAsyncError has reported that the last call is complete, which is
+//       never immediately (nonblocking communicators only)
+// A violation ends all processes with a message that begins with "nccl stand-in:".
 //
-// Sums are added in another order than that of ranks, by which tests tell them from sums that are.
+// Sums are deliberately not added in rank order, so that tests can tell them from sums that are.
 //
-// NCCL_STANDIN_FAIL=rank:call   from this call on (counted from 1; 0 is ncclCommInitRankConfig) this process's communicator
+// NCCL_STANDIN_FAIL=rank:call   from this call on (from 1; 0 is ncclCommInitRankConfig) this process's communicator
 //                               reports ncclRemoteError
-// NCCL_STANDIN_HANG=rank:call   in this call this process stays for ever, and with it the others
+// NCCL_STANDIN_HANG=rank:call   in this call this process hangs, and so do the others
 #ifndef NCCL_STANDIN_NCCL_H
 #define NCCL_STANDIN_NCCL_H
 
