@@ -29,8 +29,8 @@ fail() {
     exit 1
 }
 
-# SHA-256 of what the addresses below give: of the file in the repository's commit (tinyshakespeare), as Hugging Face's
-# file pages show it (tinystories, fineweb10B), as tiktoken checks it (gpt2).
+# SHA-256 of the files below: from the repository's commit (tinyshakespeare), from Hugging Face's file pages
+# (tinystories, fineweb10B), from tiktoken (gpt2).
 shakespeare=https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare
 stories=https://huggingface.co/datasets/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64
 fineweb=https://huggingface.co/datasets/kjj0/fineweb10B-gpt2/resolve/889765ea1f903759787add96995d81171b632d0c
@@ -47,13 +47,14 @@ checksums='
 
 # ---- fetching ----------------------------------------------------------------------------------------------------------
 
-# What curl or wget noted of the server's answers; each redirection is an answer. `field NAME`: of all, the last one given.
+# Headers of the server's answers, as recorded by curl or wget; each redirection is an answer. `field NAME`: the last
+# value.
 answers() { tr -d '\r' <"$headers" | sed 's/^ *//'; }
 last_answer() { answers | awk '/^HTTP\// { text = "" } { text = text $0 "\n" } END { printf "%s", text }'; }
 field() { sed -n "s/^$1: *//Ip" | tail -n 1; }
 status() { last_answer | sed -n '1s/^HTTP[^ ]* \([0-9]*\).*/\1/p'; }
 
-# One attempt to fetch ADDRESS, or what is missing of it, into FILE.part. Its exit status is curl's or wget's.
+# Tries once to fetch ADDRESS, or its missing rest, into FILE.part. The exit status is that of curl or wget.
 attempt() { # ADDRESS FILE
     : >"$headers"
     if command -v curl >/dev/null; then
@@ -71,7 +72,7 @@ attempt() { # ADDRESS FILE
 
 size_of() { stat -c %s "$1" 2>/dev/null || echo 0; }
 
-# Attempts until the file is there, a few times more when the connection is cut; fails at once where that cannot help.
+# Tries until the file is complete, up to four times without progress; fails at once if trying again cannot help.
 fetch_part() { # ADDRESS FILE
     local tries=0 before code result
     while :; do
@@ -85,7 +86,7 @@ fetch_part() { # ADDRESS FILE
         *,23 | *,3) fail "cannot write $2.part" ;;
         esac
         [ "$code,$(expected_size)" != "416,$before" ] || return 0 # nothing was missing
-        # A server that cannot send the rest alone sends the whole; one that finds the part too long refuses.
+        # A server that cannot send a range sends the whole file; one that finds the part too long refuses.
         case $code in 200 | 416) [ "$before" -eq 0 ] || rm -f "$2.part" ;; esac
         if [ "$(size_of "$2.part")" -gt "$before" ]; then tries=0; else tries=$((tries + 1)); fi
         [ $tries -lt 4 ] || fail "cannot fetch $1: ${code:+status }${code:-no answer}, and the transfer ended with exit status $result;" \
@@ -95,7 +96,7 @@ fetch_part() { # ADDRESS FILE
     done
 }
 
-# The size and the SHA-256 that the finished file must have, "" for unknown.
+# The size and the SHA-256 that the finished file must have; "" if unknown.
 expected_size() {
     local range
     range=$(last_answer | field content-range)
@@ -114,7 +115,7 @@ expected_checksum() { # ADDRESS
     echo "$line"
 }
 
-# Fetches ADDRESS to FILE unless FILE is there.
+# Fetches ADDRESS to FILE unless FILE exists.
 fetch() { # ADDRESS FILE
     local address=$1 sum size
     [ ! -e "$2" ] || return 0
@@ -138,9 +139,9 @@ fetch() { # ADDRESS FILE
 
 # ---- preparing ---------------------------------------------------------------------------------------------------------
 
-tokenize() { "$tokenize" "$@" || exit 1; } # it has said why
+tokenize() { "$tokenize" "$@" || exit 1; } # it has reported the error
 
-# Makes tokenizer.json, train_*.bin and validation_*.bin from train.txt and validation.txt, once.
+# Creates tokenizer.json, train_*.bin and validation_*.bin from train.txt and validation.txt, once.
 prepare() { # VOCAB TRAIN_TEXT VALIDATION_TEXT
     local done=$out/prepared.txt
     [ "$(cat "$done" 2>/dev/null)" != "vocab $1" ] || return 0

@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-// ---- GPUs
-// -----------------------------------------------------------------------------------------------------------
+// ---- GPUs -----------------------------------------------------------------------------------------------------------
 
 // The constants of NCCL's own cost model (2.20, src/graph/tuning.cc): hops over NVLink or PCIe, and over a network.
 // The protocol Simple has the full bandwidth, but in a chain or a tree a GPU forwards a chunk only when it has
@@ -62,8 +61,7 @@ const PlanGpu *plan_gpu(const char *name) {
     return NULL;
 }
 
-// ---- duration of an operation
-// ---------------------------------------------------------------------------------------
+// ---- duration of an operation ---------------------------------------------------------------------------------------
 
 static const double TREE_BANDWIDTH = 0.92; // relative to a ring's, as in NCCL's cost model
 
@@ -131,8 +129,7 @@ static Operation owner_transfer(const Group *g, double bytes) {
     return o;
 }
 
-// ---- simulation of one step
-// -----------------------------------------------------------------------------------------
+// ---- simulation of one step -----------------------------------------------------------------------------------------
 
 typedef struct {
     const PlanModel *model;

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes a token shard that is easy to learn, but for the sequences that training meets at some positions of its order.
+"""Writes a token shard that is easy to learn, except for the sequences at some positions of the training order.
 
     test/bad_shard.py SHARD SEQUENCES T SEED FIRST END TOKEN
 
 Sequences at the positions FIRST .. END - 1 of the order that --seed SEED gives (data/loader.h) are random tokens from
-TOKEN up; all others count 0 to 6 again and again.
+TOKEN up; all others repeat the tokens 0 to 6.
 """
 import random
 import struct

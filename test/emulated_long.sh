@@ -1,7 +1,7 @@
 #!/bin/sh
-# The emulated CUDA kernels (test/emulated.sh) with several processes; in fp32, with NCCL's code; mistakes planted in flash attention; and, on small
-# shapes, with AddressSanitizer and UndefinedBehaviorSanitizer, with threads and blocks in five other orders, and with
-# ThreadSanitizer, which finds races. In `make test_long`.
+# Runs the emulated CUDA kernels (see test/emulated.sh) with several processes; in fp32, with NCCL's code; mutations
+# of flash attention; and, on small shapes, with AddressSanitizer and UndefinedBehaviorSanitizer, with threads and
+# blocks in five other orders, and with ThreadSanitizer, which finds races. In `make test_long`.
 . test/suites.sh
 suite "emulated, processes" DEVICE=emulated PRECISION=bf16 test_processes
 suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test

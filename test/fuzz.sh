@@ -1,8 +1,8 @@
 #!/bin/bash
-# Runs libFuzzer targets, two at a time, FUZZ_SECONDS (60) of running time in all; one line for each, then
-# `N passed, N failed`. An input that breaks a target is kept in build/findings and named.
+# Runs libFuzzer targets, two at a time, FUZZ_SECONDS (60) of running time in total; prints a line for each, then `N
+# passed, N failed`. An input that breaks a target is kept in build/findings and named.
 #     FUZZ_SECONDS=60 FUZZERS="build/cpu-fuzz/test/data/fuzz_shards ..." test/fuzz.sh
-# Without a target, fuzzing is skipped.
+# Without targets, fuzzing is skipped.
 set -- $FUZZERS
 if [ $# -eq 0 ]; then
     echo "skipped: fuzzing (clang with libFuzzer is not installed)"
@@ -12,16 +12,16 @@ fi
 seconds=$((${FUZZ_SECONDS:-60} / ($# > 0 ? $# : 1)))
 [ "$seconds" -ge 1 ] || seconds=1
 findings=build/findings
-memory=/dev/shm # where that exists: the targets write thousands of small files a second
+memory=/dev/shm # if it exists: the targets write thousands of small files per second
 [ -w "$memory" ] || memory=${TMPDIR:-/tmp}
 work=$(mktemp -d -p "$memory")
 running=()
 trap 'kill "${running[@]}" 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 passed=0 failed=0
-export OMP_NUM_THREADS=1 TMPDIR=$work # small inputs: threads would only wait for each other
+export OMP_NUM_THREADS=1 TMPDIR=$work # for small inputs threads would only wait for each other
 
-start() { # PROGRAM: its seeds go into a corpus folder of its own
+start() { # PROGRAM: writes its seeds into its own corpus folder
     local name=${1##*/}
     mkdir -p "$work/$name" "$findings"
     "$1" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -artifact_prefix="$findings/$name-" \

@@ -1,25 +1,25 @@
 #!/bin/bash
-# Runs test programs, two at a time, and adds up their lines `N passed, N failed[, N skipped]`. While it runs, there is a
-# line for each program that has ended: how many have, the time so far, what came of it. Of a program that fails the end of
-# its output is shown at once; at the end, all failures again, each with the command that runs this one test alone, the
-# ten programs that took longest, what was skipped and why, and the sum in the last line. The exit status is 0 only if nothing failed and every
-# program came to its end.
+# Runs test programs, two at a time, and adds up their lines `N passed, N failed[, N skipped]`. While it runs, it
+# prints a line for each program that has ended: how many have, the time so far, the result. For a program that fails,
+# the end of its output is shown at once. At the end it prints all failures again, each with the command that runs
+# this one test alone; the ten slowest programs; what was skipped and why; and the sum in the last line. The exit
+# status is 0 only if nothing failed and every program ran to its end.
 #     ALONE="PROGRAM..." test/run.sh PROGRAM...
-# Those in ALONE use all processors (or the one GPU): they come last, one after the other. Those of comm/, which mostly
-# wait for each other's deadlines, run beside the others. A program may call this script in turn (a suite of another
-# build): then its failures and times are told by the outermost one.
-# Threads that wait sleep: tests run with more threads than cores, beside other work.
+# Those in ALONE use all processors (or the one GPU): they run last, one after another. Those of comm/, which mostly
+# wait for deadlines, run concurrently with the others. A program may call this script in turn (a suite of another
+# build): then the outermost script reports its failures and times. Waiting threads sleep, as tests run with more
+# threads than cores.
 export OMP_WAIT_POLICY=passive
 alone=$ALONE
-unset ALONE # it is not for programs that call this again
+unset ALONE # not for programs that call this script
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 begun=$(date +%s)
 outermost=${TEST_RECORD:+no}
-export TEST_RECORD=${TEST_RECORD:-$logs} # the folder of the outermost: failures, times, skipped
+export TEST_RECORD=${TEST_RECORD:-$logs} # the folder of the outermost script: failures, times, skipped
 total=$(($# + $(wc -w <<<"$alone")))
 
-# The command that runs a program with the settings it has here.
+# Prints the command that runs a program with the current settings.
 command_of() {
     local name
     for name in BUILD DEVICE_BUILD PRECISION NCCL_BUILD FUZZERS FUZZ_SECONDS TEST_SMALL CUDA_EMULATION_SEED ASAN_OPTIONS TSAN_OPTIONS \
@@ -28,7 +28,7 @@ command_of() {
     done
     echo "$1"
 }
-judge() { # judge PROGRAM LOG STATUS SECONDS: what is to be seen of a program that has ended; its line is kept
+judge() { # judge PROGRAM LOG STATUS SECONDS: prints the result of a program that has ended, and records its line
     local line elapsed=$(($(date +%s) - begun)) label=$1
     case $1 in *.sh | *.py) label="$1${BUILD:+ ($BUILD)}" ;; esac
     line=$(tail -n 1 "$2" | grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$')
@@ -36,12 +36,12 @@ judge() { # judge PROGRAM LOG STATUS SECONDS: what is to be seen of a program th
     if [ -z "$line" ]; then
         line="0 passed, 1 failed"
         echo "$1 ended with status $3 before its last line" | tee -a "$2"
-    elif [ "$3" -ne 0 ]; then # a leak or a crash at the very end
+    elif [ "$3" -ne 0 ]; then # a leak or a crash at the end
         line=${line/, 0 failed/, 1 failed}
     fi
     if [[ $line != *", 0 failed"* ]]; then
         tail -n 60 "$2" | sed 's/^/  /'
-        if ! grep -qE '^---- .*: [0-9]+ passed' "$2"; then # not a suite, whose own programs have been told of
+        if ! grep -qE '^---- .*: [0-9]+ passed' "$2"; then # not a suite, whose own programs have already been reported
             { echo "$1: $line" && grep -E 'FAILED|error|before its last line' "$2" | head -n 20 && echo "  alone: $(command_of "$1")"; } \
                 >>"$TEST_RECORD/failures"
         fi
@@ -57,10 +57,10 @@ run() { # run PROGRAM
     started=$(date +%s)
     "$1" >"$log" 2>&1
     judge "$1" "$log" $? $(($(date +%s) - started)) >"$log.shown"
-    cat "$log.shown" # at once, not between the lines of others
+    cat "$log.shown" # in one call, so that lines of other programs do not interleave
 }
-# xargs rather than `&`, which would have programs ignore SIGINT: some test it, and Ctrl-C is to end all.
-several() { xargs -r -n 1 -P "$1" bash -c 'run "$1"' run; } # several COUNT: of the programs on stdin so many at a time
+# xargs rather than `&`, with which programs would ignore SIGINT: some test it, and Ctrl-C must end all.
+several() { xargs -r -n 1 -P "$1" bash -c 'run "$1"' run; } # several COUNT: runs programs from stdin, COUNT at a time
 
 export logs begun total
 export -f command_of judge run

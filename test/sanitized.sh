@@ -1,5 +1,5 @@
 #!/bin/sh
-# The CPU's suite built with AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer. In `make test_long`.
+# Runs the CPU suite built with AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer. In `make test_long`.
 . test/suites.sh
 suite "sanitized" SANITIZE=address,undefined test
 finish_suites

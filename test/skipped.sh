@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands for the tests that make leaves out because a tool is not installed.
+# Reports the tests that make skips because a tool is not installed.
 #     SKIPPED="TEST:TOOL ..." test/skipped.sh
 count=0
 for entry in $SKIPPED; do

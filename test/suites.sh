@@ -1,9 +1,9 @@
-# For scripts that run whole suites, each by a make of its own; sourced by them.
-unset MAKEFLAGS MFLAGS MAKELEVEL BUILD # of a make that calls this
+# For scripts that run whole suites, each by its own make; sourced by them.
+unset MAKEFLAGS MFLAGS MAKELEVEL BUILD # set by a make that calls this
 passed=0 failed=0 skipped=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-suite() { # suite NAME WORD...: runs make, and adds up
+suite() { # suite NAME WORD...: runs make, and adds its counts
     name=$1
     shift
     started=$(date +%s)
@@ -13,7 +13,7 @@ suite() { # suite NAME WORD...: runs make, and adds up
     read -r p f s <<END
 $sums
 END
-    # A build that breaks, and a suite of which nothing is left, are failures too.
+    # A build that fails and a suite without results are failures too.
     case $status-$p-$f in 0-0-* | [!0]*-0) f=$((f + 1)) ;; esac
     cat "$log"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Prints name and CRC-32 of every tensor in a checkpoint's model and optimizer files, whatever files those are.
+"""Prints the name and the CRC-32 of every tensor in a checkpoint's model and optimizer files, however many there are.
 
-    test/tensors.py runs/NAME       of the run's newest checkpoint
+    test/tensors.py runs/NAME       the run's newest checkpoint
 """
 import glob
 import json

@@ -1,19 +1,19 @@
-# What the shell tests share; sourced by them with BUILD set to the folder of the programs (build/cpu). Leaves the test in
-# a temporary folder that goes away at the end.
+# Shared by the shell tests, which source it with BUILD set to the folder of the programs (build/cpu). Changes to a
+# temporary folder that is removed at the end.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$(cd "${BUILD:-$root/build/cpu}" && pwd) || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 passed=0 failed=0 skipped=0
-program=() # words before every command of expect, accept and refuse
+program=() # words put before every command of expect, accept and refuse
 
 pass() { passed=$((passed + 1)); }
 fail() {
     failed=$((failed + 1))
     echo "FAILED: $*"
 }
-# skip WHAT WHY: something that cannot be tested here.
+# skip WHAT WHY: reports something that cannot be tested here.
 skip() {
     skipped=$((skipped + 1))
     echo "skipped: $1 ($2)"
@@ -21,19 +21,19 @@ skip() {
 holds() { if "$@"; then pass; else fail "$*"; fi; }
 same() { if cmp -s "$1" "$2"; then pass; else fail "$1 and $2 differ: ${*:3}"; fi; }
 
-# written FILE: a file of a checkpoint, without what differs between runs that write the same: the manifest names its run.
+# written FILE: prints a file of a checkpoint without what differs between equal runs: the manifest names its run.
 written() { if [ "${1##*/}" = manifest ]; then grep -v -e '^run ' -e ' manifest$' "$1"; else cat "$1"; fi; }
 
-# make_data BYTES VOCABULARY: stories, tokenizer.json and data_*.bin to train on.
+# make_data BYTES VOCABULARY: creates stories, tokenizer.json and data_*.bin to train on.
 make_data() {
     "$build/data/write_stories" --train-bytes "$1" --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
     "$build/data/tokenize" train --input stories/train.txt --vocab "$2" --out tokenizer.json >/dev/null 2>&1 || fail "tokenizer"
     "$build/data/tokenize" encode --tokenizer tokenizer.json --input stories/train.txt --out data >/dev/null 2>&1 || fail "encode"
 }
 
-# How long anything may take, in seconds: only a hang reaches it, whatever else the machine does.
+# Time limit of any command, in seconds: only a hang reaches it, however busy the machine is.
 hang=600
-# until_holds COMMAND...: waits until the command succeeds; fails when only a hang can be the reason that it does not.
+# until_holds COMMAND...: waits until the command succeeds; fails at the time limit.
 until_holds() {
     local end=$((SECONDS + hang))
     until "$@"; do
@@ -41,11 +41,12 @@ until_holds() {
         sleep 0.1
     done
 }
-# wait_for_steps RUN [STEPS]: until a run has done three steps, or so many.
+# wait_for_steps RUN [STEPS]: waits until a run has done this many steps (3).
 has_steps() { [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"')" -ge "$2" ]; }
 wait_for_steps() { until_holds has_steps "$1" "${2:-3}"; }
 
-# expect STATUS PATTERN WORD...: runs the command; its exit status, and a line of its output (in out.txt) that matches.
+# expect STATUS PATTERN WORD...: runs the command; checks its exit status, and that a line of its output (in out.txt)
+# matches.
 expect() {
     local status=$1 pattern=$2 got
     shift 2
@@ -63,14 +64,14 @@ expect() {
 }
 accept() { expect 0 "$@"; }
 
-# refuse PATTERN WORD...: a user's mistake ends with exit status 1 and one line, `error: <sentence>`.
+# refuse PATTERN WORD...: a user error ends with exit status 1 and one line, `error: <sentence>`.
 refuse() {
     expect 1 "^error: .*$1" "${@:2}"
     if [ "$(grep -c '^error: ' out.txt)" -ne 1 ]; then fail "not one error line from: ${*:2}"; fi
 }
 
-# Of a run's metrics: losses, rates, norms of every step, all but the times; the losses alone; whether the losses of two
-# runs are equal up to a relative difference (1e-5).
+# From a run's metrics: `curve` prints losses, rates and norms of every step, everything except times; `losses` only
+# the losses; `near` compares the losses of two runs up to a relative difference (1e-5).
 curve() { sed 's/, "seconds": [0-9.]*//' "$1/metrics.jsonl"; }
 losses() { sed -n 's/.*"loss": \([0-9.]*\), .*/\1/p' "$1/metrics.jsonl"; }
 near() {

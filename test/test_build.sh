@@ -1,16 +1,16 @@
 #!/bin/bash
-# The build itself, in copies of the tree: any compiler, in a path with spaces; what is rebuilt, and when; where the
-# programs land; libraries outside the system's folders; what dev/deps.sh says on every distribution. Little is
-# compiled: data/write_stories, which is small.
+# The build itself, in copies of the tree: with any compiler, in a path with spaces; what is rebuilt, and when; where
+# the programs are stored; libraries outside the system's folders; what dev/deps.sh prints on every distribution. Only
+# the small data/write_stories is compiled.
 #     BUILD=build/cpu test/test_build.sh
 . "$(dirname "$0")/test.sh"
-unset MAKEFLAGS MFLAGS MAKELEVEL # of a make that calls this
+unset MAKEFLAGS MFLAGS MAKELEVEL # set by a make that calls this
 unset CC CXX CFLAGS CXXFLAGS CPPFLAGS DEFINES LDFLAGS LDLIBS MARCH SANITIZE PACKAGES_CHECKED WERROR
 export DEVICE=cpu
 gcc_is=$(command -v gcc) || gcc_is=$(command -v clang)
 small=build/cpu/data/write_stories
 
-# A checkout in a path with spaces, with every file that git knows or would add.
+# A checkout in a path with spaces, with every file that git tracks or would add.
 tree="$work/a checkout/with spaces"
 mkdir -p "$tree"
 (cd "$root" && git ls-files -co --exclude-standard -z | while IFS= read -r -d '' file; do [ -f "$file" ] && printf '%s\0' "$file"; done |
@@ -19,7 +19,7 @@ cd "$tree" || exit 1
 
 stubs=$work/stubs
 mkdir -p "$stubs"
-stub() { # stub NAME TEXT: a program of that name, first on PATH
+stub() { # stub NAME TEXT: creates a program of that name, first on PATH
     printf '#!/bin/sh\n%s\n' "$2" >"$stubs/$1" && chmod +x "$stubs/$1"
 }
 with_stubs() { PATH=$stubs:$PATH "$@"; }
@@ -28,7 +28,7 @@ print-%: ; @printf '%s\n' '$($*)'
 END
 variable() { make -s -f Makefile -f "$work/print.mk" "BUILD=$work/printed" "print-$1" "${@:2}" 2>&1; }
 equal() { if [ "$1" = "$2" ]; then pass; else fail "'$1' is not '$2': $3"; fi; }
-# says PATTERN STATUS COMMAND...: like expect, in this folder
+# says PATTERN STATUS COMMAND...: like expect, but in this folder.
 says() {
     local pattern=$1 status=$2 got
     shift 2
@@ -49,7 +49,7 @@ for version in 4.3 4.4 4.4.1 5.0; do says '^Targets:' 0 make MAKE_VERSION=$versi
 
 # ---- what is rebuilt ----------------------------------------------------------------------------------------------------
 
-# changes YES|NO WHAT VARIABLE...: whether make compiles and links again with these variables of make's
+# changes YES|NO WHAT VARIABLE...: checks whether make compiles and links again with these variables of make.
 changes() {
     local expected=$1 what=$2
     shift 2
@@ -73,13 +73,13 @@ changes YES "WERROR" WERROR=1
 holds grep -q -e ' -Werror' build/cpu/flags
 changes YES "no WERROR"
 if grep -q -e '-Werror' build/cpu/flags; then fail "warnings are errors for everyone"; else pass; fi
-# Another compiler behind the same name; it is as long as gcc is there.
+# A compiler, in fact gcc, whose version changes while its name and size do not.
 stub newer "case \$* in *--version*) echo \"newer (\$VERSION)\" ;; *) exec $gcc_is \"\$@\" ;; esac"
 export VERSION=1
 with_stubs changes YES "another CC" CC=newer
 with_stubs changes NO "the same CC" CC=newer
 VERSION=2 with_stubs changes YES "a new version of CC" CC=newer
-# MPI comes and goes.
+# MPI becomes available and unavailable.
 stub pkg-config "case \$* in *ompi*) [ -n \"\$MPI_IS_THERE\" ] || exit 1
 case \$* in *--cflags*) echo -DMPI_HEADERS ;; *--libs*) echo -lmpi ;; esac ;; *) exit 1 ;; esac"
 with_stubs changes YES "other libraries" MARCH=
@@ -89,10 +89,10 @@ holds grep -q -e '-DHAVE_MPI -DMPI_HEADERS.* -c comm/comm.cu' "$work/out.txt"
 rm "$stubs/pkg-config"
 equal "$(grep -c . build/cpu/flags)" 7 "lines of the one file that says what shaped the build"
 
-# ---- any compiler; the programs are where make says ---------------------------------------------------------------------
+# ---- any compiler; make reports where the programs are ---------------------------------------------------------------
 
 stub ccache 'exec "$@"'
-builds_with() { # builds_with CC: from the command line and from the environment
+builds_with() { # builds_with CC: set on the command line and in the environment
     rm -f data/write_stories
     with_stubs make -s "CC=$1" PROGRAMS=data/write_stories >"$work/out.txt" 2>&1 || { fail "make CC=$1" && tail -n 3 "$work/out.txt"; }
     holds grep -q '^Built ./train_gpt, data/tokenize and data/write_stories\.$' "$work/out.txt"
@@ -123,7 +123,7 @@ equal "$(variable CXX CXX=mine DEVICE=emulated)" mine "C++"
 for compiler in "ccache gcc" "gcc -m64" /usr/bin/gcc; do
     equal "$(make -s -f Makefile -f "$work/print.mk" print-BUILD "CC=$compiler" 2>&1)" build/cpu "the build folder"
 done
-# Without gcc: the first of cc and clang that is there.
+# Without gcc: the first of cc and clang that is installed.
 mkdir "$work/bin"
 for tool in sh env sed grep cat head tr cut awk uname dirname find mkdir id cksum make printf mktemp; do
     ln -s "$(type -P $tool)" "$work/bin/$tool"
@@ -131,7 +131,7 @@ done
 printf '#!/bin/sh\necho clang version 99\n' >"$work/bin/clang" && chmod +x "$work/bin/clang"
 equal "$(PATH=$work/bin variable CC)" clang "no gcc and no cc"
 equal "$(PATH=$work/bin variable CXX DEVICE=emulated)" clang++ "no gcc and no cc"
-# Tests for which a tool is missing are left out, counted and named.
+# Tests for which a tool is missing are skipped, counted and named.
 left_out=$(PATH=$work/bin variable SKIPPED)
 for entry in test/torture.py:python3 test/test_command_line.sh:python3 test/data/test_download.sh:curl test/emulated.sh:clang++; do
     case " $left_out " in *" $entry "*) pass ;; *) fail "$entry is not in: $left_out" ;; esac
@@ -141,7 +141,7 @@ env -u TEST_RECORD SKIPPED="test/torture.py:python3 test/emulated.sh:g++" test/r
 holds grep -qx 'skipped: test/torture.py (python3 is not installed)' "$work/out.txt"
 equal "$(tail -n 1 "$work/out.txt")" "0 passed, 0 failed, 2 skipped" "counted"
 rm "$work/bin/clang"
-# A compiler that does not know -march=native, and one that knows neither.
+# A compiler that does not support -march=native, and one that does not support -mcpu=native either.
 stub arm 'case $* in *-march=native*) exit 1 ;; *--version*) echo arm ;; esac'
 equal "$(with_stubs variable MARCH CC=arm)" -mcpu=native "-march=native is not known"
 stub arm 'case $* in *native*) exit 1 ;; *--version*) echo arm ;; esac'
@@ -164,7 +164,8 @@ if command -v pkg-config >/dev/null; then
     holds grep -q -- "space/include" <(find_libraries "PKG_CONFIG_PATH=$away/lib/pkgconfig" dev/find_libraries.sh cflags)
     holds grep -q -- "space/include" <(variable C_FLAGS "PKG_CONFIG_PATH=$away/lib/pkgconfig")
 fi
-# No pkg-config: the compiler's own paths; both places of cJSON's header. Real libraries, empty ones.
+# Without pkg-config: the compiler's own paths; both locations of cJSON's header. With real libraries, then empty
+# ones.
 mkdir -p "$work/libs" "$work/headers/cjson"
 touch "$work/headers/pcre2.h" "$work/headers/cjson/cJSON.h"
 for name in pcre2-8 cjson; do echo 'int nothing;' | $gcc_is -shared -fPIC -x c - -o "$work/libs/lib$name.so" || fail "lib$name.so"; done
@@ -180,7 +181,7 @@ for layout in cjson ''; do # the sources find either
     printf '#include "data/cjson.h"\ncJSON *x;\n' >"$work/layout.c"
     holds "$gcc_is" -nostdinc -isystem "$($gcc_is -print-file-name=include)" -I. -I"$work/layout" -fsyntax-only "$work/layout.c"
 done
-# conda's, found without pkg-config
+# Libraries of conda, found without pkg-config.
 mkdir -p "$work/conda/include/cjson" && touch "$work/conda/include/pcre2.h" "$work/conda/include/cjson/cJSON.h"
 stub lacking "case \$* in *pcre2* | *cjson* | *' - '*) exit 1 ;; *) exec $gcc_is \"\$@\" ;; esac"
 holds grep -q -e "-L$work/conda/lib -lpcre2-8 *-L$work/conda/lib -lcjson" <(with_stubs find_libraries PKG_CONFIG=false CC=lacking \
@@ -188,7 +189,7 @@ holds grep -q -e "-L$work/conda/lib -lpcre2-8 *-L$work/conda/lib -lcjson" <(with
 
 # ---- packages -----------------------------------------------------------------------------------------------------------
 
-# A machine with none of them, without root and sudo: the one command, by the distribution.
+# A machine with none of the packages, without root and sudo: the command depends on the distribution.
 rm -f "$work/bin/id" && printf '#!/bin/sh\necho 1000\n' >"$work/bin/id" && chmod +x "$work/bin/id"
 for tool in apt-get dnf pacman zypper apk brew conda; do
     printf '#!/bin/sh\necho "$0 $*" >>"%s"\n' "$work/tried.txt" >"$work/bin/$tool" && chmod +x "$work/bin/$tool"
@@ -209,24 +210,24 @@ on '"opensuse-leap"' 'sudo zypper install -y'
 on alpine 'sudo apk add'
 on macos 'brew install'
 on conda 'conda install -c conda-forge'
-on none 'brew install' # by what is there
+on none 'brew install' # depends on the installed package manager
 rm "$work/bin/brew"
 on none 'conda install -c conda-forge'
 rm "$work/bin/conda"
 says '^error: .* install what is missing with the package manager of your system' 1 bare dev/deps.sh deps
 printf 'ID=fedora\n' >"$work/os-release"
 says 'run: conda install -c conda-forge .*pcre2' 1 bare CONDA_PREFIX=/c dev/deps.sh deps
-# make says the same before it compiles anything, and what installs does no more than that.
+# make prints the same before it compiles anything, and `deps` installs no more than that.
 printf 'ID=debian\n' >"$work/os-release"
 for goal in all train deps test "deps test"; do
     says '^error: .*cJSON.* are not installed; .* sudo apt-get install -y .*libcjson-dev' 2 bare make BUILD=build/none $goal
 done
 if [ -e "$work/tried.txt" ]; then fail "it was tried: $(cat "$work/tried.txt")"; else pass; fi
-# Whoever can install is told the shorter way.
+# Users who can install packages are told the shorter command.
 printf '#!/bin/sh\necho 0\n' >"$work/bin/id"
 says '^error: .*cJSON.* are not installed; to install what is missing, run: make deps$' 1 bare dev/deps.sh --print
 printf '#!/bin/sh\necho 1000\n' >"$work/bin/id"
-# With sudo that needs no password it is tried: by apt-get alone.
+# sudo is tried if it needs no password, with apt-get only.
 printf '#!/bin/sh\n[ "$1" != -n ] || shift\nexec "$@"\n' >"$work/bin/sudo" && chmod +x "$work/bin/sudo"
 printf '#!/bin/sh\n' >"$work/bin/apt-cache" && chmod +x "$work/bin/apt-cache"
 ln -s "$(type -P true)" "$work/bin/true"
@@ -234,7 +235,7 @@ ln -s "$(type -P rm)" "$work/bin/rm"
 says 'Installing pkg-config gcc libc6-dev libpcre2-dev libcjson-dev' 1 bare dev/deps.sh train
 holds grep -q 'apt-get .*update' "$work/tried.txt"
 holds grep -q 'apt-get .*install -y .* gcc libc6-dev libpcre2-dev libcjson-dev' "$work/tried.txt"
-# What `deps` installs is part of the build that the same command makes, also where it was built without it before.
+# What `deps` installs is used by the build of the same command, even if an earlier build was made without it.
 stub lacking "case \$* in *' - '*) exit 1 ;; *) exec $gcc_is \"\$@\" ;; esac"
 stub pkg-config "case \$* in *ompi* | *mpich* | *zstd*) exit 1 ;; *zlib*) [ -e '$work/came' ] ;; esac"
 stub apt-get "case \$* in *install*) touch '$work/came' ;; esac"
@@ -245,7 +246,7 @@ OS_RELEASE=$work/os-release with_stubs changes YES "zlib, which comes with deps"
 holds grep -q -e ' -DHAVE_ZLIB .*-c data/write_stories.c' "$work/out.txt"
 with_stubs changes NO "zlib, which has come" CC=lacking
 rm "$stubs/pkg-config"
-# Everything that is required is there: nothing is asked for; what only tests need is named and not required.
+# If everything required is installed, nothing is requested; what only tests need is named as optional.
 stub sudo 'exit 1'
 stub id 'echo 1000'
 stub curl 'exit 0'

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The commands as a user meets them: a run from text to samples, resuming bit for bit, signals, and bad input, each with
-# its message and exit status.
+# The commands as users run them: training from text to samples, resuming bit for bit, signals, and invalid input,
+# each with its message and exit status.
 #     BUILD=build/cpu test/test_command_line.sh
 . "$(dirname "$0")/test.sh"
 
@@ -29,7 +29,7 @@ for option in $(grep -oE -- '--[a-z][a-z-]+' usage.txt | sort -u); do
     grep -qE -- "^  --(\[no-\])?${option#--}( |$)" help.txt || [ "$option" = --help ] && pass || fail "-h has $option, --help has not"
 done
 expect 0 "^train_gpt [0-9]" "$train" --version
-# Names of other trainers are answered with ours, and a shell's expansion of a pattern with a word about quotes.
+# Option names of other trainers are answered with ours, and a pattern expanded by a shell with a hint about quotes.
 for pair in batch-size:batch lr:learning-rate max-steps:steps max-iters:steps block-size:sequence-length n-layer:num-layers \
     n_layer:num-layers n_embd:channels per_device_train_batch_size:batch eval-interval:validate-every output_dir:run \
     gradient_accumulation_steps:accumulate grad_clip:clip; do
@@ -47,12 +47,13 @@ done
 [ "$(grep -c '"loss"' whole/metrics.jsonl)" = 8 ] && pass || fail "metrics.jsonl has not 8 steps"
 [ "$(grep -c '"validation_loss"' whole/metrics.jsonl)" = 2 ] && pass || fail "metrics.jsonl has not 2 validations"
 
-# The same run again, with another number of threads, gives the same bits; so does one that is cut and resumed.
+# The same run again, with another number of threads, gives the same bits; so does one that is interrupted and
+# resumed.
 expect 0 "step 8/8" "$train" --run again $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --threads 1
 same whole/checkpoints/step_00000008/model.safetensors again/checkpoints/step_00000008/model.safetensors
 same <(curve whole) <(curve again)
 expect 0 "step 8/8" "$train" --run cut $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --save-every 3
-rm -rf cut/checkpoints/step_00000008 # back to step 6; the metrics know of steps 7 and 8
+rm -rf cut/checkpoints/step_00000008 # back to step 6; the metrics include steps 7 and 8
 expect 0 "step 8/8" "$train" --run cut --resume
 same whole/checkpoints/step_00000008/model.safetensors cut/checkpoints/step_00000008/model.safetensors
 same whole/checkpoints/step_00000008/optimizer.safetensors cut/checkpoints/step_00000008/optimizer.safetensors
@@ -65,14 +66,14 @@ expect 0 "has already done 8 steps" "$train" --run cut --resume --num-layers 2
 "$tokenize" train --input stories/validation.txt --vocab 300 --out other.json >/dev/null 2>&1
 refuse "other.json' is not the tokenizer that this run was started with" "$train" --run cut --resume --tokenizer other.json
 expect 0 "step 10/10" "$train" --run cut --resume --steps 10
-# What is computed again, or in pieces, changes nothing (beyond rounding, for pieces); --plan allocates nothing.
+# Recomputing or computing in parts changes nothing (beyond rounding, for parts); --plan allocates nothing.
 for what in activation norm gelu layernorm block; do
     expect 0 "step 8/8" "$train" --run "again_$what" $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --recompute "$what"
     same <(curve whole) <(curve "again_$what")
 done
 expect 0 "step 8/8" "$train" --run pieces $small "${data[@]}" --steps 8 --dropout 0.1 --accumulate 2 --clip 0.5 --logits-memory 100k
 near pieces whole && pass || fail "logits in pieces change the losses"
-# Validation of one model: four batches of two are two of four, logits whole or in pieces.
+# Validation of one model: four batches of two are two of four; logits whole or in parts.
 validation() { grep -o '"validation_loss": [0-9.]*' "$1/metrics.jsonl" | cut -d' ' -f2; }
 still="--learning-rate 0 --steps 1 --warmup 0"
 expect 0 "step 1/1" "$train" --run by2 $small "${data[@]}" $still --validation-batches 4 --batch 2
@@ -102,7 +103,7 @@ echo "--num-layers=1 # one
 expect 0 "1 layer," "$train" $small "${data[@]}" @options.txt
 [ -d "from file" ] && pass || fail "a quoted value in an option file"
 
-# Splits of a batch, what validation and sampling must not touch, what must differ.
+# Splits of a batch; what validation and sampling must not change; what must differ.
 run() { "$train" --run "$1" $small "${data[@]}" "${@:2}" >out.txt 2>&1 </dev/null || fail "$(tail -n 1 out.txt) of: $*"; }
 run batch4 --steps 6 --dropout 0.2
 run batch2 --steps 6 --dropout 0.2 --batch 2 --accumulate 2
@@ -122,14 +123,14 @@ run rates --steps 6 --warmup 2 --learning-rate 1e-3
 run learnt --overfit --steps 9 --validate-every 4
 run learnt_alone --overfit --steps 9 --validate-every 0
 same <(losses learnt) <(losses learnt_alone)
-# Bits per byte: with single bytes as tokens, nats of the bytes and the ends over ln 2 and the bytes.
+# Bits per byte: with single bytes as tokens, nats of bytes and ends / ln 2 / number of bytes.
 "$tokenize" train --input stories/train.txt --vocab 257 --out bytes.json >/dev/null 2>&1
 "$tokenize" encode --tokenizer bytes.json --input stories/validation.txt --out bytes >/dev/null 2>&1
 expect 0 "step 1/1" "$train" --run bytes $small --warmup 0 --train bytes_000000.bin --validation bytes_000000.bin --tokenizer bytes.json --steps 1 --validate-documents --sequence-length 1000 --validation-batches 100
 text=$(sed 's/<|endoftext|>//' stories/validation.txt | wc -c)
 grep validation_loss bytes/metrics.jsonl | tr -d ',}' | awk -v bytes="$text" '{ d = $6 - $4 * (bytes + 20) / bytes / log(2); exit d < -1e-4 || d > 1e-4 }' && pass || fail "bits per byte"
 
-# ---- a vocabulary larger than the tokenizer's, other ends of text ----------------------------------------------------------
+# ---- a vocabulary larger than the tokenizer's, other end-of-text tokens ----------------------------------------------
 
 # 400 ids for a tokenizer of 300: trained, resumed and sampled.
 expect 0 "step 3/3" "$train" --run larger $small "${data[@]}" --vocab-size 400 --warmup 1 --steps 3 --validate-documents
@@ -138,7 +139,7 @@ expect 0 "step 4/4" "$train" --run larger --resume --steps 4
 expect 0 "^A" "$train" --init-from larger/checkpoints/step_00000004 --sample A --sample-tokens 60 --temperature 100
 "$tokenize" train --input stories/train.txt --vocab 401 --out too_large.json >/dev/null 2>&1
 refuse "too_large.json has 401 tokens, but the model in larger/.* has 400" "$train" --init-from larger/checkpoints/step_00000004 --sample A --tokenizer too_large.json
-# Exact ids as a prompt; text that says the same.
+# Exact ids as a prompt, and equivalent text.
 ids=$(python3 -c "
 import json; v = json.load(open('tokenizer.json'))['model']['vocab']; print(299, v['O'], v['n'], v['c'], sep=',')")
 "$train" --run whole --prompt-ids "$ids" --temperature 0 --sample-tokens 20 >a.txt 2>/dev/null
@@ -147,7 +148,8 @@ holds [ "$(head -c 16 a.txt)" = "<|endoftext|>Onc" ]
 same <(tail -c +14 a.txt) b.txt "a prompt of ids and one of text"
 for ids in 300 -1 x 1,,2 "1 2" ""; do refuse "--prompt-ids '$ids' is not a list of token ids, expected numbers from 0 to 299" "$train" --run whole --prompt-ids "$ids"; done
 refuse "both prompts" "$train" --run whole --prompt-ids 1 --sample A
-# A tokenizer whose end of text is another token: named by tokenizer_config.json, kept in checkpoints, or by --end-of-text.
+# A tokenizer with another end-of-text token: named by tokenizer_config.json, kept in checkpoints, or by
+# --end-of-text.
 mkdir other_end
 sed 's/<|endoftext|>/<\/s>/g' tokenizer.json >other_end/tokenizer.json
 cp other_end/tokenizer.json other_end.json
@@ -166,14 +168,14 @@ expect 0 "step 1/1" "$train" --run ends2 $small --warmup 0 --train ends_000000.b
 refuse "has no token '</x>', which --end-of-text names" "$train" --run ends2 $small --train ends_000000.bin --tokenizer other_end.json --end-of-text "</x>"
 refuse "the token ~, which precedes each, does not occur in it" "$train" --run ends3 $small --train train_000000.bin --validation val_000000.bin --tokenizer tokenizer.json \
     --end-of-text "~" --validate-documents
-# The tokenizer beside the weights says what a document is.
+# The tokenizer next to the weights determines what a document is.
 expect 0 "step 1/1" "$train" --run beside $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from whole/checkpoints/step_00000008 \
     --steps 1 --validate-documents
 cp -r whole/checkpoints/step_00000008 without
 rm without/manifest without/tokenizer.json
 refuse "needs --tokenizer: there is none in the folder of the weights" "$train" --run beside2 $small --warmup 0 --train "train_*.bin" --validation "val_*.bin" --init-from without \
     --steps 1 --validate-documents
-# What stops a sample is what the folder says: here, the most probable token after the prompt.
+# The folder determines what ends a sample: here, the most probable token after the prompt.
 cp -r whole/checkpoints/step_00000008 stops
 rm stops/manifest
 first=$("$train" --init-from stops --sample Onc --temperature 0 --sample-tokens 1 2>/dev/null | head -c 4 | tail -c 1)
@@ -186,7 +188,7 @@ expect 0 "^1 tokens" "$train" --init-from stops --sample Onc --temperature 0 --s
 expect 0 "step 1/1" "$train" --run stopped $small --train "train_*.bin" --init-from stops --warmup 0 --steps 1
 same <(python3 -c "import json; print(json.load(open('stops/generation_config.json')))") \
     <(python3 -c "import json; print(json.load(open('stopped/checkpoints/step_00000001/generation_config.json')))") "the tokens that stop, in a checkpoint"
-# A tokenizer of two files beside the weights.
+# A tokenizer of two files next to the weights.
 cp -r whole/checkpoints/step_00000008 pair
 rm pair/manifest pair/tokenizer.json
 python3 - <<'END'
@@ -197,7 +199,7 @@ open("pair/merges.txt", "w").write("#version: 0.2\n" + "".join(merge + "\n" for 
 END
 "$train" --init-from pair --sample "<|endoftext|>Onc" --temperature 0 --sample-tokens 20 >b.txt 2>/dev/null
 same a.txt b.txt "the tokenizer of two files"
-# A tokenizer with the same vocabulary and other merges is another one.
+# A tokenizer with the same vocabulary and other merges is a different one.
 python3 - <<'END'
 import json
 tokenizer = json.load(open("tokenizer.json"))
@@ -205,7 +207,7 @@ tokenizer["model"]["merges"].reverse()
 json.dump(tokenizer, open("reversed.json", "w"))
 END
 refuse "reversed.json' is not the tokenizer that this run was started with" "$train" --run whole --resume --tokenizer reversed.json
-# Keys of tokenizer.json that are not known.
+# Unknown keys of tokenizer.json.
 sed 's/"truncation": null/"truncation": {"max_length": 5}/' tokenizer.json >truncates.json
 refuse "truncates.json: truncation shortens long texts, expected null; --ignore-key truncation ignores it" "$train" --run keys $small --train "train_*.bin" --tokenizer truncates.json
 expect 0 "step 1/1" "$train" --run keys $small --warmup 0 --train "train_*.bin" --tokenizer truncates.json --ignore-key truncation --steps 1
@@ -234,7 +236,7 @@ for signal in INT:5 TERM:5 USR1:5; do
     [ -s "$run"/checkpoints/step_*/manifest ] && pass || fail "no checkpoint after SIG${signal%:*}"
 done
 
-# What nohup ignores stays ignored.
+# Signals ignored by nohup stay ignored.
 nohup "$train" --run nohup $small "${data[@]}" --steps 1000000 --validate-every 0 >log.txt 2>&1 &
 pid=$!
 wait_for_steps nohup 1
@@ -244,7 +246,7 @@ wait_for_steps nohup $((steps + 20)) && kill -0 $pid && pass || fail "nohup does
 kill -TERM $pid
 wait $pid
 
-# ---- options that are wrong -----------------------------------------------------------------------------------------------
+# ---- invalid options -------------------------------------------------------------------------------------------------
 
 refuse "did you mean --learning-rate" "$train" --learning-rat 1
 refuse "there is no option --xyzzy" "$train" --xyzzy 1
@@ -274,7 +276,8 @@ refuse "no run to resume" "$train" --run nowhere --resume
 refuse "is the folder of a model, not of a run" "$train" --run whole/checkpoints/step_00000008 --resume
 refuse "is the folder of a model, not of a run" "$train" --run whole/checkpoints/step_00000008 --sample "A"
 refuse "is the folder of a run: give --init-from one of the folders in 'whole/checkpoints'" "$train" $small "${data[@]}" --run other --init-from whole
-# Fewer positions than the default sequence length: the sequence length is theirs. A shard that is too short is named.
+# A model with fewer positions than the default sequence length determines the sequence length. A shard that is too
+# short is named.
 expect 0 "step 1/1 " "$train" --run short ${small/--sequence-length 32/} "${data[@]}" --init-from whole/checkpoints/step_00000008 --steps 1 --warmup 0 --sample-tokens 1
 grep -q -- "--sequence-length=32" short/options.txt && pass || fail "the sequence length of a model with 32 positions"
 head -c 1064 train_000000.bin >short_000000.bin # 20 tokens
@@ -294,20 +297,21 @@ cp -r whole/checkpoints/step_00000008 poisoned && rm poisoned/manifest
 python3 -c "
 f = open('poisoned/model.safetensors', 'r+b')
 f.seek(-4, 2)
-f.write(bytes([0, 0, 0xc0, 0x7f]))" # the last weight becomes NaN
+f.write(bytes([0, 0, 0xc0, 0x7f]))" # sets the last weight to NaN
 poisoned=(--run poisoned_run $small --init-from poisoned "${data[@]}" --steps 20 --validate-every 0 --max-skips 3)
 expect 4 "^error: 3 steps in a row had a non-finite loss.*stopped after step 3" "$train" "${poisoned[@]}"
 [ -s poisoned_run/checkpoints/step_00000003/manifest ] && pass || fail "no checkpoint after too many skips"
 [ "$(grep -c '"loss": null.*"skipped": true' poisoned_run/metrics.jsonl)" = 3 ] && pass || fail "the skipped steps are not in the metrics"
-expect 4 "^error: .*stopped after step 6" "$train" --run poisoned_run --resume # the checkpoint has the NaN: nothing better to save
+# The checkpoint has the NaN: there is nothing better to save.
+expect 4 "^error: .*stopped after step 6" "$train" --run poisoned_run --resume
 [ -d poisoned_run/checkpoints/step_00000006 ] && fail "a checkpoint is saved while steps are skipped" || pass
 refuse "not finite" "$train" --run poisoned_run --sample "A"
 expect 4 "^error: .*stopped after step 3" "$train" "${poisoned[@]}" --run poisoned_samples --sample-every 1
 grep -q "^---- the model's logits are not finite" out.txt && pass || fail "a sample does not say that the weights are not finite"
 
-# ---- shards that are wrong ------------------------------------------------------------------------------------------------
+# ---- invalid shards --------------------------------------------------------------------------------------------------
 
-# shard FILE MAGIC VERSION COUNT TOKEN...: a file of llm.c's format, with any count in its header.
+# shard FILE MAGIC VERSION COUNT TOKEN...: writes a file in llm.c's format, with any count in its header.
 shard() {
     python3 - "$@" <<'EOF'
 import struct, sys
@@ -326,7 +330,7 @@ shard longer.bin 20240520 1 101 $many
 shard shorter.bin 20240520 1 99 $many
 shard negative.bin 20240520 1 -5 $many
 shard short.bin 20240520 1 20 $(seq 0 19)
-shard token.bin 20240520 1 100 $(seq 5 104) # 100 stands at 95
+shard token.bin 20240520 1 100 $(seq 5 104) # 100 is at position 95
 head -c 100 good.bin >truncated.bin
 : >empty.bin
 expect 0 "step 2/2" "$train" --run good $small --vocab-size 100 --train good.bin --steps 2 --warmup 0
@@ -343,7 +347,7 @@ refuse "token 95 of 'token.bin' is 100" "$train" --run bad $small --vocab-size 1
 mkdir folder.bin
 try "folder.bin" folder.bin
 
-# ---- checkpoints that are wrong -------------------------------------------------------------------------------------------
+# ---- damaged checkpoints ---------------------------------------------------------------------------------------------
 
 checkpoint=whole/checkpoints/step_00000008
 damaged() { # PATTERN FILE COMMAND...: the command damages a copy of the file
@@ -362,8 +366,8 @@ for file in model.safetensors optimizer.safetensors config.json training_state.j
     damaged "$file" "$file" "truncate -s $((size / 2)) $file"
     damaged "$file" "$file" "rm $file"
 done
-# Folders of others have no manifest: what is read is checked all the same.
-foreign() { # PATTERN, commands to damage it
+# Folders of other programs have no manifest: what is read is checked nevertheless.
+foreign() { # PATTERN, then commands that damage it
     rm -rf foreign && cp -r "$checkpoint" foreign && rm foreign/manifest
     (cd foreign && eval "$2")
     refuse "$1" "$train" --run bad $small --init-from foreign "${data[@]}"
@@ -383,12 +387,12 @@ foreign "model.safetensors" "rm model.safetensors"
 echo '[]' >list.json
 refuse "list.json" "$train" --run bad $small "${data[@]}" --tokenizer list.json
 
-# ---- a disk that does not take it -----------------------------------------------------------------------------------------
+# ---- a full disk -----------------------------------------------------------------------------------------------------
 
 refuse "cannot create the folder" "$train" --run /proc/run $small "${data[@]}" --steps 2 --warmup 0
 refuse "cannot create the folder" "$train" --run options.txt $small "${data[@]}" --steps 2 --warmup 0
-# A full disk: a small file system where one may be mounted, else a limit on the size of files. The checkpoint before
-# stays whole, nothing half written is left, and with room the run goes on.
+# A full disk: a small file system if one may be mounted, else a limit on the size of files. The previous checkpoint
+# stays intact, nothing partial is left, and with space available the run continues.
 full() { # COMMAND...: resumes where the next checkpoint does not fit
     expect 2 "^error: cannot save step 12: cannot write" "$@"
     ls "$full/checkpoints" | grep -qv '^step_00000008$' && fail "left over: $(ls "$full/checkpoints")" || pass
@@ -404,7 +408,7 @@ if mount -t tmpfs -o size=900k tmpfs disk 2>/dev/null; then
 else
     full=limited
     cp -r whole $full
-    full bash -c "trap '' XFSZ; ulimit -f 100; exec $train --run $full --resume --steps 12" # of 1 kB
+    full bash -c "trap '' XFSZ; ulimit -f 100; exec $train --run $full --resume --steps 12" # in kB
 fi
 expect 0 "step 12/12" "$train" --run $full --resume --steps 12
 

@@ -1,16 +1,16 @@
 #!/bin/bash
-# What can be known about DEVICE=cuda without a GPU: how the compiler is found, that everything compiles and links, what
-# the programs say without a GPU, what each kernel takes; profiling; that dev/gpu_check.sh runs its parts and
-# remembers them. Where there is a GPU the tests run on it too.
+# What can be tested of DEVICE=cuda without a GPU: how the compiler is found, that everything compiles and links, what
+# the programs print without a GPU, the resources of each kernel; profiling; that dev/gpu_check.sh runs its parts and
+# remembers them. With a GPU, the tests also run on it.
 #     BUILD=build/cpu test/test_cuda_build.sh
 . "$(dirname "$0")/test.sh"
-unset MAKEFLAGS MFLAGS MAKELEVEL DEVICE # of a make that calls this
+unset MAKEFLAGS MFLAGS MAKELEVEL DEVICE # set by a make that calls this
 cd "$root" || exit 1
 jobs=-j$(nproc)
 stubs=$work/stubs
 mkdir -p "$stubs"
 out=$work/out.txt
-stub() { # stub NAME TEXT: a program of that name, first on PATH
+stub() { # stub NAME TEXT: creates a program of that name, first on PATH
     printf '#!/bin/sh\n%s\n' "$2" >"$stubs/$1" && chmod +x "$stubs/$1"
 }
 # says PATTERN STATUS COMMAND...
@@ -30,7 +30,7 @@ no_gpu() { ! dev/find_cuda.sh gpu | grep -q yes; }
 
 # ---- what is found ----------------------------------------------------------------------------------------------------
 
-# A toolkit of empty files, and a GPU that answers, both by stubs; `variable` prints one of make's.
+# A toolkit of empty files, and a GPU that responds, both as stubs; `variable` prints a variable of make.
 toolkit=$work/toolkit
 mkdir -p "$toolkit/bin" "$toolkit/include/nvtx3" "$toolkit/lib"
 touch "$toolkit/include/"{cuda_runtime.h,cublasLt.h,nccl.h,nvtx3/nvToolsExt.h} "$toolkit/lib/"{libcublasLt.so.13,libnccl.so.2,libcudart_static.a}
@@ -65,7 +65,7 @@ fi
 holds grep -q 'libnccl.so.2' <(CUDA_HOME=$toolkit dev/find_cuda.sh link)
 equal "$(NCCL=0 CUDA_HOME=$toolkit dev/find_cuda.sh link | grep -c nccl)" 0 "NCCL=0"
 equal "$(NCCL=0 CUDA_HOME=$toolkit dev/find_cuda.sh compile | grep -c NCCL)" 0 "NCCL=0"
-# Python packages: one folder, or older, one for each part.
+# Python packages: a single folder, or in older ones a folder for each part.
 packages=$work/packages
 mkdir -p "$packages/nvidia/nccl" && mv "$toolkit" "$packages/nvidia/cu13" &&
     mv "$packages/nvidia/cu13/lib/libnccl.so.2" "$packages/nvidia/nccl/" && mkdir "$packages/nvidia/nccl/lib" &&
@@ -80,7 +80,7 @@ holds grep -q "nvidia/cu13/lib -l:libcublasLt.so.13" "$out"
 holds grep -q "nvidia/nccl/lib -l:libnccl.so.2" "$out"
 mv "$packages/nvidia/cu13" "$packages/nvidia/cuda_nvcc"
 equal "$(PATH=$work/bin "${only_packages[@]}" dev/find_cuda.sh nvcc)" "$packages/nvidia/cuda_nvcc/bin/nvcc" "nvcc in a package of its own"
-# None at all.
+# Neither.
 PATH=$work/bin CUDA_HOME='' CUDA_PLACE=/nonexistent PYTHONPATH='' dev/find_cuda.sh nvcc >"$out"
 if [ ! -s "$out" ]; then
     says "DEVICE=cuda needs NVIDIA's compiler nvcc, but there is none in CUDA_HOME, /nonexistent, PATH, and the packages of python3" 2 \
@@ -107,13 +107,14 @@ else
     gcc -shared -fPIC -Wall -Wextra -Werror -idirafter "$nvtx" test/nvtx_recorder.c -o "$work/recorder.so" || fail "test/nvtx_recorder.c"
     says "step 2/2" 0 env NVTX_INJECTION64_PATH="$work/recorder.so" NVTX_RECORDING="$work/ranges.txt" \
         "$emulated/train_gpt" --run "$work/ranges" "${small[@]}" --steps 2 --accumulate 3
-    # Each range, with the ranges around it, and how often it was opened; what is around validation and samples is not of steps.
+    # Each range with its enclosing ranges, and how often it was opened; ranges of validation and samples are not
+    # inside steps.
     awk '$1 == "push" { name = substr($0, 6); path[++depth] = (depth > 1 ? path[depth - 1] "/" : "") name; count[path[depth]]++ }
          $1 == "pop" { if (--depth < 0) exit 1 }
          END { if (depth != 0) exit 1; for (p in count) print count[p], p }' "$work/ranges.txt" >"$work/paths.txt"
-    holds [ $? -eq 0 ] # every range that was opened was closed
+    holds [ $? -eq 0 ] # every opened range was closed
     opened() { if grep -qxF "$1" "$work/paths.txt"; then pass; else fail "not opened so: $1; but: $(grep -F "${1#* }" "$work/paths.txt")"; fi; }
-    # 2 steps, 3 micro-steps each, 2 layers
+    # 2 steps of 3 micro-steps each, 2 layers.
     opened "2 step"
     opened "6 step/data"
     opened "6 step/forward"
@@ -137,7 +138,7 @@ fi
 
 says 'make DEVICE=cuda profile' 2 make DEVICE=cpu profile
 if [ -z "$(dev/find_cuda.sh nsys)" ]; then says 'nsys is not on PATH.*install nsight-systems' 2 make DEVICE=emulated profile; fi
-# The stub writes its arguments, runs the program, and makes the report's file; every other call is `stats`.
+# The stub writes its arguments, runs the program, and creates the report's file; every other call is `stats`.
 stub nsys 'echo "$@" >>"$NSYS_CALLS"; [ "$1" = profile ] || exit 0
 for word; do shift; case $word in --output=*) : >"${word#--output=}.nsys-rep" ;; *train_gpt) exec "$word" "$@" ;; esac; done'
 export NSYS_CALLS=$work/nsys.txt
@@ -152,8 +153,8 @@ check() { OUT=$work/check env PATH="$stubs:$PATH" dev/gpu_check.sh "$@" >"$out" 
 mkdir "$work/check"
 holds [ "$(dev/gpu_check.sh --list | wc -w)" -eq 15 ]
 says "error: there is no part 'kernel'; the parts are: versions build" 1 dev/gpu_check.sh kernel
-# Nothing has a GPU, a compiler or a program here but by stubs that say what they were asked: what is reported,
-# remembered and done again. A part that fails does not stop the next.
+# GPU, compiler and programs are stubs that print their arguments: tests what is reported, remembered and repeated. A
+# part that fails does not stop the next.
 stub nvidia-smi 'echo "GPU 0: stub"'
 stub compute-sanitizer 'echo "asked: $*"; case $* in *racecheck*matmul*) exit 9 ;; esac'
 stub make 'echo "made: $*"'
@@ -164,12 +165,12 @@ holds grep -q '^======== .* cuda, GPU 0: stub, commit .*: versions memcheck race
 equal "$(grep -c '^asked: --tool .* --error-exitcode 9 build/cuda-bf16/' "$report")" 16 "four tools on four programs"
 equal "$(grep -c '^FAILED with status 9' "$report")" 1 "one of them failed"
 holds grep -q '^made: .*DEVICE=cuda .*PRECISION=fp32 programs tests' "$report"
-holds grep -qE '^versions +passed|^versions +FAILED' "$report" # by whether torch is here
+holds grep -qE '^versions +passed|^versions +FAILED' "$report" # depends on whether torch is installed
 holds grep -qE '^racecheck +FAILED' "$report"
 holds grep -qE '^memcheck +passed' "$report"
 holds grep -qE '^build +passed' "$report"
 holds grep -qx 'cuda build' "$work/check/report_passed"
-check && fail "the programs are not there" # all that have not passed, in their order; the programs are not there
+check && fail "the programs are not there" # all parts that have not passed, in order; the programs are missing
 holds grep -qE '^======== .*: .*tests conformance processes racecheck kernels training_124M training_350M attention saving curve$' "$report"
 equal "$(grep -c -- '^---- build$' "$report")" 1 "what has passed is not done again"
 equal "$(grep -c -- '^---- tests$' "$report")" 1 "the tests' turn came"
@@ -180,7 +181,7 @@ stub make 'exec /bin/sleep 20'
 PART_SECONDS=1 check build && fail "it should be cut off" || pass
 holds grep -qE '^build +cut off after 1 s' "$report"
 rm "$stubs/make" "$stubs/nvidia-smi" "$stubs/sleep" "$stubs/compute-sanitizer"
-# For real, on the emulated build.
+# With real programs, on the emulated build.
 if DATA=$work/corpus check --emulated conformance training_tiny curve; then pass; else fail "dev/gpu_check.sh --emulated" && cat "$out"; fi
 holds grep -qE '^tiny, ours: median of 3 steps [0-9.]+ ms, [0-9]+ tokens/s$' "$report"
 holds grep -qE '^1 [0-9.]+$' "$report"
@@ -214,10 +215,10 @@ equal "$(wc -l <"$out")" 1 "one sentence"
 says 'Trains a GPT-2' 0 "$cuda/train_gpt" --help
 says '^total' 0 "$cuda/train_gpt" --plan --model gpt2-124M --vocab-size 50257 --sequence-length 1024
 for program in layers/test_kernels attention/test_attention attention/test_ptx test_train_gpt; do says "$needs" 1 "$cuda/test/$program"; done
-says "$needs" 0 "$cuda/test/layers/test_matmul_device" # it tests what it can
+says "$needs" 0 "$cuda/test/layers/test_matmul_device" # it tests what is possible
 says "$needs" 1 "$cuda/dev/bench_kernels"
 
-# cuDNN's attention, where its frontend is: compiled and linked; where it is not, a sentence.
+# cuDNN's attention: compiled and linked if its frontend is installed; otherwise a message.
 if [ -n "$(dev/find_cuda.sh cudnn-compile)" ]; then
     make -s $jobs DEVICE=cuda CUDNN=1 ARCH=sm_90a BUILD=build/cuda-cudnn NO_LINKS=1 programs >"$out" 2>&1
     holds [ $? -eq 0 ]
@@ -226,7 +227,7 @@ else
     says 'CUDNN=1 needs cuDNN 9 and the headers of its C\+\+ frontend .pip install' 2 make -n DEVICE=cuda CUDNN=1
 fi
 
-# Registers, shared memory, spills of every kernel.
+# Registers, shared memory and spills of every kernel.
 for precision in bf16 fp32; do
     make -s PRECISION=$precision DEVICE=cuda kernel_resources >"$out" 2>"$work/errors.txt"
     sums=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$out")

@@ -1,10 +1,11 @@
 #!/bin/bash
-# The same trainer on other devices: a GPU's build, as a rule the emulated one, against the CPU's. Every option that
-# touches kernels; checkpoints that cross builds; memory that does not suffice.
+# The trainer on other devices: a GPU build, usually the emulated one, compared with the CPU's. Every option that
+# affects kernels; checkpoints that are moved between builds; insufficient memory.
 #     BUILD=build/cpu DEVICE_BUILD=build/emulated-bf16 PRECISION=bf16 test/test_devices.sh
 #
-# In fp32 losses differ by the order of sums: 1e-5. In bf16 by what rounding weights and activations to 8 bits does to
-# the loss: each is off by 2^-9 at most, at random, and a loss near ln V moves by much less than 2^-8 of it.
+# In fp32, losses differ by the order of sums: 1e-5. In bf16, they differ by the effect of rounding weights and
+# activations to 8 bits: each is off by at most 2^-9, at random, and a loss near ln V changes by much less than 2^-8
+# of it.
 device_build=$(cd "$DEVICE_BUILD" && pwd) || exit 1
 . "$(dirname "$0")/test.sh"
 
@@ -34,7 +35,7 @@ close gpu_plain cpu_plain
 validation() { grep -o '"validation_loss": [0-9.]*' "$1/metrics.jsonl" | cut -d' ' -f2; }
 echo "$(validation gpu) $(validation cpu)" | awk -v bound=$bound '{ d = ($1 - $2) / $2; exit NF != 2 || d < -bound || d > bound }' &&
     pass || fail "validation: $(validation gpu) and $(validation cpu)"
-# Of one model, four batches of two are two of four, logits whole or in pieces.
+# For one model, four batches of two are two of four; logits whole or in parts.
 still=(--learning-rate 0 --steps 1 --warmup 0)
 run "$gpu" by2 "${still[@]}" --validation-batches 4
 run "$gpu" by4 "${still[@]}" --validation-batches 2 --batch 4
@@ -43,7 +44,7 @@ echo "$(validation by2) $(validation by4) $(validation by4pieces)" |
     awk '{ exit NF != 3 || ($1 - $2) ^ 2 > 1e-10 || ($1 - $3) ^ 2 > 1e-10 }' &&
     pass || fail "validation by batches of 2 and 4, in pieces: $(validation by2) $(validation by4) $(validation by4pieces)"
 
-# The same bits: again, with blocks and threads in other orders, and with activations computed again.
+# The same bits: in a repeated run, with blocks and threads in other orders, and with recomputed activations.
 run "$gpu" again "${hard[@]}"
 same <(curve gpu) <(curve again)
 same gpu/checkpoints/step_00000003/model.safetensors again/checkpoints/step_00000003/model.safetensors
@@ -73,12 +74,12 @@ else
     refuse "weights in bf16" "$gpu" "${data[@]}" "${shape[@]}" --stochastic-rounding
 fi
 
-# A checkpoint that is written beside training is of the step it is named for.
+# A checkpoint that is written during training belongs to the step in its name.
 run "$gpu" beside "${hard[@]}" --save-every 1
 run "$gpu" waiting "${hard[@]}" --save-every 1 --save-synchronously
 for file in waiting/checkpoints/*/*; do same <(written "$file") <(written "beside/${file#waiting/}") "$file, saved beside training"; done
 
-# Attention in several tiles of queries and keys: naive, flash, and flash that adds in any order, learn alike.
+# Attention with several tiles of queries and keys: naive, flash, and flash with nondeterministic sums learn alike.
 long=(--sequence-length 144 --steps 6)
 for dropout in 0 0.1; do
     run "$cpu" long_cpu "${long[@]}" --dropout $dropout
@@ -91,7 +92,7 @@ for dropout in 0 0.1; do
     mv long_cpu "long_cpu_$dropout"
 done
 if "$gpu" "${data[@]}" "${shape[@]}" --attention cudnn --sequence-length 1 2>&1 | grep -q "has no cuDNN"; then pass; else
-    run "$gpu" long_cudnn "${long[@]}" --dropout 0 --attention cudnn # with dropout its masks are its own
+    run "$gpu" long_cudnn "${long[@]}" --dropout 0 --attention cudnn # its dropout masks differ from the others'
     close long_cudnn long_cpu_0
 fi
 
@@ -109,19 +110,19 @@ for way in "$cpu $gpu" "$gpu $cpu"; do
     [ "$(losses crossed | wc -l)" = 5 ] && pass || fail "a run that crosses builds has $(losses crossed | wc -l) steps"
     rm -rf stayed
 done
-# What a checkpoint says, both builds continue alike (the most probable token each time).
+# Both builds continue a prompt from a checkpoint alike (with the most probable token each time).
 for program_at in "$cpu" "$gpu"; do
     "$program_at" --run whole --sample "Once upon" --temperature 0 --sample-tokens 4 2>/dev/null
 done >samples.txt
 [ "$(sort -u samples.txt | grep -c Once)" = 1 ] && pass || fail "samples differ: $(cat samples.txt)"
 
-# ---- what cannot be ---------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 program=("$gpu" "${data[@]}" "${shape[@]}")
 case $PRECISION in fp32) other=bf16 ;; *) other=fp32 ;; esac
 refuse "make PRECISION=$other" --precision $other
 refuse "--attention cudnn: " --attention cudnn --dropout 0 --sequence-length 1
-case $(basename "$device_build") in emulated*) # where the size of memory can be set
+case $(basename "$device_build") in emulated*) # the size of memory can be set
     refuse "no cuBLAS" --matmul cublas
     export CUDA_EMULATION_MEMORY=60000000
     refuse "the largest batch that fits is --batch [0-9]+" --run large --batch 4000
@@ -132,7 +133,7 @@ case $(basename "$device_build") in emulated*) # where the size of memory can be
     unset CUDA_EMULATION_MEMORY
     ;;
 esac
-# Weights that blow up: what the checkpoint says of skipped steps is what the metrics say.
+# Weights that diverge: the checkpoint and the metrics agree on skipped steps.
 program=()
 "$gpu" --run diverged "${data[@]}" "${shape[@]}" --steps 60 --warmup 0 --schedule constant --learning-rate 10 \
     --weight-decay 10 --clip 0 --max-skips 3 >out.txt 2>&1 && fail "training goes on with weights that blew up" || pass

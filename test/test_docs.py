@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Runs every command of the README and of dev/docs, page by page, each page from a folder that has nothing but the project.
+"""Runs every command of the README and of dev/docs, page by page, each page from a folder with only the project in it.
 
     BUILD=build/cpu test/test_docs.py
 
-Blocks marked `sh` are run line by line. Training is cut to a few steps, `make train` to a small corpus. Of what needs a GPU, a cluster or the
-network, the options are parsed and the files must exist: launchers are left out and their program is run alone; targets of make that take long
-are only planned (make -n). Commands within the text must name programs, targets and options that exist.
+Blocks marked `sh` are run line by line. Training is cut to a few steps, `make train` to a small corpus. For commands
+that need a GPU, a cluster or the network, the options are parsed and the files must exist: launchers are left out and
+their program is run alone; slow targets of make are only planned (make -n). Commands within the text must name
+programs, targets and options that exist.
 """
 import os
 import re
@@ -17,7 +18,7 @@ import tempfile
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), ".."))
 BUILD = os.path.realpath(os.path.join(ROOT, os.environ.get("BUILD", "build/cpu")))
 PROGRAMS = ["train_gpt", "data/tokenize", "data/write_stories"]
-# Training is cut by options that come last; a run that is resumed does one more step than it has done.
+# Training is cut by options that come last; a resumed run does one more step than it has done.
 WRAPPER = """#!/bin/bash
 case " $* " in *" --run "*) ;; *) set -- --run "runs/unnamed_$$" "$@" ;; esac
 case " $* " in
@@ -46,7 +47,7 @@ def skip(what, why):
 
 
 def make_folder():
-    """A folder with the project by links, wrapped programs, and three books of somebody's own."""
+    """Creates a folder with links to the project, wrapped programs, and a user's three books."""
     folder = tempfile.mkdtemp(prefix="docs_")
     for name in os.listdir(ROOT):
         if name not in (".git", "build", "runs", "datasets", "train_gpt", "data"):
@@ -86,7 +87,7 @@ def expect(folder, page, command, what=None):
 
 
 def find_checkpoints(folder, command):
-    """Training was cut: the last checkpoint there is stands for the one that a page names."""
+    """Training was cut: the newest existing checkpoint replaces the one that a page names."""
     for run_folder, step in re.findall(r"(runs/[\w.-]+)/checkpoints/(step_\d+)", command):
         checkpoints = os.path.join(folder, run_folder, "checkpoints")
         if os.path.isdir(checkpoints) and not os.path.exists(os.path.join(checkpoints, step)):
@@ -143,7 +144,7 @@ def known_options():
 
 
 def check_span(folder, page, span, options):
-    """A command, option or file within the text."""
+    """Checks a command, option or file within the text."""
     words = [word for word in span.split() if not re.match(r"^[A-Z_0-9]+=", word)]
     if not words:
         return
@@ -168,7 +169,7 @@ def check_links(page, text):
         check(os.path.exists(path), f"{page}: the link to {target} leads nowhere")
 
 
-# Options of other programs, and examples of what is not an option here.
+# Options of other programs, and examples of options that do not exist here.
 FOREIGN = {"--lr", "--save_pretrained", "--no-python", "--nproc-per-node", "--signal", "--mpi", "--long", "--seed", "--rounds", "--variants",
            "--list", "--emulated", "--out", "--name", "--no-name"}
 
@@ -179,7 +180,7 @@ def check_page(page, options):
     folder = make_folder()
     try:
         if ("datasets/stories" in text or "runs/stories" in text) and not any(c.startswith("make train") for c in commands_of(text)):
-            expect(folder, page, "make train")  # which the README has the reader do first
+            expect(folder, page, "make train")  # which the README tells the reader to do first
         if "my/tokenizer.json" in text and "tokenize train" not in text:
             expect(folder, page, "data/tokenize train --input 'books/*.txt' --out my/tokenizer.json")
         for command in commands_of(text):

@@ -1,6 +1,5 @@
 #!/bin/bash
-# What the machine does not give: standard descriptors that are closed, output that cannot be written, memory that is
-# limited.
+# Limits of the machine: closed standard descriptors, output that cannot be written, limited memory.
 #     BUILD=build/cpu test/test_limits.sh
 . "$(dirname "$0")/test.sh"
 
@@ -24,14 +23,15 @@ same stories/train.txt silent/train.txt "stories of a program whose descriptors 
 
 # ---- output -----------------------------------------------------------------------------------------------------------
 
-# unwritable WORD...: the command to a full device, and to a pipe that nobody reads, ends with status 2 and one sentence.
+# unwritable WORD...: with output to a full device, and to a pipe without a reader, the command ends with status 2 and
+# one sentence.
 unwritable() {
     local status
     "$@" >/dev/full 2>errors.txt </dev/null
     status=$?
     if [ $status -eq 2 ] && grep -q "^error: cannot write .*No space left" errors.txt; then pass; else fail "status $status to /dev/full: $*: $(cat errors.txt)"; fi
     exec 7> >(exec true)
-    wait $! # nobody reads the pipe any more
+    wait $! # the pipe has no reader any more
     (trap '' PIPE && exec "$@" >&7 2>errors.txt </dev/null)
     status=$?
     exec 7>&-
@@ -44,9 +44,9 @@ unwritable "$build/data/tokenize" --help
 unwritable "$build/data/tokenize" inspect --tokenizer tokenizer.json --input "data_*.bin"
 unwritable "$build/data/tokenize" decode --tokenizer tokenizer.json --input "data_*.bin"
 unwritable "$build/data/write_stories" --help
-# A sample ends when its output does, not after all tokens it was asked for.
+# A sample ends when its output fails, not after all requested tokens.
 expect 2 "^1 tokens?, " bash -c '"$0" "$@" >/dev/full' "$train" --run whole --sample "A" --sample-tokens 50 --temperature 0
-# Training does not end because nobody reads what it prints; its status says so in the end.
+# Training continues although its output is not read; in the end its exit status reports it.
 rm -rf unread
 "$train" --run unread "${small[@]}" >/dev/full 2>errors.txt
 if [ $? -eq 2 ] && grep -q "^error: cannot write to standard output" errors.txt; then pass; else fail "unread: $(cat errors.txt)"; fi
@@ -57,7 +57,7 @@ same <(curve whole) <(curve unread) "the metrics of a run whose output was not r
 expect 1 "^error: OMP_NUM_THREADS asks for 99999 threads" env OMP_NUM_THREADS=99999 "$train" --run threads "${small[@]}"
 case $build in *-address* | *-thread*) finish; exit ;; esac # these sanitizers reserve terabytes of address space
 
-# Under every limit the largest batch that is proposed is one that trains.
+# Under every memory limit, the proposed largest batch can be trained.
 limited() { # limited KILOBYTES WORD...
     local kilobytes=$1
     shift
@@ -78,7 +78,7 @@ for kilobytes in 130000 160000 200000 240000; do
 done
 holds [ $refused -eq 4 ]
 holds [ $tried -eq 4 ]
-# A model whose weights fit, but not what training needs beside them.
+# A model whose weights fit, but not the other memory that training needs.
 expect 1 "^error: --batch 1 .* not even --batch 1 fits" bash -c 'ulimit -v 350000 && exec "$@"' limit "$train" --run large "${small[@]}" \
     --num-layers 6 --num-heads 6 --channels 384 --sequence-length 256 --batch 1
 finish

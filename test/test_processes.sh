@@ -1,7 +1,8 @@
 #!/bin/bash
-# Training by many processes, as users start it: real processes under mpirun, more than there are cores. Every number of
-# processes and every way of sharding gives the same curve; the same number the same bits; checkpoints go from one number to
-# another; wrong environments are named; a process that dies or freezes ends the others.
+# Training with many processes, as users start it: real processes under mpirun, more than there are cores. Every
+# number of processes and every kind of sharding gives the same curve; the same number gives the same bits;
+# checkpoints can be resumed with another number; wrong environments are named; a process that dies or freezes ends
+# the others.
 #     BUILD=build/cpu test/test_processes.sh
 #     BUILD=build/cpu DEVICE_BUILD=build/emulated-fp32 test/test_processes.sh             the kernels, in fewer runs
 #     BUILD=build/cpu DEVICE_BUILD=... NCCL_BUILD=build/emulated-fp32-nccl test/test_processes.sh   also NCCL's code
@@ -14,14 +15,16 @@ if ! command -v mpirun >/dev/null || ! grep -q 'HAVE_MPI\|HAVE_NCCL' "$device_bu
     exit
 fi
 gpt=$device_build/train_gpt
-late=$device_build/test/comm/train_gpt_late # over operations that are done when they are waited for, not before
+late=$device_build/test/comm/train_gpt_late # runs operations when they are waited for, not before
 quick=${DEVICE_BUILD:+yes}
 case $build in *-address* | *-thread*) quick=yes ;; esac
 case $device_build in *bf16*) bound=0.00390625 ;; *) bound=1e-5 ;; esac
-# What --processes sets for mpirun, for when mpirun is called here; and no variable of a launcher around this test.
+# What --processes sets for mpirun, for direct calls of mpirun; and no launcher variables from the environment of this
+# test.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
     OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
-export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # MPI leaves memory behind; ours is looked at in tests of one process
+# MPI leaks memory; this program's leaks are found by tests with one process.
+export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
 
 make_data 60k 400
@@ -31,7 +34,7 @@ shape=(--num-layers 3 --num-heads 2 --channels 80 --sequence-length 24 --global-
     --dropout 0.1 --save-every 0 --validation-batches 2 --sample-tokens 3)
 if [ -n "$quick" ]; then shape+=(--num-layers 2 --channels 32 --steps 4); fi
 
-run() { # run PROGRAM N FOLDER OPTION...: under mpirun, or alone
+run() { # run PROGRAM N FOLDER OPTION...: under mpirun, or alone if N is 1
     local words=("$1" --run "$3" "${data[@]}" "${shape[@]}" "${@:4}")
     rm -rf "$3"
     if [ "$2" -gt 1 ]; then words=(mpirun -n "$2" "${words[@]}"); fi
@@ -63,8 +66,8 @@ for case in "${cases[@]}"; do
     [ "$(grep -c '"loss"' "many_${n}_$shard/metrics.jsonl")" = "$(grep -c '"loss"' one/metrics.jsonl)" ] && pass ||
         fail "metrics of $n processes have other lines than those of one"
 done
-# A validation of as many sequences has one result, however they are shared out: all of them twice the batch; documents;
-# and 7 sequences, of which one process of three has 3 and one none.
+# A validation of the same number of sequences has one result, however they are distributed: all of them with twice
+# the batch; documents; and 7 sequences, of which one of three processes has 3 and one none.
 head -c $((1024 + 2 * 175)) data_000000.bin | perl -e 'undef $/; $_ = <>; substr($_, 8, 4) = pack("V", 175); print' >few.bin
 validation() { tr '\r' '\n' <out.txt | sed -n 's/^validation after step 1: \([0-9.]*\) nats.*, \([0-9]*\) tokens.*/\1 \2/p'; }
 for how in "" "--validate-documents --validation-batches 1" "--validation few.bin"; do
@@ -85,7 +88,7 @@ same_bits first second "three processes, again"
 run "$gpt" 3 unsharded "${few[@]}"
 run "$gpt" 3 sharded "${few[@]}" --shard optimizer
 same_bits unsharded sharded "--shard optimizer changes the bits"
-# Operations that are done at the last moment, and whose memory holds NaN until then.
+# Operations that run at the last moment, whose memory contains NaN until then.
 for case in "none 4" "optimizer 2" "gradients 2"; do
     read -r shard batch <<<"$case"
     run "$gpt" 3 prompt "${few[@]}" --batch "$batch" --shard "$shard" --save-every 2
@@ -98,7 +101,8 @@ if [ -z "$quick" ]; then
         line=$(grep -E '^[0-9]+ passed, 0 failed$' out.txt) && passed=$((passed + ${line%% *})) || fail "test_mpi with $n processes: $(tail -n 5 out.txt)"
     done
 fi
-if [ -n "$nccl_build" ]; then # the operations alone, then the other transport: the same sums in the same order, where that is asked for
+# The operations alone, then the other transport: the same sums in the same order, if that is requested.
+if [ -n "$nccl_build" ]; then
     for n in 1 2 4; do
         timeout $hang mpirun -n $n "$nccl_build/test/comm/test_nccl" >out.txt 2>&1
         line=$(grep -E '^[0-9]+ passed, 0 failed$' out.txt) && passed=$((passed + ${line%% *})) || fail "test_nccl with $n processes: $(tail -n 5 out.txt)"
@@ -128,7 +132,7 @@ for shard in none optimizer gradients; do
     cp -r cut elsewhere
     resume 2 cut
     same_bits straight cut "resumed with --shard $shard"
-    resume 3 elsewhere # 24 sequences a step: 8 each, of which 4 at a time
+    resume 3 elsewhere # 24 sequences per step: 8 each, 4 at a time
     close elsewhere straight
     grep -qE "3 x 2 micro-steps of 4 sequences" out.txt && pass || fail "three processes go on with another step: $(grep ^processes out.txt)"
     rm -rf elsewhere
@@ -153,7 +157,7 @@ refuse "24 sequences .* cannot be divided evenly among 5" mpi 5 uneven
 refuse "is not a multiple of --batch 24 times 2" mpi 2 uneven --batch 24
 refuse "the launcher has already started 2 processes" mpi 2 uneven --processes 3
 [ -e uneven ] && fail "a refused run leaves a folder" || pass
-# What fails for one of them is said once, by that one.
+# An error of one process is reported once, by that process.
 cp data_000000.bin elsewhere.bin
 printf 'x' >>elsewhere.bin
 cat >one_differs.sh <<'END'
@@ -169,9 +173,9 @@ refuse "process 1: .*nowhere.bin" mpi_differs nowhere.bin
 head -c $((1024 + 2 * 5000)) data_000000.bin | perl -e 'undef $/; $_ = <>; substr($_, 8, 4) = pack("V", 5000); print' >shorter.bin
 refuse "processes 0 and 1 have different training shards" mpi_differs shorter.bin
 
-# ---- all together -----------------------------------------------------------------------------------------------------
+# ---- agreement among processes ---------------------------------------------------------------------------------------
 
-# Processes must begin with the same: another's older checkpoint, or none, is found out.
+# Processes must start from the same state: an older checkpoint on one of them, or none, is detected.
 run "$gpt" 2 seen --batch 6 --save-every 2 --steps 4
 cp -r seen older
 rm -r older/checkpoints/step_00000004
@@ -186,24 +190,24 @@ refuse "process 1: cannot open 'older/" timeout $hang mpirun -n 2 ./other_run.sh
 run "$gpt" 2 other --batch 6 --save-every 2 --steps 4 --seed 7
 cp seen/options.txt other
 refuse "processes 0 and 1 have different initial checkpoints" timeout $hang mpirun -n 2 ./other_run.sh seen other "$gpt" --resume --steps 6
-# One that does not see the run's folder has the others write for it.
+# The others write for a process that does not see the run's folder.
 expect 0 "step 4/4" timeout $hang mpirun -n 2 ./other_run.sh here elsewhere "$gpt" "${data[@]}" "${shape[@]}" --batch 6 --steps 4 --shard optimizer
 run "$gpt" 2 both --batch 6 --steps 4 --shard optimizer
 same <(tensors here) <(tensors both) written by one process
 [ -f here/checkpoints/step_00000004/model.safetensors ] && [ ! -d elsewhere/checkpoints ] && pass || fail "two folders: $(find here elsewhere)"
 refuse "process 1: there is no run to resume" timeout $hang mpirun -n 2 ./other_run.sh seen nowhere "$gpt" --resume --steps 6
 
-# It could not go back to their checkpoints.
+# It could not roll back to their checkpoints.
 refuse "rollback-after: process 1 must see the same folder 'here2' as process 0" timeout $hang mpirun -n 2 ./other_run.sh here2 elsewhere "$gpt" \
     "${data[@]}" "${shape[@]}" --batch 6 --rollback-after 3
 
 md5sum seen/options.txt >before.txt
 refuse "processes 0 and 1 have different options" timeout $hang mpirun -n 1 "$gpt" --run seen --resume --learning-rate 0.5 : \
     -n 1 "$gpt" --run seen --resume
-holds md5sum -c --quiet before.txt # what is refused leaves the run as it was
+holds md5sum -c --quiet before.txt # a refused command leaves the run unchanged
 refuse "process 1: there is no option" timeout $hang mpirun -n 1 "$gpt" --run seen --resume : -n 1 "$gpt" --run seen --resume --bogus 5
 
-# A process that meets a token it cannot use: all stop before that step, and save.
+# A process reads an invalid token: all stop before that step, and save.
 "$root/test/bad_shard.py" token.bin 400 24 1337 30 32 4000
 bad=(--train token.bin --vocab-size 107 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 24 --global-batch 8 --batch 2)
 expect 1 "^error: process 3: token [0-9]+ of 'token.bin' is [0-9]+" mpirun -n 4 "$gpt" --run bad_token "${bad[@]}" --steps 20
@@ -211,7 +215,7 @@ expect 1 "^error: process 3: token [0-9]+ of 'token.bin' is [0-9]+" mpirun -n 4 
     fail "not saved before the bad token: $(ls bad_token/checkpoints)"
 grep -q '"position":.24' bad_token/checkpoints/step_00000003/training_state.json && pass || fail "the step without data counts as done"
 
-# The same in validation, which process 3 begins with sequence 6.
+# The same in validation, where process 3 begins with sequence 6.
 "$root/test/bad_shard.py" good.bin 400 24 1337 0 0 0
 cp good.bin validation.bin
 printf '\xa0\x0f' | dd of=validation.bin bs=1 seek=$((1024 + 2 * (6 * 24 + 10))) conv=notrunc status=none
@@ -219,31 +223,32 @@ bad[1]=good.bin
 expect 1 "^error: process 3: token 154 of 'validation.bin' is 4000" mpirun -n 4 "$gpt" --run bad_validation "${bad[@]}" --steps 20 \
     --validation validation.bin --validate-every 5
 [ -f bad_validation/checkpoints/step_00000005/manifest ] && pass || fail "not saved: $(ls bad_validation/checkpoints)"
-# A disk that takes longer for the last save than the deadline, which is that of steps.
+# A disk that takes longer for the last save than the deadline of steps.
 bad[1]=token.bin
 if [ -f "$build/test/io_faults.so" ]; then
-    cp "$build/test/io_faults.so" . # LD_PRELOAD takes no path with a space
+    cp "$build/test/io_faults.so" . # LD_PRELOAD does not accept a path with a space
     slow=(IO_FAULTS_UNDER=$work/slow/checkpoints IO_FAULTS_MODE=hang IO_FAULTS_AT=1 IO_FAULTS_COUNT=all IO_FAULTS_SECONDS=0.1)
     expect 1 "^error: process 3: token" env "${slow[@]}" mpirun -n 4 -x LD_PRELOAD="$work/io_faults.so" "$gpt" --run slow "${bad[@]}" --steps 20 \
         --save-every 0 --save-minutes 0 --deadline 2
     [ -f slow/checkpoints/step_00000003/manifest ] && pass || fail "not saved by a slow disk: $(ls slow/checkpoints)"
 fi
 
-# Weights that are not finite: process 0 has its checkpoint before anybody leaves, and one of them says why.
+# Weights that are not finite: process 0 has its checkpoint before any process exits, and one process reports why.
 mkdir infinite
 cp seen/checkpoints/step_00000004/{model.safetensors,config.json} infinite
 perl -e 'open F, "+<", "infinite/model.safetensors"; binmode F; read F, $n, 8; $n = unpack "Q<", $n; read F, $h, $n;
     $h =~ /"ln_f.bias":\{[^}]*"data_offsets":\s*\[\s*(\d+)/ or die; seek F, 8 + $n + $1, 0; print F pack "f", 9**9**9'
 expect 4 "^error: [34] steps in a row" mpi 3 skips --batch 4 --steps 50 --init-from infinite --max-skips 3
 [ -f skips/checkpoints/step_0000000[34]/manifest ] && pass || fail "no checkpoint of what was skipped: $(ls skips/checkpoints)"
-cp -r bad_token doubtful # steps that are skipped are done, too, when there is no more data
+cp -r bad_token doubtful # skipped steps also count as done when the data ends
 rm -r doubtful/checkpoints
 cp -r bad_token/checkpoints/step_00000003 diverged && rm diverged/manifest
 printf '\0\0\300\177' | dd of=diverged/model.safetensors bs=1 seek=$(($(stat -c %s diverged/model.safetensors) - 4)) conv=notrunc status=none
 expect 1 "^error: process 3: token" mpirun -n 4 "$gpt" --run doubtful "${bad[@]:0:2}" --init-from diverged --sequence-length 24 --global-batch 8 --batch 2 --steps 20
 [ -f doubtful/checkpoints/step_00000003/manifest ] && pass || fail "not saved after skipped steps: $(ls doubtful/checkpoints)"
 
-# stopped VICTIM SHARD: one of three processes is asked to end; all end after the same step, which is saved, and go on.
+# stopped VICTIM SHARD: one of three processes is asked to stop; all stop after the same step, save it, and can be
+# resumed.
 stopped() {
     rm -rf stopped
     timeout -k 5 $hang mpirun -n 3 "$gpt" --run stopped "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --shard "$2" --deadline 60 >out.txt 2>&1 </dev/null &
@@ -262,7 +267,8 @@ stopped() {
 stopped 1 none
 stopped 2 gradients
 
-# All of them, by what --processes has left behind: at once, saved, with the status of an interrupted run.
+# The process group of --processes gets the signal: all processes stop at once, and save; the status is that of an
+# interrupted run.
 for signal in TERM INT; do
     rm -rf asked
     timeout -k 5 $hang perl -e '$SIG{INT} = "DEFAULT"; exec @ARGV' "$gpt" --processes 2 --run asked "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 >out.txt 2>&1 &
@@ -276,9 +282,9 @@ for signal in TERM INT; do
     [ -f "asked/checkpoints/step_$(printf %08d "$(grep -c '"loss"' asked/metrics.jsonl)")/manifest" ] && pass || fail "not saved: $(ls asked/checkpoints)"
 done
 
-# ---- who is lost ------------------------------------------------------------------------------------------------------
+# ---- lost processes --------------------------------------------------------------------------------------------------
 
-# lost SIGNAL PATTERN: training of three processes, of which one gets the signal in the middle; the rest end within seconds.
+# lost SIGNAL PATTERN: one of three training processes gets the signal; the others end within seconds.
 lost() {
     rm -rf lost_$$
     timeout -k 5 $hang mpirun -n 3 "$gpt" --run lost_$$ "${data[@]}" "${shape[@]}" --batch 4 --steps 1000000 --deadline 10 >out.txt 2>&1 </dev/null &
@@ -295,7 +301,7 @@ lost() {
     pgrep -f -- "--run lost_$$" >/dev/null && fail "after $1 processes are left: $(pgrep -fa -- '--run lost_$$')" || pass
     kill -9 "$victim" 2>/dev/null
 }
-# One that is frozen before it has met the others.
+# A process that freezes before it has connected to the others.
 cat >frozen.sh <<'END'
 #!/bin/sh
 case $OMPI_COMM_WORLD_RANK$PMI_RANK in 1) kill -STOP $$ ;; esac
@@ -304,7 +310,7 @@ END
 chmod +x frozen.sh
 expect 3 "^error: connecting all processes over MPI has taken more than 2 s" timeout -k 5 $hang mpirun -n 3 ./frozen.sh "$gpt" --run frozen \
     "${data[@]}" "${shape[@]}" --batch 4 --deadline 2
-if [ -n "$nccl_build" ]; then # an operation that never ends: setting up, validating
+if [ -n "$nccl_build" ]; then # an operation that never ends: during setup, during validation
     for call in 4 12; do
         started=$SECONDS
         NCCL_STANDIN_HANG=1:$call timeout -k 5 $hang mpirun -n 2 "$nccl_build/train_gpt" --run hangs_$call "${data[@]}" "${shape[@]}" \

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A run that goes on: checkpoints beside training and in step with it, by time, damaged ones, none yet; losses that are
-# outliers lead back; preemption. What takes long or is left to chance is in test/torture.py.
+# Continuing a run: checkpoints written during training and synchronously, at intervals of time, damaged or missing
+# ones; outlier losses cause a rollback; preemption. Slow and randomized tests are in test/torture.py.
 . "$(dirname "$0")/test.sh"
 
 train=$build/train_gpt
@@ -27,7 +27,7 @@ run last --save-every 0 --save-minutes 0
 
 # ---- resuming ---------------------------------------------------------------------------------------------------------
 
-# back FOLDER: of a copy of `waiting`, what the commands left: it goes on, to the same end.
+# back FOLDER: resumes a copy of `waiting` after changes; it must reach the same end.
 back() {
     expect 0 "step 12/12" "$train" --run "$1" --resume
     same <(curve waiting) <(curve "$1")
@@ -40,7 +40,7 @@ cp -r waiting damaged
 left=damaged/checkpoints id=$(sed 's/^run //' damaged/run_id)
 mkdir "$left/writing_${id}_00000014" "$left/writing_thesis"
 touch "$left/writing_${id}_00000014/model.safetensors" "$left/writing_thesis/1.md" damaged/notes.tmp
-cp -r "$left/step_00000010" "$left/removing_${id}_00000008" # killed while it removed it
+cp -r "$left/step_00000010" "$left/removing_${id}_00000008" # killed while it removed the checkpoint
 truncate -s -1 damaged/checkpoints/step_00000012/optimizer.safetensors
 echo >>damaged/checkpoints/step_00000010/config.json
 back damaged
@@ -65,7 +65,7 @@ mkdir corpus && cp stories/*.txt stories/floor.json tokenizer.json corpus && tou
 accept "'corpus' is kept" "$root/dev/remove_made.sh" stories corpus
 [ "$(ls corpus)" = mine.txt ] && pass || fail "left: $(ls corpus)"
 
-# Shards that came since: their order is another, and that is said.
+# Shards that were added later change the order, which is reported.
 cp -r waiting grown
 for shard in data_*.bin; do cp "$shard" "more_$shard"; done
 expect 0 "^warning: '\*data_\*.bin' has .* sequences of 24 tokens, .* when the checkpoint was written" "$train" --run grown --resume \
@@ -75,11 +75,11 @@ expect 0 "^warning: 'data_\*.bin' has" "$train" --run grown --resume --train "da
 expect 0 "step 15/15" "$train" --run grown --resume --steps 15
 grep -q "^warning" out.txt && fail "the same shards are warned of" || pass
 
-# A read that fails once, of validation by windows or by documents.
+# A read that fails once during validation, by windows or by documents.
 if [ -f "$build/test/io_faults.so" ]; then
     mkdir validation
     cp data_000000.bin validation
-    cp "$build/test/io_faults.so" . # LD_PRELOAD takes no path with a space
+    cp "$build/test/io_faults.so" . # LD_PRELOAD does not accept a path with a space
     for how in "8" "6 --validate-documents"; do
         rm -rf again
         expect 0 "^warning: .*validation/data_000000.bin.*; trying again in 1 s" env IO_FAULTS_UNDER="$PWD/validation" IO_FAULTS_MODE=fail \
@@ -89,12 +89,12 @@ if [ -f "$build/test/io_faults.so" ]; then
     rm -rf again
 fi
 
-# Preemption: saved and over, with a status of its own; any number of times.
+# Preemption: the run is saved and exits with its own status; any number of times.
 rm -rf preempted && mkdir preempted
 "$train" --run preempted "${data[@]}" "${shape[@]}" --steps 100000 --save-every 0 --validate-every 0 >out.txt 2>&1 &
 wait_for_steps preempted
 kill -USR1 $!
-kill -USR1 $! # as a launcher and Slurm both may
+kill -USR1 $! # as launchers and Slurm may send it
 wait $!
 [ $? = 5 ] && pass || fail "exit status after SIGUSR1"
 done_steps=$(grep -c '"loss"' preempted/metrics.jsonl)
@@ -103,7 +103,7 @@ done_steps=$(grep -c '"loss"' preempted/metrics.jsonl)
 
 # ---- outliers ---------------------------------------------------------------------------------------------------------
 
-# Data of 12 sequences, six steps, that nothing prepared the model for: they lead back once, the two that are left do not.
+# Data of 12 sequences, six steps, that are outliers for the model: they cause one rollback, the remaining two do not.
 spikes=(--vocab-size 256 --seed 5 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 16 --batch 2 --steps 150 --warmup 2
     --learning-rate 1e-2 --save-every 10 --rollback-after 4 --validate-every 0 --keep 100)
 "$root/test/bad_shard.py" spike.bin 400 16 5 260 272 100
@@ -112,7 +112,7 @@ expect 0 "^4 steps in a row had losses that are outliers: returning from step 13
 grep -q '{"step": 131, "rollback_from": 134, "rollback_to": 130, "sequences_skipped": 8}' spike/metrics.jsonl && pass ||
     fail "the rollback is not recorded"
 grep -q '"position":.308' spike/checkpoints/step_00000150/training_state.json && pass || fail "not 8 sequences passed over"
-# Killed after the rollback, before the next checkpoint: it comes to the same.
+# Killed after the rollback, before the next checkpoint: the result is the same.
 cp -r spike again
 rm -r again/checkpoints/step_000001[45]0
 expect 0 "from step 134 to step 130" "$train" --run again --resume
@@ -124,10 +124,10 @@ expect 4 "^error: training returned to step 130 3 times" "$train" --run worse --
 [ "$(ls worse/checkpoints | tail -n 1)" = step_00000130 ] && pass || fail "after three rollbacks: $(checkpoints worse)"
 expect 0 "step 150/150" "$train" --run without --train spike.bin "${spikes[@]}" --rollback-after 0
 grep -q rollback without/metrics.jsonl && fail "a rollback that nobody asked for" || pass
-# Interrupted among outliers, while step 133 is written to the metrics: nothing of them is saved, and the run that is resumed
+# Interrupted during outliers, while step 133 is written to the metrics: none of them is saved, and the resumed run
 # meets them again.
 if [ -f "$build/test/io_faults.so" ]; then
-    meddled() { # meddled RUN WORD...: the run with outliers that lead nowhere, while calls to its metrics are watched
+    meddled() { # meddled RUN WORD...: a run whose outliers cause no rollback, while calls on its metrics are watched
         env "${@:2}" IO_FAULTS_UNDER="$PWD/$1/metrics.jsonl" LD_PRELOAD="$build/test/io_faults.so" "$train" --run "$1" --train spike.bin \
             "${spikes[@]}" --rollback-after 1000 >out.txt 2>&1
     }

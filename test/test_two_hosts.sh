@@ -1,10 +1,10 @@
 #!/bin/bash
-# Two hosts on one machine: network namespaces with a cable between them, each with one process under one mpirun, whose
-# launch agent enters the other namespace as ssh would enter the other host. Training over the cable gives the curve that it
-# gives without; when the cable is cut in the middle, the host that is left ends by itself, with a status that says so, and
-# says why.
+# Two hosts on one machine: two network namespaces connected by a virtual cable, each with one process of one mpirun,
+# whose launch agent enters the other namespace as ssh would enter the other host. Training over the cable gives the
+# same curve as without; when the cable is cut during training, the remaining host exits by itself, with a status and
+# a message that say why.
 #     BUILD=build/cpu test/test_two_hosts.sh
-# Needs root, ip (iproute2), unshare (util-linux) and Open MPI; where namespaces are not allowed it is skipped.
+# Needs root, ip (iproute2), unshare (util-linux) and Open MPI; skipped if namespaces are not allowed.
 . "$(dirname "$0")/test.sh"
 gpt=$build/train_gpt
 
@@ -27,7 +27,7 @@ for host in $a:eth_a $b:eth_b; do
     ip -n "${host%:*}" link set "${host#*:}" up
 done
 
-# The command's own host name, folder for temporary files, and network.
+# Each command gets its own host name, folder for temporary files, and network.
 cat >on_host <<'END'
 #!/bin/sh
 namespace=$1
@@ -35,7 +35,7 @@ shift
 mkdir -p "$PWD/tmp_$namespace"
 TMPDIR=$PWD/tmp_$namespace exec ip netns exec "$namespace" unshare --uts sh -c 'hostname "$0"; exec "$@"' "$namespace" "$@"
 END
-# In place of ssh: `agent ADDRESS WORD...`.
+# Replaces ssh: `agent ADDRESS WORD...`.
 cat >agent <<END
 #!/bin/sh
 shift
@@ -44,7 +44,7 @@ END
 chmod +x on_host agent
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # of MPI
+export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" # leaks of MPI
 make_data 60k 400
 train=("$gpt" --train "$work/data_*.bin" --tokenizer "$work/tokenizer.json" --num-layers 2 --channels 48 --num-heads 2 --batch 4
     --sequence-length 32 --save-every 0 --sample-tokens 2)
@@ -66,8 +66,8 @@ ip -n $b link set eth_b down
 started=$SECONDS
 while kill -0 "$pid" 2>/dev/null && [ $((SECONDS - started)) -lt $hang ]; do sleep 0.2; done
 [ $((SECONDS - started)) -lt $hang ] && pass || fail "the host that is left goes on for $((SECONDS - started)) s"
-until_holds grep -q "^error: process" out.txt # what it said goes through mpirun
-ip netns pids $a | xargs -r kill -9 # Open MPI's mpirun waits for the other host for ever
+until_holds grep -q "^error: process" out.txt # its output passes through mpirun
+ip netns pids $a | xargs -r kill -9 # Open MPI's mpirun waits for the other host forever
 wait $launcher
 grep -qE "^error: process 1 \(host $b\) was lost (in step [0-9]+|before its first step): no heartbeat for [0-9.]+ s; this is process 0 \(host $a\)" out.txt &&
     pass || fail "nothing says which host is lost: $(tr '\r' '\n' <out.txt | grep -v '^.\[Kstep' | tail -n 5)"

@@ -15,8 +15,7 @@ static void *state;
 static int rank, size, deterministic;
 static Ticket queued; // number of operations so far
 
-// ---- the processes' data and their sums
-// -------------------------------------------------------------------------------
+// ---- the processes' data and their sums -----------------------------------------------------------------------------
 
 // Returns n elements of process r, which every process can generate.
 template <class T> static T *numbers(int r, int seed, size_t n) {

@@ -1,6 +1,6 @@
 #!/bin/bash
-# data/download.sh against a server on this machine that has small files under the same paths: each data set, downloads
-# that are cut, damaged or refused, and that the command line it prints trains.
+# data/download.sh against a local server that has small files under the same paths: each data set; downloads that are
+# interrupted, damaged or refused; and that the printed command line trains.
 #     BUILD=build/cpu test/data/test_download.sh
 . "$(dirname "$0")/../test.sh"
 trap 'kill $server 2>/dev/null; rm -rf "$work"' EXIT
@@ -36,9 +36,9 @@ END
 done) >sums.txt
 export DOWNLOAD_SHA256=$work/sums.txt
 
-# Paths of Hugging Face are redirected, with the SHA-256 of the file, as there. Files govern the answers: `cut` (bytes sent
-# before the connection is dropped, and how often), `whole` (ranges are ignored), `status` (given to every request),
-# `unlinked` (no SHA-256). `log` has a line for each request: range, path.
+# Paths of Hugging Face are redirected, with the SHA-256 of the file, as there. Files control the answers: `cut`
+# (bytes sent before the connection is dropped, and how often), `whole` (ranges are ignored), `status` (given to every
+# request), `unlinked` (no SHA-256). `log` has a line for each request: range, path.
 cat >server.py <<'END'
 import hashlib, http.server, os
 
@@ -96,7 +96,7 @@ until_holds [ -e port ]
 DOWNLOAD_BASE=http://127.0.0.1:$(cat port)
 export DOWNLOAD_BASE
 
-# Nobody answers: that takes a few attempts; it is waited for at the end.
+# No server answers: that takes a few attempts; the result is checked at the end.
 (DOWNLOAD_BASE=http://127.0.0.1:1 "$root/data/download.sh" --out nobody gpt2 >nobody.txt 2>&1; echo $? >>nobody.txt) &
 nobody=$!
 
@@ -152,20 +152,20 @@ expect 0 "tokenize encode --tokenizer elsewhere/gpt2" --out elsewhere/gpt2 gpt2
 same elsewhere/gpt2/encoder.json served/$gpt2/encoder.json
 "$build/data/tokenize" encode --tokenizer elsewhere/gpt2 --input text/validation.txt --out own >/dev/null && pass || fail "gpt2"
 
-# ---- connections that are cut -----------------------------------------------------------------------------------------------
+# ---- interrupted connections -----------------------------------------------------------------------------------------
 
 rm -rf datasets log
 echo "7000 2" >"cut"
 expect 0 "^train with:" tinyshakespeare
 same datasets/tinyshakespeare/input.txt served/$shakespeare/input.txt
 holds [ "$(cut -d ' ' -f 1 log | tr '\n' ' ')" = "whole bytes=7000- bytes=14000- " ]
-rm -rf datasets log # a part that an earlier call has left, here of a file that is redirected
+rm -rf datasets log # a part left by an earlier call, here of a file that is redirected
 mkdir -p datasets/tinystories
 head -c 5000 text/train.txt >datasets/tinystories/train.txt.part
 expect 0 "^train with:" tinystories --vocab 300
 same datasets/tinystories/train.txt text/train.txt
 holds grep -q '^bytes=5000- /elsewhere' log
-rm -rf datasets # one that is whole but had no time to be renamed
+rm -rf datasets # a complete part that was not renamed yet
 mkdir -p datasets/gpt2
 cp served/$gpt2/vocab.bpe datasets/gpt2/vocab.bpe.part
 rm log
@@ -180,7 +180,7 @@ expect 0 "" gpt2
 same datasets/gpt2/encoder.json served/$gpt2/encoder.json
 rm whole
 
-# Without curl, wget does all that.
+# Without curl, wget does the same.
 if command -v wget >/dev/null; then
     mkdir tools
     for tool in bash sed awk grep tr tail head stat cut seq cat mkdir mktemp rm mv sha256sum sleep sync wget; do
@@ -205,7 +205,7 @@ if command -v wget >/dev/null; then
     rm -rf status datasets
 fi
 
-# ---- what is damaged or refused ---------------------------------------------------------------------------------------------
+# ---- damaged or refused downloads ------------------------------------------------------------------------------------
 
 missing() { [ ! -e "$1" ] && [ ! -e "$1.part" ] && pass || fail "$1 is there"; }
 
@@ -215,11 +215,11 @@ tr a b <good.txt >served/$shakespeare/input.txt
 refuse "input.txt .*does not have the SHA-256 $(sha256sum <good.txt | cut -d ' ' -f 1)" tinyshakespeare
 missing datasets/tinyshakespeare/input.txt
 mv good.txt served/$shakespeare/input.txt
-mkdir -p datasets/tinyshakespeare # a part of something else
+mkdir -p datasets/tinyshakespeare # a part of another file
 head -c 9000 text/validation.txt >datasets/tinyshakespeare/input.txt.part
 refuse "does not have the SHA-256" tinyshakespeare
 missing datasets/tinyshakespeare/input.txt
-mkdir -p datasets/fineweb10B # one that is too long: fetched anew
+mkdir -p datasets/fineweb10B # a part that is too long: fetched again
 head -c 9000 text/validation.txt >datasets/fineweb10B/fineweb_val_000000.bin.part
 expect 0 "trying again" fineweb10B
 same datasets/fineweb10B/fineweb_val_000000.bin served/$fineweb/fineweb_val_000000.bin
@@ -228,7 +228,7 @@ expect 0 "fineweb_train_000002.bin: no checksum is published" fineweb10B 2
 rm -rf datasets unlinked
 mv served/$fineweb/fineweb_train_000002.bin away
 refuse "fineweb_train_000002.bin: the server answers with status 404" fineweb10B 2
-holds [ -e datasets/fineweb10B/fineweb_train_000001.bin ] # what came before stays
+holds [ -e datasets/fineweb10B/fineweb_train_000001.bin ] # earlier files are kept
 missing datasets/fineweb10B/fineweb_train_000002.bin
 echo 403 >status
 refuse "status 403" gpt2

@@ -1,12 +1,12 @@
 #!/bin/bash
-# The tokenize command: text comes back byte for byte through every way to cut it into documents, splits and shards; what
-# inspect says; and each mistake with its message and exit status.
+# The tokenize command: text is restored byte for byte for all ways to divide it into documents, splits and shards;
+# the output of inspect; and each user error with its message and exit status.
 #     BUILD=build/cpu test/data/test_tokenize.sh
 . "$(dirname "$0")/../test.sh"
 tokenize=$build/data/tokenize
 program=("$tokenize")
 
-# round TEXT WORD...: encodes with these words; decoding gives the text again.
+# round TEXT WORD...: encodes with these words; decoding must restore the text.
 round() {
     local text=$1
     shift
@@ -48,7 +48,8 @@ round text/train.txt --shard-tokens 1k
 shards=$(find . -name 'x_*.bin' | wc -l)
 holds [ "$shards" -gt 10 ]
 holds [ -z "$(find . -name 'x_*.bin' -size +3049c)" ]
-accept "encoded" encode --tokenizer tokenizer.json --input text/train.txt --out x --shard-tokens 5k # fewer: the rest goes
+# Fewer shards: the others are removed.
+accept "encoded" encode --tokenizer tokenizer.json --input text/train.txt --out x --shard-tokens 5k
 holds [ "$(find . -name 'x_*.bin' | wc -l)" -lt "$shards" ]
 "$tokenize" decode --tokenizer tokenizer.json --input 'x_*.bin' --overwrite --out back.txt
 same text/train.txt back.txt "fewer shards than before"
@@ -71,7 +72,7 @@ same separated.txt back.txt "another separator, and <|endoftext|> as text"
 "$tokenize" decode --tokenizer tokenizer.json --input x_000000.bin --separator $'\n--\n' >back.txt
 same back.txt <(sed 's/#/\n--\n/g' separated.txt) "another separator on the way back"
 
-# Every file begins a document; with --whole-files it is one.
+# Every file begins a document; with --whole-files it is a single one.
 printf 'a<|endoftext|>b' >first.txt
 printf 'c' >second.txt
 accept "3 documents" encode --tokenizer tokenizer.json --input first.txt second.txt --out x
@@ -79,18 +80,18 @@ accept "3 documents" encode --tokenizer tokenizer.json --input first.txt second.
 same back.txt <(printf 'a<|endoftext|>b<|endoftext|>c') "two files"
 accept "2 documents" encode --tokenizer tokenizer.json --whole-files first.txt second.txt --out x
 accept "^all: [0-9]+ tokens, 2 documents" inspect --tokenizer tokenizer.json x_000000.bin
-# A tokenizer of bytes alone has no end of text: a token a byte.
+# A tokenizer of bytes only has no end-of-text token: one token per byte.
 accept "^warning: bytes.json has no end-of-text token, so that documents are not separated" encode --tokenizer bytes.json --input binary.txt --out x
 refuse "bytes.json has no token to put where --separator '#' stands: .*--end-of-text" encode --tokenizer bytes.json --input binary.txt --out x --separator '#'
 holds [ "$(stat -c %s x_000000.bin)" = $((1024 + 2 * $(stat -c %s binary.txt))) ]
 "$tokenize" decode --tokenizer bytes.json --input x_000000.bin --overwrite --out back.txt
 same binary.txt back.txt "bytes alone"
 
-# ---- what corpora come as ---------------------------------------------------------------------------------------------------
+# ---- formats of corpora ----------------------------------------------------------------------------------------------
 
-# tokens_of FILE: a shard without its header, which has the name in it.
+# tokens_of FILE: prints a shard without its header, which depends on the name.
 tokens_of() { tail -c +1025 "$1"; }
-# Three documents as lines: one with the separator and escapes in it, one empty; and the same documents as plain text.
+# Three documents as JSON lines, one with the separator and escapes, one empty; and the same documents as plain text.
 python3 - <<'END'
 import json, random
 texts = ["a <|endoftext|> b \"\u00e9\u6587\U0001f600\n", "", "second\tline"]
@@ -114,7 +115,7 @@ accept "^validation: [0-9]+ tokens, 30 documents" encode --tokenizer tokenizer.j
 for field in id other absent; do refuse "lines.jsonl: line 1 has no text named '$field' \(--field gives another name\)" encode --tokenizer tokenizer.json --input lines.jsonl --field $field --out e; done
 accept "^lines.json: 300 tokens" train --input many.jsonl --vocab 300 --out lines.json
 
-# Pipes, as they are and compressed; files that are compressed.
+# Pipes, plain and compressed; compressed files.
 accept "tokens" encode --tokenizer tokenizer.json --input text/train.txt --out plain
 tokens_of plain_000000.bin >plain.tokens
 piped() {
@@ -153,7 +154,7 @@ for kind in gz zst; do
     accept "^warning: nothing.txt.$kind is empty" encode --tokenizer tokenizer.json nothing.txt.$kind one.txt --out with_empty
 done
 
-# All that cannot be used is named at once, and nothing is written.
+# All unusable inputs are named together, and nothing is written.
 printf '{"text": "a"}\n{"text": 7}\n' >number.jsonl
 printf '{"text": "a"}\n{"text": "b"' >half.jsonl
 printf '{"text": "a\\u0000b"}\n' >nul.jsonl
@@ -167,7 +168,7 @@ export TMPDIR=/proc
 refuse "cannot write a temporary file in '/proc' \(TMPDIR names another folder\)" encode --tokenizer tokenizer.json --input - --out e
 unset TMPDIR
 
-# ---- other ends of text -----------------------------------------------------------------------------------------------------
+# ---- other end-of-text tokens ----------------------------------------------------------------------------------------
 
 mkdir other_end
 sed 's/<|endoftext|>/<\/s>/g' tokenizer.json >other_end.json
@@ -186,7 +187,7 @@ same <(tokens_of first_end_000000.bin) <(tokens_of second_end_000000.bin) "anoth
 accept "^all: [0-9]+ tokens, 20 documents" inspect --tokenizer other_end second_end_000000.bin
 refuse "no token '<x>', which --end-of-text names" encode --tokenizer other_end --end-of-text '<x>' --input one.txt --out e
 refuse "other_end.json has no token to put where --separator '#' stands" encode --tokenizer other_end.json --separator '#' --input one.txt --out e
-# Added tokens, and keys that are not known.
+# Added tokens, and unknown keys.
 sed 's/"special": true}/"special": true}, {"id": 400, "content": "    ", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false}/' tokenizer.json >spaces.json
 printf 'if x:\n    return y\n' >code.txt
 accept "^encoded" encode --tokenizer spaces.json --input code.txt --out code
@@ -197,13 +198,13 @@ sed 's/"padding": null/"padding": {}/' tokenizer.json >padding.json
 refuse "padding.json: padding adds .*--ignore-key padding ignores it" encode --tokenizer padding.json --input one.txt --out e
 accept "^encoded" encode --tokenizer padding.json --ignore-key x,padding --input one.txt --out padded
 
-# ---- what exists is not replaced ------------------------------------------------------------------------------------------
+# ---- existing files are not replaced ---------------------------------------------------------------------------------
 
 
 "$tokenize" encode --tokenizer tokenizer.json --input first.txt --out copied >/dev/null
 for i in 1 2 3; do cp copied_000000.bin fw_train_00000$i.bin; done
 refuse "fw_train_00000[123].bin' exists" encode --tokenizer tokenizer.json --input one.txt --out fw_train
-holds [ "$(ls fw_train* | wc -l)" = 3 ] # nothing is written, either
+holds [ "$(ls fw_train* | wc -l)" = 3 ] # and nothing is written
 for i in 1 2 3; do same copied_000000.bin fw_train_00000$i.bin "a shard that others wrote"; done
 refuse "fw_train_00000[123].bin' exists" encode --tokenizer tokenizer.json --input two.txt one.txt --out fw --validation-every 2
 accept "^warning: 'fw_train_00000[123].bin' is not part of this set of shards and is kept" encode --tokenizer tokenizer.json --input one.txt --out fw_train --overwrite
@@ -218,10 +219,10 @@ refuse "'kept.txt' exists: .*--overwrite" decode --tokenizer tokenizer.json x_00
 refuse "'/dev/null': it is not a regular file" decode --tokenizer tokenizer.json x_000000.bin --out /dev/null --overwrite
 same kept.txt one.txt "a file that is there"
 holds [ "$(cat kept.json)" = '{}' ]
-accept "^again.json: 300 tokens" train --input one.txt --vocab 300 --out again.json # ours
+accept "^again.json: 300 tokens" train --input one.txt --vocab 300 --out again.json # written by this program
 accept "^kept.json: 300 tokens" train --input one.txt --vocab 300 --out kept.json --overwrite
 holds cmp -s again.json kept.json
-# write_stories replaces only its own files, too.
+# write_stories also replaces only its own files.
 program=("$build/data/write_stories" --out corpus --validation-stories 20)
 for name in train.txt validation.txt floor.json; do
     rm -rf corpus
@@ -240,7 +241,7 @@ program=("$tokenize")
 
 # ---- splits -----------------------------------------------------------------------------------------------------------------
 
-# documents FILE: how many there are.
+# documents FILE: prints their number.
 documents() { "$tokenize" inspect --tokenizer tokenizer.json "$1" | sed -n 's/^all: .* \([0-9]*\) documents.*/\1/p'; }
 seq -s '<|endoftext|>' 100 | tr -d '\n' >numbers.txt
 accept "^validation: [0-9]+ tokens, 20 documents" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 5
@@ -250,7 +251,7 @@ same back.txt <(seq -s '<|endoftext|>' 5 5 100 | tr -d '\n') "every fifth docume
 accept "^training: [0-9]+ tokens, 97 documents" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-fraction 0.03
 holds [ "$(documents s_train_000000.bin) $(documents s_val_000000.bin)" = "97 3" ]
 accept "^validation: [0-9]+ tokens, 1 document" encode --tokenizer tokenizer.json --input text/train.txt --whole-files --out s \
-    --validation-fraction 0.1 # a single document gives its end
+    --validation-fraction 0.1 # the end of a single document
 for part in train val; do "$tokenize" decode --tokenizer tokenizer.json s_${part}_000000.bin --overwrite --out $part.txt; done
 same text/train.txt <(cat train.txt val.txt) "the two parts of a single document"
 holds [ $(($(stat -c %s val.txt) * 100 / $(stat -c %s text/train.txt))) -ge 9 ]
@@ -276,7 +277,7 @@ holds grep -qE 'ids [0-9]+ to 70257 of 70258' out.txt
 "$tokenize" decode --tokenizer many wide_000000.bin --overwrite --out back.txt
 same text/validation.txt back.txt "uint32"
 
-# ---- mistakes ---------------------------------------------------------------------------------------------------------------
+# ---- user errors -----------------------------------------------------------------------------------------------------
 
 refuse "'learn' is not a command" learn
 refuse "there is no option --vocabulary; did you mean --vocab" train --vocabulary 5
@@ -304,7 +305,7 @@ refuse "token 0 of wide_000000.bin is 70257, expected 0 to 399" decode --tokeniz
 refuse "token 0 of wide_000000.bin is 70257" inspect --tokenizer tokenizer.json wide_000000.bin
 refuse "one.txt" decode --tokenizer tokenizer.json one.txt --out never.txt
 holds [ ! -e never.txt ]
-holds [ -z "$(find . -name "e_*" -o -name "*.tmp")" ] # nothing is left by what was refused
+holds [ -z "$(find . -name "e_*" -o -name "*.tmp")" ] # refused commands leave no files
 "$tokenize" decode --tokenizer tokenizer.json x_000000.bin >/dev/full 2>out.txt && fail "a full disk is not noticed" || pass
 holds grep -qE '^error: cannot write standard output' out.txt
 for words in --help "train --help" "encode --help" "decode --help" "inspect --help"; do accept "usage: tokenize" $words; done
