@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Is a run never lost? Trains tiny models and does to them what can happen to a run, then compares what is left with a
-run to which nothing happened: weights, optimizer and every line of metrics must be the same, bit for bit.
+"""Checks that a run is never lost: trains tiny models, exposes the runs to everything that can happen to them, and
+compares the result with an uninterrupted run: weights, optimizer and every line of metrics must be the same, bit for
+bit.
 
     BUILD=build/cpu test/torture.py [--long] [--seed N] [--only TEXT] [part ...]
 
-    kills    SIGKILL at random moments and between any two calls that touch files; of one process, one of many, all
-    flips    checkpoints with a bit turned over, cut, longer, or with a file gone
-    faults   calls that touch files fail, once or for good, move less than asked or hang (test/io_faults.c);
-             a disk that is full; a folder that goes away
-    peers    processes of many that die or freeze; signals that ask for an end
-    soak     memory, descriptors, threads and disk of a long run with a save every few seconds
+    kills    SIGKILL at random moments and between any two calls that access files; of one process, one of many, all
+    flips    checkpoints with a flipped bit, truncated, extended, or with a file missing
+    faults   calls that access files fail, once or permanently, transfer less than requested or hang
+             (test/io_faults.c); a full disk; a folder that disappears
+    peers    processes of many that die or freeze; signals that ask a run to end
+    soak     memory, descriptors, threads and disk space of a long run with a save every few seconds
 
 All parts take a minute and a half, with --long an hour. Every case draws its random numbers from the seed and its
 name: a line FAILED names the case, and --seed with --only NAME repeats it. The last line is `N passed, N failed`."""
@@ -37,10 +38,11 @@ TRAINER = os.path.join(BUILD, "train_gpt")
 IO_FAULTS = os.path.join(BUILD, "test", "io_faults.so")
 PARTS = ["kills", "flips", "faults", "peers", "soak"]
 LONGEST = 600  # seconds that any command may take: only a hang reaches it
-DEADLINE = {True: 3, False: 10}  # seconds, of processes that wait for one that is lost, with --long and without
-DONE, USERS, IO, LOST, INTERRUPTED = 0, 1, 2, 3, 5  # exit statuses
+DEADLINE = {True: 3, False: 10}  # seconds that processes wait for a lost one, with --long and without
+DONE, USER, IO, LOST, INTERRUPTED = 0, 1, 2, 3, 5  # exit statuses
 
-# What launchers need to start more processes than there are cores; and no variable of a launcher around this test.
+# Lets launchers start more processes than there are cores, and hides launcher variables from the environment of this
+# test.
 ENVIRONMENT = {name: value for name, value in os.environ.items()
                if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
 ENVIRONMENT.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_WAIT_POLICY="passive",
@@ -48,10 +50,11 @@ ENVIRONMENT.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1
                    OMPI_MCA_hwloc_base_binding_policy="none", PRTE_MCA_rmaps_default_mapping_policy=":oversubscribe")
 
 
-# ---- what is counted -------------------------------------------------------------------------------------------------
+# ---- counts
+# ----------------------------------------------------------------------------------------------------------
 
 class Report:
-    """Passed and failed checks of all cases, which run beside each other; figures to state."""
+    """Passed and failed checks of all cases, which run concurrently, and figures for the report."""
 
     def __init__(self):
         self.passed = self.failed = 0
@@ -71,7 +74,7 @@ class Report:
             self.figures[figure] = self.figures.get(figure, 0) + number
 
     def share(self, figure, good, number):
-        """So many of so many."""
+        """Adds to a figure of the form "M of N"."""
         with self.lock:
             before = self.figures.get(figure, (0, 0))
             self.figures[figure] = before[0] + good, before[1] + number
@@ -82,13 +85,13 @@ class Report:
 
 
 class Case:
-    """One story with a beginning and an end: a folder of its own, random numbers of its own, checks."""
+    """One scenario, with its own folder, random numbers and checks."""
 
     def __init__(self, test, name):
         self.test, self.name = test, name
         self.random = random.Random(f"{test.seed}/{name}")
         self.folder = os.path.join(test.folder, hashlib.md5(name.encode()).hexdigest()[:12])
-        self.told = []  # outcomes of the commands so far, for failures
+        self.outcomes = []  # finished commands, reported with failures
         self.failed = False
         os.makedirs(self.folder)
 
@@ -96,11 +99,11 @@ class Case:
         return os.path.join(self.folder, name)
 
     def check(self, holds, what):
-        """Counts; of the first failure of a case all of its last commands are shown."""
+        """Counts a check. The first failure of a case also shows its last commands."""
         if not holds:
             what = f"FAILED: {self.name} (--seed {self.test.seed}): {what}"
             if not self.failed:
-                what += "".join(outcome.describe() for outcome in self.told[-3:])
+                what += "".join(outcome.describe() for outcome in self.outcomes[-3:])
             self.failed = True
         self.test.report.check(holds, what)
         return holds
@@ -115,7 +118,7 @@ class Case:
 # ---- processes -------------------------------------------------------------------------------------------------------
 
 def environment_of(pid):
-    """The variables of a process's environment; empty when it is gone or has died."""
+    """Returns the variables of a process's environment; empty if it is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             words = file.read().split(b"\0")
@@ -140,11 +143,11 @@ def send(pid, number):
 
 
 class Command:
-    """A command while it runs and after it. All its processes, those that mpirun starts too, have a variable in their
-    environment that tells them from others."""
+    """A command, while it runs and afterwards. A variable in the environment of all its processes, including those
+    that mpirun starts, identifies them."""
 
     serial = itertools.count()
-    starting = threading.RLock()  # held while all end at once
+    starting = threading.RLock()  # held while all commands are being killed
 
     def __init__(self, case, words, variables):
         number = next(Command.serial)
@@ -153,7 +156,7 @@ class Command:
         self.log = case.path(f"calls_{number}.txt")
         self.files = [case.path(f"{name}_{number}.txt") for name in ("stdout", "stderr")]
         environment = dict(ENVIRONMENT, TORTURE_MARK=self.mark, **variables)
-        if "IO_FAULTS_UNDER" in variables:  # into the trainer alone
+        if "IO_FAULTS_UNDER" in variables:  # preloaded into the trainer only
             environment["IO_FAULTS_LOG"] = self.log
             words = [word for w in words for word in (["env", f"LD_PRELOAD={case.test.io_faults}", w] if w == TRAINER else [w])]
         self.began = time.monotonic()
@@ -162,12 +165,12 @@ class Command:
                                             cwd=case.folder, start_new_session=True)
 
     def processes(self):
-        """All its processes, zombies not among them."""
+        """Returns the ids of all its processes, except zombies."""
         return [int(pid) for pid in os.listdir("/proc")
                 if pid.isdigit() and environment_of(pid).get("TORTURE_MARK") == self.mark]
 
     def ranks(self):
-        """The trainers among them: rank -> pid."""
+        """Returns its trainers: rank -> pid."""
         found = {}
         for pid in self.processes():
             if program_of(pid) == "train_gpt":
@@ -176,7 +179,7 @@ class Command:
         return found
 
     def kill_all(self):
-        """As a machine that loses its power."""
+        """Kills everything, like a power failure."""
         self.process.kill()
         while pids := self.processes():
             for pid in pids:
@@ -185,8 +188,8 @@ class Command:
         self.process.wait()
 
     def wait(self, seconds):
-        """Until it has ended; False: it has not. mpirun, which may hang by itself when a process dies while it joins,
-        is ended some time after the last trainer has."""
+        """Waits until it has ended; returns False on timeout. mpirun, which may hang if a process dies while it
+        connects, is killed some time after the last trainer has ended."""
         until = time.monotonic() + seconds
         alone_since = None
         while (left := until - time.monotonic()) > 0:
@@ -203,7 +206,7 @@ class Command:
         return False
 
     def wait_for_end(self, seconds):
-        """Until none of its processes is left; were there any?"""
+        """Waits until none of its processes is left; returns False on timeout."""
         until = time.monotonic() + seconds
         while self.processes():
             if time.monotonic() > until:
@@ -212,7 +215,7 @@ class Command:
         return True
 
     def finish(self, timeout=LONGEST):
-        """Waits for its end; it must come in time, and leave no process behind."""
+        """Waits for its end, and checks that it ends in time and leaves no process behind."""
         in_time = self.wait(timeout)
         alone = in_time and self.wait_for_end(LONGEST)
         left = [f"{program_of(pid)} {pid}" for pid in self.processes()]
@@ -220,14 +223,14 @@ class Command:
             self.kill_all()
         self.status, self.seconds = self.process.wait(), time.monotonic() - self.began
         self.out, self.err = [open(name, errors="replace").read() for name in self.files]
-        self.case.told.append(self)
+        self.case.outcomes.append(self)
         self.case.check(in_time, f"ran for more than {timeout} s: {left}")
         if in_time:
             self.case.check(alone, f"left processes behind: {left}")
         return self
 
     def hits(self):
-        """Calls that io_faults hit: (number, call, what, path)."""
+        """Returns the calls that io_faults affected: (number, call, what, path)."""
         if not os.path.exists(self.log):
             return []
         with open(self.log, errors="replace") as file:
@@ -254,8 +257,8 @@ class Command:
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
-class World:
-    """A kind of run: how many processes, which options."""
+class RunKind:
+    """A kind of run: number of processes and options."""
 
     def __init__(self, test, name, processes, num_steps, save_every, options):
         self.test, self.name, self.processes = test, name, processes
@@ -272,8 +275,8 @@ class World:
         return [*self.launcher, TRAINER, "--run", run, "--resume", *self.saves, *more]
 
     def reference(self):
-        """The folder of the same run with nothing happening to it, which keeps a checkpoint of every step. Made when it
-        is first asked for."""
+        """Returns the folder of the same run, uninterrupted, with a checkpoint of every step. It is created on first
+        use."""
         with self.lock:
             if self.finished is None:
                 case = Case(self.test, f"reference {self.name}")
@@ -285,7 +288,7 @@ class World:
         return self.finished
 
     def measure(self):
-        """How long an undisturbed run takes, and how many calls of a process touch files."""
+        """Returns the duration of an uninterrupted run, and the number of calls of process 0 that access files."""
         self.reference()
         with self.lock:
             if self.seconds is None:
@@ -298,7 +301,7 @@ class World:
         return self.seconds, self.num_calls
 
     def copy_reference(self, run, steps):
-        """The reference as it was with only these checkpoints."""
+        """Copies the reference, as if only these checkpoints had been written so far."""
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(self.reference(), run, ignore=lambda folder, names: [
             name for name in names if name.startswith("step_") and int(name[5:]) not in steps])
@@ -308,12 +311,12 @@ class World:
 
 
 def faults(run, mode, **settings):
-    """The environment for io_faults below a run's folder."""
+    """Returns the environment for io_faults on files below a run's folder."""
     return {"IO_FAULTS_UNDER": run, "IO_FAULTS_MODE": mode, **{f"IO_FAULTS_{k}": str(v) for k, v in settings.items()}}
 
 
 def steps_of(run):
-    """The steps of a run's checkpoints, in order."""
+    """Returns the steps of a run's checkpoints, in order."""
     try:
         names = os.listdir(os.path.join(run, "checkpoints"))
     except FileNotFoundError:
@@ -336,7 +339,7 @@ def write(path, data):
 
 
 def metrics_of(run):
-    """The lines of metrics.jsonl without their times; a line that is no JSON stays as it is."""
+    """Returns the lines of metrics.jsonl without times; lines that are not JSON are unchanged."""
     lines = []
     for line in read(os.path.join(run, "metrics.jsonl")).decode(errors="replace").splitlines():
         try:
@@ -349,7 +352,7 @@ def metrics_of(run):
 
 
 def tensors_of(folder):
-    """All tensors of a checkpoint, whichever files they are in."""
+    """Returns all tensors of a checkpoint, whichever files they are in."""
     tensors = {}
     for name in os.listdir(folder):
         if name.endswith(".safetensors"):
@@ -362,17 +365,18 @@ def tensors_of(folder):
     return tensors
 
 
-def is_divided_otherwise(folder, other):
-    """Does process 0, when the others cannot see the run's folder, have what they would have written?"""
+def is_sharded_differently(folder, other):
+    """Returns True if process 0 has written what the others would have written, because they cannot see the run's
+    folder."""
     names = set(os.listdir(folder)) ^ set(os.listdir(other))
     return all(".safetensors" in name for name in names) and tensors_of(folder) == tensors_of(other)
 
 
-def difference(run, world, step):
-    """How a checkpoint differs from the reference's of the same step; None: not at all."""
-    folder, other = checkpoint_of(run, step), checkpoint_of(world.reference(), step)
+def difference(run, kind, step):
+    """Describes how a checkpoint differs from the reference's of the same step; None: they are equal."""
+    folder, other = checkpoint_of(run, step), checkpoint_of(kind.reference(), step)
     names, expected = set(os.listdir(folder)), set(os.listdir(other))
-    if names != expected and not is_divided_otherwise(folder, other):
+    if names != expected and not is_sharded_differently(folder, other):
         return f"step {step}: files {sorted(names ^ expected)} are missing or too many"
     for name in sorted((names & expected) - {"manifest"}):
         if read(os.path.join(folder, name)) != read(os.path.join(other, name)):
@@ -383,7 +387,7 @@ def difference(run, world, step):
 
 
 def manifest_lines(folder):
-    """All but the run's id and the manifest's own checksum."""
+    """Returns all lines except the run's id and the manifest's own checksum."""
     lines = read(os.path.join(folder, "manifest")).splitlines()[:-1]
     return sorted(line for line in lines if not line.startswith(b"run "))
 
@@ -395,45 +399,45 @@ def first_difference(lines, expected):
     return f"{len(lines)} lines, not {len(expected)}"
 
 
-def half_done(run):
-    """Files and folders that only exist while something is written or removed."""
+def unfinished_files(run):
+    """Returns files and folders that exist only while something is written or removed."""
     return [name for _, folders, files in os.walk(run) for name in folders + files
             if name.startswith(("writing_", "removing")) or name.endswith(".tmp")]
 
 
-def check_whole(case, world, run):
-    """Whatever has a checkpoint's name is a whole checkpoint."""
+def check_whole(case, kind, run):
+    """Checks that everything with a checkpoint's name is an intact checkpoint."""
     for step in steps_of(run):
-        wrong = difference(run, world, step)
+        wrong = difference(run, kind, step)
         case.check(wrong is None, wrong)
 
 
-def check_finished(case, world, run):
-    """The run has ended as if nothing had happened."""
+def check_finished(case, kind, run):
+    """Checks that the run has ended as if it had not been interrupted."""
     steps = steps_of(run)
-    case.check(steps[-1:] == [world.num_steps], f"there are checkpoints of steps {steps}, not of {world.num_steps}")
-    check_whole(case, world, run)
+    case.check(steps[-1:] == [kind.num_steps], f"there are checkpoints of steps {steps}, not of {kind.num_steps}")
+    check_whole(case, kind, run)
     metrics = metrics_of(run)
-    case.check(metrics == world.metrics, f"metrics.jsonl: {first_difference(metrics, world.metrics)}")
-    case.check(not half_done(run), f"left behind: {half_done(run)}")
+    case.check(metrics == kind.metrics, f"metrics.jsonl: {first_difference(metrics, kind.metrics)}")
+    case.check(not unfinished_files(run), f"left behind: {unfinished_files(run)}")
 
 
-def to_go_on(world, run):
-    """The command that a user would give after trouble: resume what can be resumed, else begin again."""
+def continue_command(kind, run):
+    """Returns the command that a user would run after a failure: resume if possible, otherwise start again."""
     can_resume = os.path.exists(os.path.join(run, "options.txt")) and steps_of(run)
-    return world.resumed(run) if can_resume else world.fresh(run)
+    return kind.resumed(run) if can_resume else kind.fresh(run)
 
 
-def check_goes_on(case, world, run):
-    """After trouble: what is there is whole, and going on leads to the reference."""
-    check_whole(case, world, run)
-    again = case.run(to_go_on(world, run))
+def check_continues(case, kind, run):
+    """Checks, after a failure, that all checkpoints are intact and that continuing leads to the reference."""
+    check_whole(case, kind, run)
+    again = case.run(continue_command(kind, run))
     if case.check(again.status == DONE, f"going on ends with status {again.status}"):
-        check_finished(case, world, run)
+        check_finished(case, kind, run)
 
 
 def wait_for_steps(command, run, steps):
-    """Until so many steps are done; False when the command ends before."""
+    """Waits until this many steps are done; returns False if the command ends before."""
     path = os.path.join(run, "metrics.jsonl")
     while command.process.poll() is None and time.monotonic() < command.began + LONGEST:
         if os.path.exists(path) and read(path).count(b'"loss"') >= steps:
@@ -444,17 +448,17 @@ def wait_for_steps(command, run, steps):
 
 # ---- kills -----------------------------------------------------------------------------------------------------------
 
-# Saves beside training, or before training goes on.
+# Saves concurrently with training, or before training continues.
 WAYS_TO_SAVE = [[], ["--save-synchronously"]]
 
 
-def kill_once(case, world, run, way_to_save):
-    """Goes on with a run and kills it somewhere; False when it ended before that."""
-    seconds, num_calls = world.measure()
-    words = to_go_on(world, run) + way_to_save
-    way = case.random.choice(["moment", "call"] if world.processes == 1 else ["moment", "call", "one"])
-    if way == "call":  # right before any of the calls that touch files
-        rank = case.random.randrange(world.processes)
+def kill_once(case, kind, run, way_to_save):
+    """Continues a run and kills it somewhere; returns False if it ended before that."""
+    seconds, num_calls = kind.measure()
+    words = continue_command(kind, run) + way_to_save
+    way = case.random.choice(["moment", "call"] if kind.processes == 1 else ["moment", "call", "one"])
+    if way == "call":  # immediately before one of the calls that access files
+        rank = case.random.randrange(kind.processes)
         command = case.start(words, faults(run, "kill", RANK=rank, AT=case.random.randint(1, num_calls)))
         command.wait(LONGEST)
     else:
@@ -472,31 +476,31 @@ def kill_once(case, world, run, way_to_save):
     return not case.check(command.status == DONE, f"killed by {way}, the rest ended with status {command.status}")
 
 
-def kill_runs(case, world, kills):
-    """Runs that are killed again and again, so many times in all; each must end like the reference."""
+def kill_runs(case, kind, kills):
+    """Runs that are killed repeatedly, `kills` times in total; each must end like the reference."""
     run, way_to_save = case.path("run"), case.random.choice(WAYS_TO_SAVE)
     done = newest = 0
     while done < kills and not case.failed:
-        was_killed = kill_once(case, world, run, way_to_save)
+        was_killed = kill_once(case, kind, run, way_to_save)
         done += was_killed
-        check_whole(case, world, run)
+        check_whole(case, kind, run)
         steps = steps_of(run)
         case.check(max(steps, default=0) >= newest, f"of checkpoints up to step {newest}, {steps} are left")
         newest = steps[-1] if steps else 0
         if not was_killed and not case.failed:
-            check_finished(case, world, run)
+            check_finished(case, kind, run)
             shutil.rmtree(run)
             newest = 0
-    check_goes_on(case, world, run)
-    case.test.report.share(f"kills of {world.name} survived", 0 if case.failed else done, done)
+    check_continues(case, kind, run)
+    case.test.report.share(f"kills of {kind.name} survived", 0 if case.failed else done, done)
 
 
 def kills(test):
-    """Cases of kills."""
-    for world in filter(None, [test.small, test.small_two]):
-        cases, each = (10, 5) if test.long else (2, 4 if world.processes == 1 else 2)
+    """Yields the cases of kills."""
+    for kind in filter(None, [test.small, test.small_two]):
+        cases, each = (10, 5) if test.long else (2, 4 if kind.processes == 1 else 2)
         for i in range(cases):
-            yield f"kills {world.name} {i}", kill_runs, (world, each)
+            yield f"kills {kind.name} {i}", kill_runs, (kind, each)
 
 
 # ---- flips -----------------------------------------------------------------------------------------------------------
@@ -506,7 +510,7 @@ def sample_command(run):
 
 
 def regions_of(data, name):
-    """Bytes of a file where a flip may have different consequences: (name, first, end)."""
+    """Returns parts of a file in which a flip may have different consequences: (name, first, end)."""
     regions = [("start", 0, min(16, len(data))), ("end", max(0, len(data) - 16), len(data)), ("middle", 0, len(data))]
     if name.endswith(".safetensors"):
         length = int.from_bytes(data[:8], "little")
@@ -519,7 +523,7 @@ def regions_of(data, name):
 
 
 def damages_of(case, name, data, flips):
-    """Ways to damage a file: (what, the content after it; None: the file is gone)."""
+    """Yields ways to damage a file: (description, its content afterwards; None: the file is gone)."""
     regions = regions_of(data, name)
     for i in range(flips):
         region, first, end = regions[i % len(regions)]
@@ -540,7 +544,8 @@ def set_file(path, data):
 
 
 def check_named(case, command, run, step, name, how):
-    """The damaged file is named, or the checkpoint's folder where a file is missing; and that it is skipped."""
+    """Checks that a warning names the damaged file, or the checkpoint's folder if a file is missing, and says that
+    it is skipped."""
     where = f"step_{step:08d}"
     sentences = [w for w in command.warnings() if re.match(f"warning: checkpoint {where} is skipped: ", w)]
     named = [w for w in sentences if f"{where}/{name}" in w or (how == "gone" and f"{where}'" in w)]
@@ -548,17 +553,17 @@ def check_named(case, command, run, step, name, how):
     case.check(not [e for e in command.errors()], f"{name} {how}: {command.errors()}")
 
 
-def finished_run(case, world, checkpoints):
+def finished_run(case, kind, checkpoints):
     run = case.path("run")
-    world.copy_reference(run, world.last_steps(checkpoints))
+    kind.copy_reference(run, kind.last_steps(checkpoints))
     return run
 
 
-def flip_file(case, world, name, flips):
-    """Damages of one file of the newest checkpoint: the one before is used, and the damaged one is not touched."""
-    run = finished_run(case, world, 3)
+def flip_file(case, kind, name, flips):
+    """Damages one file of the newest checkpoint: the previous one is used, and the damaged one is not changed."""
+    run = finished_run(case, kind, 3)
     newest = steps_of(run)[-1]
-    expected = case.test.sample_of_step_before(world)
+    expected = case.test.sample_of_step_before(kind)
     path = os.path.join(checkpoint_of(run, newest), name)
     data = read(path)
     for how, damaged in damages_of(case, name, data, flips):
@@ -571,41 +576,41 @@ def flip_file(case, world, name, flips):
         case.check(is_same and len(steps_of(run)) == 3, f"{name} {how}: what was damaged is not left as it was")
         case.test.report.share("damages found", not case.failed, 1)
         write(path, data)
-    check_whole(case, world, run)
+    check_whole(case, kind, run)
 
 
-def flip_and_resume(case, world, count):
-    """As flip_file, of any file, and training goes on; it is killed, perhaps before the damaged step, which then stays,
-    and goes on to the end."""
+def flip_and_resume(case, kind, count):
+    """Like flip_file, for any file, and training continues. It is killed, perhaps before the damaged step, whose
+    checkpoint is then kept, and continues to the end."""
     for _ in range(count):
-        run = finished_run(case, world, 3)
+        run = finished_run(case, kind, 3)
         before, newest = steps_of(run)[-2:]
         folder = checkpoint_of(run, newest)
         name = case.random.choice(sorted(os.listdir(folder)))
         path = os.path.join(folder, name)
         how, damaged = case.random.choice(list(damages_of(case, name, read(path), 8)))
         set_file(path, damaged)
-        command = case.run(world.resumed(run), faults(run, "kill", AT=case.random.randint(1, 30)))
+        command = case.run(kind.resumed(run), faults(run, "kill", AT=case.random.randint(1, 30)))
         if command.status != DONE and newest in steps_of(run) and os.path.exists(path):
-            case.check(read(path) in (damaged, read(os.path.join(checkpoint_of(world.reference(), newest), name))),
+            case.check(read(path) in (damaged, read(os.path.join(checkpoint_of(kind.reference(), newest), name))),
                        f"{name} {how}: what was damaged is neither left as it was nor whole")
-        command = case.run(world.resumed(run))
+        command = case.run(kind.resumed(run))
         case.check(command.status == DONE, f"{name} {how}: resuming ends with status {command.status}")
-        if case.told[-2].status == DONE:
-            command = case.told[-2]
+        if case.outcomes[-2].status == DONE:
+            command = case.outcomes[-2]
         check_named(case, command, run, newest, name, how)
-        check_finished(case, world, run)
+        check_finished(case, kind, run)
         case.check(before in steps_of(run), f"{name} {how}: the checkpoint of step {before}, which was used, is gone")
         case.test.report.share("resumed in spite of damage", not case.failed, 1)
 
 
-def damaged_stays(case, world):
-    """A damaged checkpoint that training does not reach stays, and does not count among those that are kept."""
-    run = finished_run(case, world, 2)
+def damaged_stays(case, kind):
+    """A damaged checkpoint that training does not reach is kept, and not counted among the kept ones."""
+    run = finished_run(case, kind, 2)
     before, newest = steps_of(run)
     path = os.path.join(checkpoint_of(run, newest), "training_state.json")
     write(path, b"{}")
-    command = case.run(world.resumed(run, "--steps", str(before + 1), "--keep", "1"))
+    command = case.run(kind.resumed(run, "--steps", str(before + 1), "--keep", "1"))
     case.check(command.status == DONE, f"status {command.status}")
     case.check(os.path.isdir(checkpoint_of(run, newest)) and read(path) == b"{}", "the damaged checkpoint was changed")
     case.check(before + 1 in steps_of(run), f"the new checkpoint is not kept: {steps_of(run)}")
@@ -613,17 +618,17 @@ def damaged_stays(case, world):
     case.check(command.status == DONE and len(command.warnings()) == 1, "the newest whole checkpoint is not used")
 
 
-def all_damaged(case, world):
-    """With every checkpoint damaged there is nothing to go on from: one sentence about each, and nothing is deleted."""
-    run = finished_run(case, world, 3)
+def all_damaged(case, kind):
+    """If every checkpoint is damaged, no run can continue: one sentence about each, and nothing is deleted."""
+    run = finished_run(case, kind, 3)
     for step in steps_of(run):
         folder = checkpoint_of(run, step)
         path = os.path.join(folder, case.random.choice(sorted(os.listdir(folder))))
         write(path, read(path)[:-1])
     before = content_of(run)
-    for words in (world.resumed(run), sample_command(run)):
+    for words in (kind.resumed(run), sample_command(run)):
         command = case.run(words)
-        case.check(command.status == USERS, f"status {command.status}, not {USERS}")
+        case.check(command.status == USER, f"status {command.status}, not {USER}")
         for step in steps_of(run):
             named = [w for w in command.warnings() if f"step_{step:08d} is skipped" in w]
             case.check(len(named) == 1, f"of step {step} is said: {named}")
@@ -632,58 +637,58 @@ def all_damaged(case, world):
 
 
 def content_of(run):
-    """All files of a run by their paths, but for the lock."""
+    """Returns all files of a run by their paths, except the lock."""
     paths = [os.path.join(folder, name) for folder, _, names in os.walk(run) for name in names]
     return {path: read(path) for path in paths if os.path.basename(path) != "lock"}
 
 
 def flips(test):
-    """Cases of damaged checkpoints."""
-    worlds = [test.small, test.small_two] if test.long else [test.small]
-    for world in filter(None, worlds):
-        for name in sorted(os.listdir(checkpoint_of(world.reference(), world.num_steps))):
-            yield f"flips {world.name} {name}", flip_file, (world, name, 300 if test.long else 14)
+    """Yields the cases of damaged checkpoints."""
+    kinds = [test.small, test.small_two] if test.long else [test.small]
+    for kind in filter(None, kinds):
+        for name in sorted(os.listdir(checkpoint_of(kind.reference(), kind.num_steps))):
+            yield f"flips {kind.name} {name}", flip_file, (kind, name, 300 if test.long else 14)
         for i in range(10 if test.long else 1):
-            yield f"flips {world.name} resumed {i}", flip_and_resume, (world, 4)
-        yield f"flips {world.name} stays", damaged_stays, (world,)
-        yield f"flips {world.name} all", all_damaged, (world,)
+            yield f"flips {kind.name} resumed {i}", flip_and_resume, (kind, 4)
+        yield f"flips {kind.name} stays", damaged_stays, (kind,)
+        yield f"flips {kind.name} all", all_damaged, (kind,)
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
-def count_calls(case, world, begin, rank):
-    """The calls of a run that begins as `begin` says; while training waits for saves they come in the same order each
-    time."""
+def count_calls(case, kind, begin, rank):
+    """Returns the calls of a run that begins with `begin`. While training waits for saves, they are made in the same
+    order each time."""
     run = case.path("run")
-    command = case.run(begin(world, run) + ["--save-synchronously"], faults(run, "count", RANK=rank))
+    command = case.run(begin(kind, run) + ["--save-synchronously"], faults(run, "count", RANK=rank))
     case.check(command.status == DONE, f"status {command.status} with calls counted")
     return command.hits()
 
 
-def from_nothing(world, run):
-    return world.fresh(run)
+def from_nothing(kind, run):
+    return kind.fresh(run)
 
 
-def from_middle(world, run):
-    """Goes on from the second of two checkpoints."""
-    world.copy_reference(run, [world.save_every, 2 * world.save_every])
-    return world.resumed(run)
+def from_middle(kind, run):
+    """Continues from the second of two checkpoints."""
+    kind.copy_reference(run, [kind.save_every, 2 * kind.save_every])
+    return kind.resumed(run)
 
 
 BEGINNINGS = {"begun": from_nothing, "resumed": from_middle}
 
 
 def check_status(case, command, hits, is_for_good, mode):
-    """The exit status, and what is said, after calls failed."""
-    case.check(command.status in (DONE, USERS, IO), f"status {command.status}")
+    """Checks the exit status and the messages after failed calls."""
+    case.check(command.status in (DONE, USER, IO), f"status {command.status}")
     if command.status != DONE:
         case.check(len(command.errors()) == 1, f"not one line of error: {command.errors()}")
         case.check("/" in "".join(command.errors()), "the error names no file")
-    if command.status == USERS:
+    if command.status == USER:
         case.check(not command.has_trained(), "status 1 after training had begun")
     if mode != "fail":
         case.check(command.status == DONE, f"{mode} of a call is no reason for status {command.status}")
-    # What is old may stay.
+    # Old files may remain.
     needed = [hit for hit in hits if hit[2] == "space" and not os.path.basename(hit[3]).startswith("removing_")]
     if mode == "fail" and command.has_trained() and needed:
         case.check(command.warnings(), "no warning that a file cannot be written")
@@ -691,10 +696,10 @@ def check_status(case, command, hits, is_for_good, mode):
         case.check(command.status == wanted, f"status {command.status}, not {wanted}, after training had begun")
 
 
-def fault(case, world, beginning, mode, settings):
+def fault(case, kind, beginning, mode, settings):
     """One run with failing calls, then one without."""
     run = case.path("run")
-    words = BEGINNINGS[beginning](world, run)
+    words = BEGINNINGS[beginning](kind, run)
     before = steps_of(run)
     words += case.random.choice(WAYS_TO_SAVE)
     command = case.run(words, faults(run, mode, **settings))
@@ -704,13 +709,13 @@ def fault(case, world, beginning, mode, settings):
     new = [step for step in steps if step not in before]
     wanted = (before + new)[-2:]
     case.check(steps[-len(wanted):] == wanted, f"of checkpoints {before} and {new} there are {steps}")
-    check_goes_on(case, world, run)
+    check_continues(case, kind, run)
     lasts = {"1": "once", "3": "three times", "all": "for good"}[str(settings.get("COUNT", 1))]
     case.test.report.share(f"faults survived: {mode}, {lasts}", not case.failed, 1)
 
 
 def kinds_of_fault(hit):
-    """What can happen to a call."""
+    """Yields the faults that are possible for a call."""
     _, call, what, _ = hit
     errors = {"look": ["EIO", "ESTALE"], "change": ["EIO", "ESTALE", "EROFS"]}
     for error in errors.get(what, ["EIO", "ESTALE", "EROFS", "ENOSPC"]):
@@ -730,14 +735,14 @@ def is_lasting(mode, settings):
 
 
 def every_fault(calls, seed):
-    """(call, mode, settings) for every call, with one of the things that can happen to it; by the seed which."""
+    """Yields (call, mode, settings) for every call, with one of its possible faults, chosen by the seed."""
     for i, hit in enumerate(calls):
         kinds = list(kinds_of_fault(hit))
         yield hit, *kinds[(i + seed) % len(kinds)]
 
 
 def sampled_faults(case, calls, wanted):
-    """The same for a sample that has calls of every kind."""
+    """Like every_fault, for a sample with calls of every kind."""
     by_kind = {}
     for hit in calls:
         by_kind.setdefault((hit[1], re.sub(r"\d+", "N", hit[3])), []).append(hit)
@@ -745,37 +750,37 @@ def sampled_faults(case, calls, wanted):
     case.random.shuffle(kinds)
     for i in range(wanted):
         hit = case.random.choice(by_kind[kinds[i % len(kinds)]])
-        lasting = i % 8 == 0  # few of these, which take longer: the last save is tried again and again
+        lasting = i % 8 == 0  # only a few of these, as they take longer: the last save is tried again and again
         yield hit, *case.random.choice([kind for kind in kinds_of_fault(hit) if is_lasting(*kind) == lasting])
 
 
-def seen_calls(case, calls):
-    """Are all kinds of call seen at all? Else nothing is tested."""
+def check_all_calls_seen(case, calls):
+    """Checks that all kinds of call are observed; otherwise nothing is tested."""
     seen = {hit[1] for hit in calls}
     missing = {"open", "write", "fsync", "rename", "mkdir", "close", "opendir", "unlink"} - seen
     case.check(not missing, f"calls that are not seen: {sorted(missing)}; seen: {sorted(seen)}")
 
 
-def refused_in_spite_of_faults(case, world):
-    """A run that has checkpoints is not begun anew, whatever call fails while they are looked for."""
+def refused_in_spite_of_faults(case, kind):
+    """A run that has checkpoints is not started again, whichever call fails during the search for them."""
     for at in range(1, 7):
-        run = finished_run(case, world, 2)
+        run = finished_run(case, kind, 2)
         before = content_of(run)
-        command = case.run(world.fresh(run), faults(run, "fail", AT=at))
+        command = case.run(kind.fresh(run), faults(run, "fail", AT=at))
         second = f"a second run in the same folder, whose call {at} fails,"
-        case.check(command.status in (USERS, IO), f"{second} ends with status {command.status}")
+        case.check(command.status in (USER, IO), f"{second} ends with status {command.status}")
         case.check(content_of(run) == before, f"{second} changes the first")
 
 
-def unreadable_data(case, world, is_for_good):
-    """The shards cannot be read any more; or one call fails."""
+def unreadable_data(case, kind, is_for_good):
+    """The shards become unreadable, or one call fails."""
     run, data = case.path("run"), case.test.data_folder
-    num_calls = len(case.run(world.fresh(run), faults(data, "count")).hits())
+    num_calls = len(case.run(kind.fresh(run), faults(data, "count")).hits())
     shutil.rmtree(run)
     settings = {"AT": case.random.randint(1, num_calls), "COUNT": "all" if is_for_good else 1}
-    command = case.run(world.fresh(run), faults(data, "fail", **settings))
+    command = case.run(kind.fresh(run), faults(data, "fail", **settings))
     check_status(case, command, command.hits(), is_for_good, "fail")
-    check_goes_on(case, world, run)
+    check_continues(case, kind, run)
 
 
 def is_root():
@@ -783,7 +788,7 @@ def is_root():
 
 
 def mount_small(case, megabytes):
-    """A file system of this size; None where that is not allowed."""
+    """Mounts a file system of this size; returns None if that is not allowed."""
     folder = case.path("disk")
     os.makedirs(folder)
     if not is_root() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder],
@@ -799,15 +804,15 @@ def unmount(case, folder):
     case.test.mounted.remove(folder)
 
 
-def full_disk(case, world, comes_back):
-    """A disk that is full from the middle of a run on; or for a while."""
+def full_disk(case, kind, comes_back):
+    """The disk is full from the middle of a run on, permanently or temporarily."""
     disk = mount_small(case, 64)
     if disk is None:
         return
     try:
         run = os.path.join(disk, "run")
-        command = case.start(world.fresh(run))
-        wait_for_steps(command, run, case.random.randint(world.save_every + 2, 3 * world.save_every))
+        command = case.start(kind.fresh(run))
+        wait_for_steps(command, run, case.random.randint(kind.save_every + 2, 3 * kind.save_every))
         fill(os.path.join(disk, "filler"))
         if comes_back:
             time.sleep(case.random.uniform(0.3, 1))
@@ -816,17 +821,17 @@ def full_disk(case, world, comes_back):
         wanted = DONE if comes_back else IO
         case.check(command.status == wanted, f"a full disk ends it with status {command.status}, not {wanted}")
         case.check(comes_back or (len(command.errors()) == 1 and command.warnings()), "not warnings and one error")
-        check_whole(case, world, run)
+        check_whole(case, kind, run)
         case.check(steps_of(run), "no checkpoint is left")
         if not comes_back:
             os.remove(os.path.join(disk, "filler"))
-        check_goes_on(case, world, run)
+        check_continues(case, kind, run)
     finally:
         unmount(case, disk)
 
 
 def fill(path):
-    """Writes until nothing more goes in."""
+    """Writes until the disk is full."""
     with open(path, "wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
@@ -836,11 +841,11 @@ def fill(path):
                 pass
 
 
-def moved_folder(case, world, comes_back):
-    """The run's folder is gone from the middle of a run on; or for a while."""
+def moved_folder(case, kind, comes_back):
+    """The run's folder is gone from the middle of a run on, permanently or temporarily."""
     run, away = case.path("run"), case.path("away")
-    command = case.start(world.fresh(run))
-    wait_for_steps(command, run, case.random.randint(world.save_every + 2, 3 * world.save_every))
+    command = case.start(kind.fresh(run))
+    wait_for_steps(command, run, case.random.randint(kind.save_every + 2, 3 * kind.save_every))
     os.rename(run, away)
     if comes_back:
         time.sleep(case.random.uniform(0.3, 1))
@@ -854,45 +859,45 @@ def moved_folder(case, world, comes_back):
         case.check(not os.path.exists(run), "the folder that was moved away is made anew")
         shutil.rmtree(run, ignore_errors=True)
         os.rename(away, run)
-    check_goes_on(case, world, run)
+    check_continues(case, kind, run)
 
 
-def read_only_folder(case, world):
-    """The run's folder may no longer be written to."""
+def read_only_folder(case, kind):
+    """The run's folder becomes read-only."""
     if is_root():
         case.test.note("a folder that is made read-only is left out: root writes all the same")
         return
     run = case.path("run")
-    command = case.start(world.fresh(run))
-    wait_for_steps(command, run, case.random.randint(world.save_every + 2, 3 * world.save_every))
+    command = case.start(kind.fresh(run))
+    wait_for_steps(command, run, case.random.randint(kind.save_every + 2, 3 * kind.save_every))
     os.chmod(os.path.join(run, "checkpoints"), 0o555)
     command.finish()
     os.chmod(os.path.join(run, "checkpoints"), 0o755)
     case.check(command.status == IO, f"status {command.status}, not {IO}")
-    check_goes_on(case, world, run)
+    check_continues(case, kind, run)
 
 
-def faults_of(test, world, beginning, rank):
-    """Cases of failing calls of one process."""
-    case = Case(test, f"faults {world.name} {beginning} rank {rank}")
-    calls = count_calls(case, world, BEGINNINGS[beginning], rank)
+def faults_of(test, kind, beginning, rank):
+    """Yields the cases of failing calls of one process."""
+    case = Case(test, f"faults {kind.name} {beginning} rank {rank}")
+    calls = count_calls(case, kind, BEGINNINGS[beginning], rank)
     if rank == 0:
-        seen_calls(case, calls)
-    test.report.count(f"calls that touch files of a {world.name} that is {beginning}, process {rank}", len(calls))
+        check_all_calls_seen(case, calls)
+    test.report.count(f"calls that touch files of a {kind.name} that is {beginning}, process {rank}", len(calls))
     chosen = every_fault(calls, test.seed) if test.long else sampled_faults(case, calls, 28)
     for hit, mode, settings in chosen:
         told = "".join(f" {name} {value}" for name, value in settings.items())
         place = re.sub(r"\.\d+\.tmp", ".tmp", os.path.basename(hit[3]))
-        yield (f"faults {world.name} {beginning} rank {rank} call {hit[0]} {mode}{told} ({hit[1]} {place})",
-               fault, (world, beginning, mode, {"RANK": rank, "AT": hit[0], **settings}))
+        yield (f"faults {kind.name} {beginning} rank {rank} call {hit[0]} {mode}{told} ({hit[1]} {place})",
+               fault, (kind, beginning, mode, {"RANK": rank, "AT": hit[0], **settings}))
 
 
 def faults_part(test):
-    """Cases of failing calls, disks and folders."""
-    for world in [test.short] + ([test.short_two] if test.long and test.short_two else []):
+    """Yields the cases of failing calls, disks and folders."""
+    for kind in [test.short] + ([test.short_two] if test.long and test.short_two else []):
         for beginning in BEGINNINGS:
-            for rank in range(world.processes):
-                yield from faults_of(test, world, beginning, rank)
+            for rank in range(kind.processes):
+                yield from faults_of(test, kind, beginning, rank)
     yield "faults refused", refused_in_spite_of_faults, (test.short,)
     for comes_back in (False, True):
         for i in range(5 if test.long else 1):
@@ -905,13 +910,14 @@ def faults_part(test):
 
 # ---- peers -----------------------------------------------------------------------------------------------------------
 
-def lost_peer(case, world, number):
-    """One of many dies or freezes: the rest end soon and say so; the run goes on from its last checkpoint."""
+def lost_peer(case, kind, number):
+    """One of many processes dies or freezes: the others end soon and report it; the run continues from its last
+    checkpoint."""
     run = case.path("run")
-    command = case.start(world.fresh(run))
-    wait_for_steps(command, run, case.random.randint(1, world.num_steps // 2))
+    command = case.start(kind.fresh(run))
+    wait_for_steps(command, run, case.random.randint(1, kind.num_steps // 2))
     time.sleep(case.random.uniform(0, 0.1))
-    rank = case.random.randrange(world.processes)
+    rank = case.random.randrange(kind.processes)
     victim = command.ranks().get(rank)
     if not case.check(victim is not None, f"there is no process {rank} to send {number.name} to"):
         command.kill_all()
@@ -927,51 +933,52 @@ def lost_peer(case, world, number):
         case.check(re.search(rf"^error: process {rank}\b", command.err, re.M), f"process {rank} is not named")
     else:
         case.check(command.status in (LOST, 128 + number), f"status {command.status} after {number.name}")
-    check_goes_on(case, world, run)
+    check_continues(case, kind, run)
     case.test.report.share(f"ended in time after {number.name} of one, and went on", not case.failed, 1)
 
 
-def asked_to_end(case, world, number, to_launcher):
-    """All save the same step and end; the run goes on as if nothing had happened."""
+def asked_to_end(case, kind, number, to_launcher):
+    """All processes save the same step and end; the run continues as if it had not been interrupted."""
     run = case.path("run")
-    patience = {"OMPI_MCA_odls_base_sigkill_timeout": "3"}  # mpirun would leave processes one second to save
-    command = case.start(world.fresh(run), patience)
-    wait_for_steps(command, run, case.random.randint(1, world.num_steps // 2))
+    settings = {"OMPI_MCA_odls_base_sigkill_timeout": "3"}  # by default, mpirun would give processes one second to save
+    command = case.start(kind.fresh(run), settings)
+    wait_for_steps(command, run, case.random.randint(1, kind.num_steps // 2))
     time.sleep(case.random.uniform(0, 0.1))
     ranks = command.ranks()
     victim = command.process.pid if to_launcher else ranks[case.random.choice(sorted(ranks))]
     send(victim, number)
     command.finish()
-    # mpirun hands SIGUSR1 on; of SIGTERM it makes a status of its own.
+    # mpirun forwards SIGUSR1; on SIGTERM it has a status of its own.
     is_its_own = to_launcher and number == signal.SIGTERM and command.status != DONE
     case.check(command.status == INTERRUPTED or is_its_own, f"status {command.status}, not {INTERRUPTED}")
     case.check(not command.errors(), f"asked to end: {command.errors()}")
     done = len([line for line in metrics_of(run) if '"loss"' in line])
     case.check(steps_of(run)[-1:] == [done], f"{done} steps were done, saved are {steps_of(run)}")
-    check_goes_on(case, world, run)
+    check_continues(case, kind, run)
     case.test.report.share(f"saved and went on after {number.name}", not case.failed, 1)
 
 
 def peers(test):
-    """Cases of processes that are lost, or asked to end."""
+    """Yields the cases of processes that are lost, or asked to end."""
     if not test.peers:
         return
     for i in range(20 if test.long else 1):
         for number in (signal.SIGKILL, signal.SIGSTOP):
-            world = test.peers[i % len(test.peers)]
-            yield f"peers {world.name} {number.name} {i}", lost_peer, (world, number)
+            kind = test.peers[i % len(test.peers)]
+            yield f"peers {kind.name} {number.name} {i}", lost_peer, (kind, number)
     for i in range(5 if test.long else 1):
         for number in (signal.SIGTERM, signal.SIGUSR1):
             for to_launcher in (True, False) if test.long else [number == signal.SIGUSR1]:
-                world = test.peers[(i + 1) % len(test.peers)]
-                name = f"peers {world.name} {number.name} {'launcher' if to_launcher else 'one'} {i}"
-                yield name, asked_to_end, (world, number, to_launcher)
+                kind = test.peers[(i + 1) % len(test.peers)]
+                name = f"peers {kind.name} {number.name} {'launcher' if to_launcher else 'one'} {i}"
+                yield name, asked_to_end, (kind, number, to_launcher)
 
 
 # ---- soak ------------------------------------------------------------------------------------------------------------
 
 def folder_bytes(folder):
-    """Bytes of all files but metrics.jsonl; what disappears meanwhile does not count."""
+    """Returns the number of bytes of all files except metrics.jsonl; files that disappear during the count are
+    ignored."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -983,7 +990,7 @@ def folder_bytes(folder):
 
 
 def sample_process(pid, run):
-    """Memory in kB, descriptors, threads, bytes of the run's folder."""
+    """Returns memory in kB, descriptors, threads, bytes of the run's folder."""
     with open(f"/proc/{pid}/status") as file:
         status = dict(line.split(":", 1) for line in file)
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))
@@ -991,12 +998,12 @@ def sample_process(pid, run):
 
 
 def slope(values):
-    """By least squares, a second."""
+    """Returns the slope per second, by least squares."""
     return statistics.linear_regression(range(len(values)), values).slope
 
 
 def check_level(case, name, values, tolerance, bound):
-    """No growth: the last third has no more than the middle one had, and the second half does not rise."""
+    """Checks for growth: the last third must not exceed the middle one, and the second half must not rise."""
     third = len(values) // 3
     middle, last = max(values[third:2 * third]), max(values[2 * third:])
     rise = slope(values[len(values) // 2:])
@@ -1006,7 +1013,7 @@ def check_level(case, name, values, tolerance, bound):
 
 
 def soak_run(case, seconds, csv):
-    """Memory, descriptors, threads and disk of a run with a save every few seconds stay level."""
+    """Memory, descriptors, threads and disk space of a run with a save every few seconds remain constant."""
     run = case.path("run")
     every = 0.05 if case.test.long else 0.01
     endless = ["--steps", "100000000", "--save-every", "0", "--save-minutes", str(every)]
@@ -1034,17 +1041,18 @@ def soak_run(case, seconds, csv):
     checkpoint = folder_bytes(checkpoint_of(run, saves[-1]))
     check_level(case, "resident kB", resident, 512, 1 if case.test.long else 100)
     check_level(case, "descriptors", descriptors, 2, 0.002 if case.test.long else 0.3)
-    check_level(case, "threads", threads, 1, 0.001 if case.test.long else 0.1)  # a validation has one for a moment
+    check_level(case, "threads", threads, 1, 0.001 if case.test.long else 0.1)  # a validation briefly has one more
     check_level(case, "bytes of the folder", folder, checkpoint, checkpoint / (600 if case.test.long else 5))
     case.check(max(folder) <= 3.5 * checkpoint, f"up to {max(folder)} bytes, a checkpoint has {checkpoint}")
 
 
 def soak(test):
-    """The one case of the soak."""
+    """Yields the only case of the soak."""
     yield "soak", soak_run, (1800 if test.long else 20, test.soak_csv)
 
 
-# ---- all together ----------------------------------------------------------------------------------------------------
+# ---- test
+# ------------------------------------------------------------------------------------------------------------
 
 class Test:
     """All parts, and what they share."""
@@ -1056,13 +1064,13 @@ class Test:
         self.begun = self.shown = time.monotonic()
         self.samples, self.lock = {}, threading.Lock()
         self.make_data()
-        self.make_worlds()
+        self.make_run_kinds()
 
     def make_data(self):
-        """Stories, a tokenizer, shards."""
+        """Creates stories, a tokenizer, shards."""
         folder = self.data_folder = os.path.join(self.folder, "data")
         os.makedirs(folder)
-        self.io_faults = shutil.copy(IO_FAULTS, folder)  # LD_PRELOAD takes no path with a space
+        self.io_faults = shutil.copy(IO_FAULTS, folder)  # LD_PRELOAD does not accept a path with a space
         tokenizer, shards = os.path.join(folder, "tokenizer.json"), os.path.join(folder, "data_*.bin")
         text, programs = os.path.join(folder, "train.txt"), os.path.join(BUILD, "data")
         for words in (["write_stories", "--train-bytes", "60k", "--validation-stories", "20", "--out", folder],
@@ -1071,43 +1079,43 @@ class Test:
             subprocess.run([os.path.join(programs, words[0]), *words[1:]], check=True, capture_output=True)
         self.data = ["--train", shards, "--validation", shards, "--tokenizer", tokenizer]
 
-    def make_worlds(self):
-        """Kinds of run. Slow ones leave time to do something to them between two steps."""
+    def make_run_kinds(self):
+        """Creates the kinds of run. Slow ones leave time for an interruption between two steps."""
         has_mpi = shutil.which("mpirun") is not None and "HAVE_MPI" in open(os.path.join(BUILD, "flags")).read()
         if not has_mpi:
             self.note("runs of many processes are left out: the build has no MPI, or mpirun is not installed")
 
-        def world(name, processes, num_steps, save_every, global_batch, *more):
+        def kind(name, processes, num_steps, save_every, global_batch, *more):
             if processes > 1 and not has_mpi:
                 return None
             options = ["--num-layers", 2, "--num-heads", 2, "--channels", 32, "--sequence-length", 24, "--warmup", 2,
                        "--learning-rate", 1e-2, "--dropout", 0.1, "--validation-batches", 2, "--sample-tokens", 3,
                        "--steps", num_steps, "--validate-every", 2 * save_every, "--batch", 4,
                        "--global-batch", global_batch, *more]
-            return World(self, name, processes, num_steps, save_every, list(map(str, options)))
+            return RunKind(self, name, processes, num_steps, save_every, list(map(str, options)))
 
         many = ["--deterministic-reduce", "--deadline", 20]
         sharded, lost = ["--shard", "optimizer", *many], ["--deadline", DEADLINE[self.long]]
-        self.small = world("one process", 1, 60, 5, 16)
-        self.small_two = world("two processes", 2, 60, 5, 16, *sharded)
-        self.short = world("short run", 1, 12, 3, 16)
-        self.short_two = world("short run of two", 2, 12, 3, 16, *sharded)
-        self.slow = world("slow run", 1, 150, 10, 64)
-        self.peers = list(filter(None, [world("three slow processes", 3, 50, 2, 48, *sharded, *lost),
-                                        world("two slow processes", 2, 50, 2, 48, *many, *lost)]))
+        self.small = kind("one process", 1, 60, 5, 16)
+        self.small_two = kind("two processes", 2, 60, 5, 16, *sharded)
+        self.short = kind("short run", 1, 12, 3, 16)
+        self.short_two = kind("short run of two", 2, 12, 3, 16, *sharded)
+        self.slow = kind("slow run", 1, 150, 10, 64)
+        self.peers = list(filter(None, [kind("three slow processes", 3, 50, 2, 48, *sharded, *lost),
+                                        kind("two slow processes", 2, 50, 2, 48, *many, *lost)]))
 
-    def sample_of_step_before(self, world):
-        """What a finished run without its newest checkpoint says, which is not what it says with it."""
+    def sample_of_step_before(self, kind):
+        """Returns the sample of a finished run without its newest checkpoint, which differs from the sample with it."""
         with self.lock:
-            if world.name not in self.samples:
-                case = Case(self, f"sample of {world.name}")
-                run = finished_run(case, world, 3)
+            if kind.name not in self.samples:
+                case = Case(self, f"sample of {kind.name}")
+                run = finished_run(case, kind, 3)
                 newest = case.run(sample_command(run))
                 shutil.rmtree(checkpoint_of(run, steps_of(run)[-1]))
                 before = case.run(sample_command(run))
                 case.check(before.status == DONE and before.out != newest.out, "samples do not tell checkpoints apart")
-                self.samples[world.name] = before.out
-        return self.samples[world.name]
+                self.samples[kind.name] = before.out
+        return self.samples[kind.name]
 
     def note(self, text):
         with self.report.lock:
@@ -1116,7 +1124,7 @@ class Test:
                 print(text, flush=True)
 
     def progress(self, part, done, total):
-        """In the long form a line every half minute."""
+        """Prints a line every half minute, with --long."""
         now = time.monotonic()
         if self.long and now - self.shown >= 30 and done > 0:
             self.shown = now
@@ -1127,7 +1135,7 @@ class Test:
         case = Case(self, name)
         try:
             function(case, *arguments)
-        except Exception:  # a checkpoint or a file that should be there, most likely
+        except Exception:  # most likely a missing checkpoint or file
             case.check(False, traceback.format_exc())
         shutil.rmtree(case.folder, ignore_errors=True)
         with self.lock:
@@ -1135,12 +1143,12 @@ class Test:
         self.progress(part, self.done, self.total)
 
     def run_part(self, part, make_cases, only):
-        """The cases of a part, some beside each other."""
+        """Runs the cases of a part, some of them concurrently."""
         self.part_begun, self.done = time.monotonic(), 0
         before = self.report.passed, self.report.failed
         cases = [case for case in make_cases(self) if only is None or only in case[0]]
         self.total = len(cases)
-        workers = 2 if part != "faults" else 8 if self.long else 4  # they wait a lot for the next try to save
+        workers = 2 if part != "faults" else 8 if self.long else 4  # these mostly wait to try a save again
         with ThreadPoolExecutor(workers) as pool:
             for name, function, arguments in cases:
                 pool.submit(self.run_case, part, name, function, arguments)
@@ -1153,7 +1161,7 @@ class Test:
             subprocess.run(["umount", "-l", folder], capture_output=True)
 
     def end_at_once(self, *_):
-        """Interrupted: nothing is left, although cases are under way."""
+        """On an interrupt: removes everything, although cases are still running."""
         Command.starting.acquire()
         self.report.check = lambda holds, text: None
         mine = f"{os.getpid()}."
@@ -1162,7 +1170,7 @@ class Test:
             for pid in pids:
                 send(pid, signal.SIGKILL)
         self.clean_up()
-        for _ in range(100):  # threads may still put something there
+        for _ in range(100):  # threads may still write files there
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(1)
 
