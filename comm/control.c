@@ -470,8 +470,8 @@ static void resolve_hosts(Search *s) {
     s->resolve_at = seconds_now() + 1;
 }
 
-// Closes the connection and schedules the next attempt: after a growing pause of at most 1 s, or after 2 s where an
-// unrelated program answered.
+// Closes the connection and schedules the next attempt: after a growing pause of at most 1 s, or after 2 s if a program
+// had accepted the connection.
 static void drop_candidate(Search *s, Candidate *candidate, const char *why) {
     if (candidate->descriptor >= 0) close(candidate->descriptor);
     candidate->descriptor = -1;

@@ -186,7 +186,7 @@ static int read_local_by_hand(Launch *launch, Error *error) {
     return 0;
 }
 
-// mpirun may start one launcher on every host, but not processes that were told another number of processes.
+// mpirun may start one launcher on every host, but not processes whose WORLD_SIZE is another number.
 static int check_against_mpirun(const Launch *launch, Error *error) {
     if (get_variable("OMPI_COMM_WORLD_SIZE") == NULL) return 0;
     int size;

@@ -290,7 +290,7 @@ static Ticket mpi_progress(void *state, char *failure, size_t size) {
 }
 
 static void mpi_abort(void *state) {
-    (void)state; // mpirun learns of it by the process's exit status
+    (void)state; // mpirun reacts to the exit status of the process
 }
 
 // Compares MPI's rank and size with those of the launcher's variables.

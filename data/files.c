@@ -29,7 +29,7 @@ int fail(Error *error, const char *format, ...) {
     return -1;
 }
 
-// Returns 1 for an errno that lies in what was asked for (EXIT_USER) rather than in the disk (EXIT_IO).
+// Returns 1 for an errno whose reason is the request (EXIT_USER) rather than the disk (EXIT_IO).
 static int is_user_error(int reason) {
     static const int reasons[] = {ENOENT, EACCES, EPERM,        ENOTDIR, EISDIR,
                                   EEXIST, EINVAL, ENAMETOOLONG, ELOOP,   EROFS};

@@ -208,9 +208,9 @@ void options_defaults(const Option *table, size_t count, void *settings) {
         die("the options table has %zu entries, at most %d are possible", count, MAX_OPTIONS);
     memset(given, 0, sizeof(given));
     for (size_t i = 0; i < count; i++)
-        if (table[i].type == OPTION_TEXT && table[i].standard == NULL)
+        if (table[i].type == OPTION_TEXT && table[i].default_text == NULL)
             *(const char **)((char *)settings + table[i].offset) = NULL;
-        else if (set_value(&table[i], settings, table[i].standard, &error) != 0)
+        else if (set_value(&table[i], settings, table[i].default_text, &error) != 0)
             die("the default of an option is wrong: %s", error.text);
 }
 
@@ -405,12 +405,12 @@ static void print_wrapped(FILE *stream, const char *text, int at, int indent, in
 // Returns the default and the bounds as text; the caller frees it.
 static char *describe_values(const Option *option) {
     if (option->type == OPTION_FLAG)
-        return format_text(" (default: %s)", option->standard[0] == '1' ? "on" : "off");
+        return format_text(" (default: %s)", option->default_text[0] == '1' ? "on" : "off");
     if (option->type == OPTION_INTEGER || option->type == OPTION_REAL)
-        return format_text(" (default: %s; %.6g to %.6g)", option->standard, option->minimum,
+        return format_text(" (default: %s; %.6g to %.6g)", option->default_text, option->minimum,
                            option->maximum);
-    const int has_default = option->standard != NULL && option->standard[0] != '\0';
-    return has_default ? format_text(" (default: %s)", option->standard) : xstrdup("");
+    const int has_default = option->default_text != NULL && option->default_text[0] != '\0';
+    return has_default ? format_text(" (default: %s)", option->default_text) : xstrdup("");
 }
 
 // Returns the help text with the choices inserted; the caller frees it.

@@ -30,7 +30,7 @@ typedef struct {
     const char *name;  // without the leading "--"
     OptionType type;
     size_t offset;        // of the field in the struct of settings
-    const char *standard; // default, as text
+    const char *default_text; // default, as text
     double minimum, maximum;
     const char *choices; // "cosine|linear|constant"
     const char *help;    // one phrase; the default and the bounds are appended

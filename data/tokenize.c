@@ -31,11 +31,11 @@ enum {
 
 // ---- options ----------------------------------------------------------------------------------------------
 
-#define TEXT(name, member, standard, help)                                                                   \
-    name, OPTION_TEXT, offsetof(Settings, member), standard, 0, 0, NULL, help
+#define TEXT(name, member, default_text, help)                                                               \
+    name, OPTION_TEXT, offsetof(Settings, member), default_text, 0, 0, NULL, help
 #define FLAG(name, member, help) name, OPTION_FLAG, offsetof(Settings, member), "0", 0, 0, NULL, help
-#define NUMBER(name, type, member, standard, low, high, help)                                                \
-    name, type, offsetof(Settings, member), standard, low, high, NULL, help
+#define NUMBER(name, type, member, default_text, low, high, help)                                            \
+    name, type, offsetof(Settings, member), default_text, low, high, NULL, help
 // clang-format off
 #define TOKENIZER_OPTIONS \
     {"Tokenizer", TEXT("tokenizer", tokenizer, "", "tokenizer.json, or a folder that contains one, or GPT-2's encoder.json and vocab.bpe")}, \
