@@ -470,8 +470,8 @@ static void resolve_hosts(Search *s) {
     s->resolve_at = seconds_now() + 1;
 }
 
-// Closes the connection and schedules the next attempt: after a growing pause of at most 1 s, or after 2 s if a program
-// had accepted the connection.
+// Closes the connection and schedules the next attempt: after a growing pause of at most 1 s, or after 2 s if a
+// program had accepted the connection.
 static void drop_candidate(Search *s, Candidate *candidate, const char *why) {
     if (candidate->descriptor >= 0) close(candidate->descriptor);
     candidate->descriptor = -1;
@@ -630,7 +630,7 @@ Control *control_open(const Launch *launch, int listening, const ControlAddress 
     s->launch = launch;
     s->run = launch->run;
     s->port = launch->port;
-    s->num_ports = launch->launcher == LAUNCHED_BY_US ? 1 : CONTROL_PORTS;
+    s->num_ports = launch->launcher == LAUNCHED_BY_SELF ? 1 : CONTROL_PORTS;
     snprintf(s->hosts, sizeof(s->hosts), "%s", launch->master);
     if (address != NULL)
         result = read_address(address, s, error);

@@ -26,7 +26,7 @@ int control_listen(ControlAddress *address, Error *error);
 // `listening`: in process 0 the socket from control_listen or launch_processes, else -1; always closed.
 // `address`: in every process the address from process 0's control_listen. If NULL, launch->master and launch->port
 // are used: process 0 takes the first free port of the CONTROL_PORTS that begin there, the others try them all, and
-// unrelated listeners are skipped (with LAUNCHED_BY_US the port is known).
+// unrelated listeners are skipped (with LAUNCHED_BY_SELF the port is known).
 // Returns NULL on error. After `deadline` seconds, process 0 and those that reached it name the missing ranks; those
 // that did not reach it name the addresses they tried. Two processes of the same rank, or processes that disagree
 // about their number, are an error in all processes at once.

@@ -434,7 +434,7 @@ static void collect_signals(sigset_t *signals) {
 
 int launch_processes(Launch *launch, int count, Error *error) {
     memset(launch, 0, sizeof(*launch));
-    launch->launcher = LAUNCHED_BY_US;
+    launch->launcher = LAUNCHED_BY_SELF;
     launch->size = launch->local_size = count;
     launch->listening = -1;
     strcpy(launch->master, "127.0.0.1");

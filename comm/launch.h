@@ -21,7 +21,7 @@ extern "C" {
 
 typedef enum {
     LAUNCHED_ALONE,
-    LAUNCHED_BY_US,
+    LAUNCHED_BY_SELF,
     LAUNCHED_BY_TORCHRUN,
     LAUNCHED_BY_MPIRUN,
     LAUNCHED_BY_SRUN
@@ -32,9 +32,9 @@ typedef struct {
     int rank, size;             // among all processes
     int local_rank, local_size; // among those on this host
     char master[256];           // the host of process 0; empty: unknown
-    // The first port that process 0 tries to listen on; with LAUNCHED_BY_US the port it listens on.
+    // The first port that process 0 tries to listen on; with LAUNCHED_BY_SELF the port it listens on.
     int port;
-    int listening; // in process 0 of LAUNCHED_BY_US a listening socket, else -1
+    int listening; // in process 0 of LAUNCHED_BY_SELF a listening socket, else -1
     uint64_t run;  // the same in all processes of this run, unlikely to equal that of another run
 } Launch;
 

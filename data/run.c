@@ -76,19 +76,19 @@ static int is_still_touched(const RunLock *lock, const char *owner) {
 static void *touch_lock(void *argument) {
     RunLock *lock = (RunLock *)argument;
     pthread_mutex_lock(&lock->mutex);
-    while (!lock->ends) {
+    while (!lock->stop) {
         const struct timespec next = thread_deadline(LOCK_TOUCH_SECONDS);
-        while (!lock->ends && pthread_cond_timedwait(&lock->changed, &lock->mutex, &next) != ETIMEDOUT)
+        while (!lock->stop && pthread_cond_timedwait(&lock->changed, &lock->mutex, &next) != ETIMEDOUT)
             continue;
         // If this fails, only the kernel's lock remains.
-        if (!lock->ends) futimens(lock->descriptor, NULL);
+        if (!lock->stop) futimens(lock->descriptor, NULL);
     }
     pthread_mutex_unlock(&lock->mutex);
     return NULL;
 }
 
 static int start_touch_thread(RunLock *lock, Error *error) {
-    lock->ends = 0;
+    lock->stop = 0;
     pthread_mutex_init(&lock->mutex, NULL);
     thread_condition(&lock->changed);
     if (thread_start(&lock->thread, touch_lock, lock) == 0) return 0;
@@ -270,7 +270,7 @@ int run_check(const RunLock *lock, Error *error) {
 void run_close(RunLock *lock) {
     if (lock->descriptor >= 0) {
         pthread_mutex_lock(&lock->mutex);
-        lock->ends = 1;
+        lock->stop = 1;
         pthread_cond_signal(&lock->changed);
         pthread_mutex_unlock(&lock->mutex);
         pthread_join(lock->thread, NULL);

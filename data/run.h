@@ -36,7 +36,7 @@ typedef struct {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    int ends;
+    int stop;
 } RunLock;
 
 // Creates the run's folder, locks it (one trainer at a time), removes what a killed trainer has left, and writes

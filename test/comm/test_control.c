@@ -141,7 +141,7 @@ static void run_unrelated(const Case *c) {
     struct sockaddr_in address = {.sin_family = AF_INET};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     for (;; usleep(20000))
-        for (int port = c->port; port < c->port + (c->launcher == LAUNCHED_BY_US ? 1 : 2); port++) {
+        for (int port = c->port; port < c->port + (c->launcher == LAUNCHED_BY_SELF ? 1 : 2); port++) {
             address.sin_port = htons((uint16_t)port);
             int s = socket(AF_INET, SOCK_STREAM, 0);
             if (connect(s, (struct sockaddr *)&address, sizeof(address)) != 0) {
@@ -221,7 +221,7 @@ static void test_meetings(void) {
     cases[n].late[1] = 1000;
     cases[n++].unrelated = 2;
     cases[n] = usual("a socket that listens already", 3);
-    cases[n].launcher = LAUNCHED_BY_US;
+    cases[n].launcher = LAUNCHED_BY_SELF;
     cases[n].port = 0;
     cases[n].listening = listen_on(&cases[n].port);
     cases[n++].late[0] = 500;

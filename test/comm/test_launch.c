@@ -234,7 +234,7 @@ static void run_child(Processes *f, Launch *own) {
     signal(SIGINT, on_signal);
     f->seen->pids[rank] = getpid();
     if (own->size != 4 || own->local_rank != rank || own->local_size != 4 ||
-        own->launcher != LAUNCHED_BY_US || (own->listening >= 0) != (rank == 0) ||
+        own->launcher != LAUNCHED_BY_SELF || (own->listening >= 0) != (rank == 0) ||
         read(STDIN_FILENO, &byte, 1) != 0)
         _exit(77);
     __atomic_fetch_add(&f->seen->ready, 1, __ATOMIC_SEQ_CST);

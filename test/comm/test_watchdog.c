@@ -314,7 +314,7 @@ static int listen_here(int *port) {
 }
 
 static Control *meet(int rank, int listening, int port) {
-    Launch launch = {LAUNCHED_BY_US, rank, SIZE, rank, SIZE, "127.0.0.1", port, -1, (uint64_t)port};
+    Launch launch = {LAUNCHED_BY_SELF, rank, SIZE, rank, SIZE, "127.0.0.1", port, -1, (uint64_t)port};
     Error error;
     Control *control = control_open(&launch, rank == 0 ? listening : -1, NULL, 60, &error);
     if (control == NULL) die("%s", error.text);
@@ -427,7 +427,7 @@ static void test_none(void) {
     watchdog_learn(w, 1);
     watchdog_stop(w);
     int port, listening = listen_here(&port);
-    Launch launch = {LAUNCHED_BY_US, 0, 1, 0, 1, "127.0.0.1", port, -1, 7};
+    Launch launch = {LAUNCHED_BY_SELF, 0, 1, 0, 1, "127.0.0.1", port, -1, 7};
     Error error;
     Control *control = control_open(&launch, listening, NULL, 5, &error);
     EXPECT(control != NULL && watchdog_start(control, &watched, 5) == NULL, "one process has a watchdog");
