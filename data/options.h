@@ -29,8 +29,8 @@ typedef struct {
     const char *group; // heading in --help; NULL: the same as that of the option above
     const char *name;  // without the leading "--"
     OptionType type;
-    size_t offset;        // of the field in the struct of settings
-    const char *default_text; // default, as text
+    size_t offset;            // of the field in the struct of settings
+    const char *default_text; // may be NULL for OPTION_TEXT
     double minimum, maximum;
     const char *choices; // "cosine|linear|constant"
     const char *help;    // one phrase; the default and the bounds are appended

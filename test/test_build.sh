@@ -42,12 +42,12 @@ says() {
     fi
 }
 
-# ---- make's version -----------------------------------------------------------------------------------------------------
+# ---- make's version --------------------------------------------------------------------------------------------------
 
 for version in 3.81 3.82 4.0 4.1 4.2 4.2.1; do says 'GNU make .* needs 4\.3 or later.* gmake' 2 make MAKE_VERSION=$version help; done
 for version in 4.3 4.4 4.4.1 5.0; do says '^Targets:' 0 make MAKE_VERSION=$version help; done
 
-# ---- what is rebuilt ----------------------------------------------------------------------------------------------------
+# ---- what is rebuilt -------------------------------------------------------------------------------------------------
 
 # changes YES|NO WHAT VARIABLE...: checks whether make compiles and links again with these variables of make.
 changes() {
@@ -148,7 +148,7 @@ stub arm 'case $* in *native*) exit 1 ;; *--version*) echo arm ;; esac'
 equal "$(with_stubs variable MARCH CC=arm)" "" "neither is known"
 equal "$(with_stubs variable MARCH CC=arm MARCH=-march=x86-64-v3)" -march=x86-64-v3 "MARCH is what a user says"
 
-# ---- libraries outside the system's folders -----------------------------------------------------------------------------
+# ---- libraries outside the system's folders --------------------------------------------------------------------------
 
 away="$work/env with space"
 mkdir -p "$away/lib/pkgconfig" "$away/include/cjson"
@@ -187,7 +187,7 @@ stub lacking "case \$* in *pcre2* | *cjson* | *' - '*) exit 1 ;; *) exec $gcc_is
 holds grep -q -e "-L$work/conda/lib -lpcre2-8 *-L$work/conda/lib -lcjson" <(with_stubs find_libraries PKG_CONFIG=false CC=lacking \
     "CONDA_PREFIX=$work/conda" dev/find_libraries.sh libs | sed 's/-Wl,-rpath,[^ ]* //g' | tr -s ' ')
 
-# ---- packages -----------------------------------------------------------------------------------------------------------
+# ---- packages --------------------------------------------------------------------------------------------------------
 
 # A machine with none of the packages, without root and sudo: the command depends on the distribution.
 rm -f "$work/bin/id" && printf '#!/bin/sh\necho 1000\n' >"$work/bin/id" && chmod +x "$work/bin/id"

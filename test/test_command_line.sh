@@ -9,7 +9,7 @@ train=$build/train_gpt
 tokenize=$build/data/tokenize
 small="--num-layers 2 --num-heads 2 --channels 32 --batch 4 --sequence-length 32 --warmup 2 --validate-every 4 --validation-batches 2 --sample-tokens 8 --save-every 0"
 
-# ---- from text to a trained model -------------------------------------------------------------------------------------
+# ---- from text to a trained model ------------------------------------------------------------------------------------
 
 "$build/data/write_stories" --train-bytes 100k --validation-stories 20 --out stories >/dev/null 2>&1 || fail "write_stories"
 "$tokenize" train --input stories/train.txt --vocab 300 --out tokenizer.json >/dev/null 2>&1 || fail "tokenize train"
@@ -212,7 +212,7 @@ sed 's/"truncation": null/"truncation": {"max_length": 5}/' tokenizer.json >trun
 refuse "truncates.json: truncation shortens long texts, expected null; --ignore-key truncation ignores it" "$train" --run keys $small --train "train_*.bin" --tokenizer truncates.json
 expect 0 "step 1/1" "$train" --run keys $small --warmup 0 --train "train_*.bin" --tokenizer truncates.json --ignore-key truncation --steps 1
 
-# ---- samples ------------------------------------------------------------------------------------------------------------
+# ---- samples ---------------------------------------------------------------------------------------------------------
 
 expect 0 "^Once upon" "$train" --run whole --sample "Once upon" --sample-tokens 10
 expect 0 "tokens/s" "$train" --run whole --sample "Once upon" --sample-tokens 100 --top-k 5 --top-p 0.9 --temperature 1.2
@@ -221,7 +221,7 @@ same a.txt b.txt
 expect 0 "A" "$train" --init-from whole/checkpoints/step_00000008 --sample "A" --temperature 0
 refuse "no checkpoint" "$train" --run nowhere --sample "A"
 
-# ---- signals --------------------------------------------------------------------------------------------------------------
+# ---- signals ---------------------------------------------------------------------------------------------------------
 
 for signal in INT:5 TERM:5 USR1:5; do
     run=signal_${signal%:*}
@@ -291,7 +291,7 @@ refuse "the largest batch that fits is --batch [0-9]+" "$train" --run huge $smal
 refuse "not even --batch 1 fits" "$train" --run huge $small "${data[@]}" --channels 16384 --num-heads 128 --num-layers 500
 refuse "would take .* GB" "$train" --run huge $small "${data[@]}" --batch 1000000 --channels 65536 --num-heads 512 --num-layers 1000
 
-# ---- losses that are not finite ---------------------------------------------------------------------------------------
+# ---- losses that are not finite --------------------------------------------------------------------------------------
 
 cp -r whole/checkpoints/step_00000008 poisoned && rm poisoned/manifest
 python3 -c "
@@ -412,7 +412,7 @@ else
 fi
 expect 0 "step 12/12" "$train" --run $full --resume --steps 12
 
-# ---- the other commands -----------------------------------------------------------------------------------------------------
+# ---- the other commands ----------------------------------------------------------------------------------------------
 
 refuse "missing.txt" "$tokenize" train --input missing.txt --vocab 300 --out t.json
 refuse "missing" "$tokenize" encode --tokenizer missing.json --input stories/train.txt --out x

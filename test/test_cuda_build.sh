@@ -28,7 +28,7 @@ says() {
 }
 no_gpu() { ! dev/find_cuda.sh gpu | grep -q yes; }
 
-# ---- what is found ----------------------------------------------------------------------------------------------------
+# ---- what is found ---------------------------------------------------------------------------------------------------
 
 # A toolkit of empty files, and a GPU that responds, both as stubs; `variable` prints a variable of make.
 toolkit=$work/toolkit
@@ -91,7 +91,7 @@ says 'CUDNN=1 needs DEVICE=cuda PRECISION=bf16' 2 make DEVICE=cpu CUDNN=1
 says 'CUDNN=yes: expected 0 or 1' 2 make DEVICE=cpu CUDNN=yes
 stub nvidia-smi 'exit 9'
 
-# ---- ranges for profilers ---------------------------------------------------------------------------------------------
+# ---- ranges for profilers --------------------------------------------------------------------------------------------
 
 emulated=$root/build/emulated-bf16
 (cd "$work" && "$build/data/write_stories" --train-bytes 30k --validation-stories 20 --out stories &&
@@ -134,7 +134,7 @@ else
     opened "4 step/optimizer/gradient norm + adamw" # before and after processes add up their parts
 fi
 
-# ---- make profile -----------------------------------------------------------------------------------------------------
+# ---- make profile ----------------------------------------------------------------------------------------------------
 
 says 'make DEVICE=cuda profile' 2 make DEVICE=cpu profile
 if [ -z "$(dev/find_cuda.sh nsys)" ]; then says 'nsys is not on PATH.*install nsight-systems' 2 make DEVICE=emulated profile; fi
@@ -147,7 +147,7 @@ says 'step 25/25' 0 env PATH="$stubs:$PATH" make DEVICE=emulated PROFILE="$work/
 holds grep -q '^profile --trace=cuda,nvtx,cublas --capture-range=cudaProfilerApi --capture-range-end=stop .*train_gpt .*--steps 25 .*--channels 32' "$NSYS_CALLS"
 holds grep -q '^stats --report nvtx_sum --report cuda_gpu_kern_sum .*/profile/steps.nsys-rep$' "$NSYS_CALLS"
 
-# ---- dev/gpu_check.sh -------------------------------------------------------------------------------------------------
+# ---- dev/gpu_check.sh ------------------------------------------------------------------------------------------------
 
 check() { OUT=$work/check env PATH="$stubs:$PATH" dev/gpu_check.sh "$@" >"$out" 2>&1 </dev/null; }
 mkdir "$work/check"
@@ -188,7 +188,7 @@ holds grep -qE '^1 [0-9.]+$' "$report"
 holds grep -qE '^4 validation [0-9.]+$' "$report"
 holds grep -qE '^curve +passed' "$report"
 
-# ---- the build --------------------------------------------------------------------------------------------------------
+# ---- the build -------------------------------------------------------------------------------------------------------
 
 nvcc=$(dev/find_cuda.sh nvcc)
 if [ -z "$nvcc" ]; then

@@ -24,7 +24,7 @@ run() { # run PROGRAM FOLDER OPTION...
 }
 close() { if near "$1" "$2" "$bound"; then pass; else fail "$1: losses" $(losses "$1") "and $2:" $(losses "$2"); fi; }
 
-# ---- the same curve ---------------------------------------------------------------------------------------------------
+# ---- the same curve --------------------------------------------------------------------------------------------------
 
 run "$cpu" cpu "${hard[@]}" --attention naive
 run "$gpu" gpu "${hard[@]}"
@@ -96,7 +96,7 @@ if "$gpu" "${data[@]}" "${shape[@]}" --attention cudnn --sequence-length 1 2>&1 
     close long_cudnn long_cpu_0
 fi
 
-# ---- checkpoints cross builds -----------------------------------------------------------------------------------------
+# ---- checkpoints cross builds ----------------------------------------------------------------------------------------
 
 run "$cpu" whole "${hard[@]}" --steps 5
 for way in "$cpu $gpu" "$gpu $cpu"; do

@@ -8,7 +8,7 @@ make_data 100k 300
 small=(--train "data_*.bin" --tokenizer tokenizer.json --num-layers 2 --num-heads 2 --channels 32 --batch 4 --sequence-length 32
     --steps 2 --sample-tokens 8)
 
-# ---- standard descriptors ---------------------------------------------------------------------------------------------
+# ---- standard descriptors --------------------------------------------------------------------------------------------
 
 expect 0 "step 2/2" "$train" --run whole "${small[@]}"
 holds bash -c '"$0" "$@" <&- >&- 2>&-' "$train" --run closed "${small[@]}"
@@ -21,7 +21,7 @@ done
 holds bash -c '"$0" "$@" <&- >&- 2>&-' "$build/data/write_stories" --train-bytes 100k --validation-stories 20 --out silent
 same stories/train.txt silent/train.txt "stories of a program whose descriptors were closed"
 
-# ---- output -----------------------------------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------------------------------
 
 # unwritable WORD...: with output to a full device, and to a pipe without a reader, the command ends with status 2 and
 # one sentence.
@@ -52,7 +52,7 @@ rm -rf unread
 if [ $? -eq 2 ] && grep -q "^error: cannot write to standard output" errors.txt; then pass; else fail "unread: $(cat errors.txt)"; fi
 same <(curve whole) <(curve unread) "the metrics of a run whose output was not read"
 
-# ---- memory -----------------------------------------------------------------------------------------------------------
+# ---- memory ----------------------------------------------------------------------------------------------------------
 
 expect 1 "^error: OMP_NUM_THREADS asks for 99999 threads" env OMP_NUM_THREADS=99999 "$train" --run threads "${small[@]}"
 case $build in *-address* | *-thread*) finish; exit ;; esac # these sanitizers reserve terabytes of address space

@@ -47,7 +47,7 @@ same_bits() {
     same <(tensors "$1") <(tensors "$2") "${@:3}"
 }
 
-# ---- one curve --------------------------------------------------------------------------------------------------------
+# ---- one curve -------------------------------------------------------------------------------------------------------
 
 run "$gpt" 1 one --batch 24
 run "$gpt" 1 pieces --batch 8
@@ -79,7 +79,7 @@ for how in "" "--validate-documents --validation-batches 1" "--validation few.bi
         fail "validation $how by one process and by three: $whole and $(validation)"
 done
 
-# ---- the same bits ----------------------------------------------------------------------------------------------------
+# ---- the same bits ---------------------------------------------------------------------------------------------------
 
 few=(--batch 4 --steps 4)
 run "$gpt" 3 first "${few[@]}" --shard gradients
@@ -118,7 +118,7 @@ if [ -n "$nccl_build" ]; then
     cmp -s <(tensors in_any_order) <(tensors over_nccl) && fail "the stand-in for NCCL adds in the order of ranks: nothing was tested" || pass
 fi
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------------
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 resume() { # resume N FOLDER OPTION...
     local words=("$gpt" --run "$2" --resume "${@:3}")
@@ -143,7 +143,7 @@ for shard in none optimizer gradients; do
     rm -rf straight cut elsewhere
 done
 
-# ---- how it is started ------------------------------------------------------------------------------------------------
+# ---- how it is started -----------------------------------------------------------------------------------------------
 
 program=("$gpt" --run started "${data[@]}" "${shape[@]}" --steps 1 --warmup 0)
 rm -rf started

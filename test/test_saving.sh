@@ -13,7 +13,7 @@ run() { # run FOLDER OPTION...
 }
 checkpoints() { ls "$1/checkpoints" | tr '\n' ' '; }
 
-# ---- when and how -----------------------------------------------------------------------------------------------------
+# ---- when and how ----------------------------------------------------------------------------------------------------
 
 run waiting --save-every 2 --save-synchronously
 run beside --save-every 2
@@ -25,7 +25,7 @@ same {timed,waiting}/checkpoints/step_00000012/optimizer.safetensors saved by ti
 run last --save-every 0 --save-minutes 0
 [ "$(checkpoints last)" = "step_00000012 " ] && pass || fail "asked for none but the last: $(checkpoints last)"
 
-# ---- resuming ---------------------------------------------------------------------------------------------------------
+# ---- resuming --------------------------------------------------------------------------------------------------------
 
 # back FOLDER: resumes a copy of `waiting` after changes; it must reach the same end.
 back() {
@@ -101,7 +101,7 @@ done_steps=$(grep -c '"loss"' preempted/metrics.jsonl)
 [ "$(checkpoints preempted)" = "step_$(printf %08d "$done_steps") " ] && pass || fail "$done_steps steps, but $(checkpoints preempted)"
 [ -s preempted/lock ] && fail "the lock is not given back" || pass
 
-# ---- outliers ---------------------------------------------------------------------------------------------------------
+# ---- outliers --------------------------------------------------------------------------------------------------------
 
 # Data of 12 sequences, six steps, that are outliers for the model: they cause one rollback, the remaining two do not.
 spikes=(--vocab-size 256 --seed 5 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 16 --batch 2 --steps 150 --warmup 2

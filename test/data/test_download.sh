@@ -7,7 +7,7 @@ trap 'kill $server 2>/dev/null; rm -rf "$work"' EXIT
 download() { BUILD=$build "$root/data/download.sh" "$@"; }
 program=(download)
 
-# ---- the server and its files ---------------------------------------------------------------------------------------------
+# ---- the server and its files ----------------------------------------------------------------------------------------
 
 shakespeare=karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare
 stories=datasets/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64
@@ -120,7 +120,7 @@ trains() {
 }
 small="--model free --num-layers 1 --num-heads 2 --channels 16 --batch 2 --accumulate 1 --sequence-length 32 --steps 2 --warmup 0"
 
-# ---- each data set ----------------------------------------------------------------------------------------------------------
+# ---- each data set ---------------------------------------------------------------------------------------------------
 
 expect 0 "^train with:" tinyshakespeare
 same datasets/tinyshakespeare/input.txt served/$shakespeare/input.txt

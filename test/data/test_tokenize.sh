@@ -16,7 +16,7 @@ round() {
     same "$text" back.txt "$@"
 }
 
-# ---- train ------------------------------------------------------------------------------------------------------------------
+# ---- train -----------------------------------------------------------------------------------------------------------
 
 "$build/data/write_stories" --train-bytes 60k --validation-stories 20 --out text >/dev/null 2>&1 || fail "write_stories"
 head -c 30000 text/train.txt >one.txt
@@ -35,7 +35,7 @@ holds grep -q "^small.json: 258 tokens, 1 merges" out.txt
 accept "tokens" train --input separated.txt --vocab 259 --separator '#' --out other.json
 accept "^new/folder/tokenizer.json: 300 tokens" train --input one.txt --vocab 300 --out new/folder/tokenizer.json
 
-# ---- encode and decode ------------------------------------------------------------------------------------------------------
+# ---- encode and decode -----------------------------------------------------------------------------------------------
 
 round text/validation.txt
 documents=$(($(grep -o '<|endoftext|>' text/validation.txt | wc -l) + 1))
@@ -239,7 +239,7 @@ accept "20 validation stories" --train-bytes 30k --ngram 2 # its own
 accept "20 validation stories" --no-write
 program=("$tokenize")
 
-# ---- splits -----------------------------------------------------------------------------------------------------------------
+# ---- splits ----------------------------------------------------------------------------------------------------------
 
 # documents FILE: prints their number.
 documents() { "$tokenize" inspect --tokenizer tokenizer.json "$1" | sed -n 's/^all: .* \([0-9]*\) documents.*/\1/p'; }
@@ -260,7 +260,7 @@ refuse "of 100 documents, 0 would be for validation" encode --tokenizer tokenize
 refuse "of 100 documents, 100 would be .*--validation-fraction" encode --tokenizer tokenizer.json --input numbers.txt --out s --validation-every 1
 refuse "without a place to cut" encode --tokenizer tokenizer.json --input short.txt --out s --validation-fraction 0.5
 
-# ---- more than 65536 tokens ---------------------------------------------------------------------------------------------------
+# ---- more than 65536 tokens ------------------------------------------------------------------------------------------
 
 mkdir many
 python3 - <<'END'
