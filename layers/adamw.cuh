@@ -1,5 +1,5 @@
-// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) on flat memory, the global gradient norm before
-// it, and what both decide about a step, on the device: the host need not wait for it.
+// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) on flat memory, preceded by the global gradient norm.
+// Clipping and skipping of a step are decided on the device, so the host does not have to wait for them.
 //
 //     norm    = sqrt(sum of gradient^2)
 //     skipped = loss or norm is not finite, or a process has no data: nothing is updated
@@ -11,49 +11,52 @@
 //     weights = master rounded to floatX        to nearest even, or stochastically: up with the probability
 //                                               that makes the mean exact
 //
-// master, m, v and gradients are fp32; where floatX is fp32, master is the weights' own memory. The memories need not be
-// laid out alike: a list of chunks says where each piece of a tensor stands in them, and a process may have some of the
-// chunks only.
+// master, m, v and gradients are fp32; if floatX is fp32, master and weights are the same memory. The arrays may have
+// different layouts: a list of chunks gives the offset of each piece of a tensor in every array. A process may own only
+// some of the chunks.
 //
-// The norm is summed in double within each chunk, then over all chunks in the order of their numbers: the same bits for
-// any number of threads, and of processes, once each has told the others its chunks' sums. These sums, and what else
-// processes add up before they decide about a step, are the step's totals.
+// The norm is summed in double within each chunk, then over all chunks in the order of their numbers. The result is
+// therefore bitwise identical for any number of threads and of processes, once the processes have exchanged the sums of
+// their chunks. These sums, and the other values that processes add up before they decide about a step, are called the
+// totals of the step.
 #ifndef LAYERS_ADAMW_CUH
 #define LAYERS_ADAMW_CUH
 
 #include "common.h"
 #include "philox.h"
 
-// Of a whole step. On the device.
+// The result of a whole step, in device memory.
 typedef struct {
     double loss, norm;
-    int64_t updates; // so far, this step's included
-    int32_t skipped;
-    int32_t stopping, saving, written, failed; // processes that say so: TOTAL_STOPPING and so on
-    float clip, correction1, correction2;      // 1 / (1 - beta^updates)
+    int64_t updates;                           // number of updates so far, including this step
+    int32_t skipped;                           // 1 if nothing was updated
+    int32_t stopping, saving, written, failed; // numbers of processes, see TOTAL_STOPPING and the following
+    float clip, correction1, correction2;      // correction: 1 / (1 - beta^updates)
 } StepOutcome;
 
 typedef struct {
     double learning_rate, beta1, beta2, epsilon;
     double max_norm;
-    int stochastic_rounding; // with random numbers of (seed, RANDOM_ROUNDING), counter (element / 8, updates)
+    int stochastic_rounding; // random bits: key (seed, RANDOM_ROUNDING), counter (element / 8, updates)
     uint64_t seed;
 } AdamW;
 
-// A piece of a tensor: ADAMW_CHUNK elements, or what is left at the tensor's end.
+// A piece of a tensor: ADAMW_CHUNK elements, or the remainder at the end of the tensor.
 typedef struct {
-    uint64_t number;                           // of all chunks of the model, from 0
-    uint64_t weight, master, gradient, moment; // where it begins in each memory; multiples of 16
-    uint32_t size;
+    uint64_t number;                           // index among all chunks of the model, from 0
+    uint64_t weight, master, gradient, moment; // offset of its first element in each array; multiples of 16
+    uint32_t size;                             // elements
     float decay;
 } AdamWChunk;
 
 enum { ADAMW_CHUNK = 8192 };
 
-// What a step's totals are, each a double: the loss; the processes that were asked to end, that ask for a checkpoint, that
-// have done their part of one, that had no data for the step; each chunk's sum of squares.
+// Indices of the totals of a step, each a double: the loss; the numbers of processes that were asked to stop, that
+// request a checkpoint, that have written their part of one, and that had no data for the step; and, from TOTAL_SQUARES
+// on, the sum of squares of each chunk.
 enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SAVING, TOTAL_WRITTEN, TOTAL_FAILED, TOTAL_SQUARES };
 
+// Returns the number of totals of a step.
 static inline size_t step_totals(size_t num_chunks) {
     return TOTAL_SQUARES + num_chunks;
 }
@@ -75,7 +78,7 @@ static inline HOST_DEVICE void outcome_decide(StepOutcome *o, const double *tota
     o->correction2 = (float)(1.0 / (1.0 - pow(a->beta2, (double)o->updates)));
 }
 
-// AdamW in the precision it is computed in.
+// The factors of an update, in the precision of the computation.
 typedef struct {
     float learning_rate, beta1, beta2, epsilon, decay, clip, correction1, correction2;
 } AdamWFactors;
@@ -140,7 +143,7 @@ static inline void step_outcome_cpu(StepOutcome *outcome, const double *totals, 
 #ifdef DEVICE_CUDA
 #include "kernel.cuh"
 
-// A block a chunk.
+// One block per chunk.
 static __global__ void __launch_bounds__(256)
     square_sums_kernel(double *totals, const float *gradients, const AdamWChunk *chunks) {
     __shared__ double sums[WARP];
@@ -169,7 +172,7 @@ static __global__ void __launch_bounds__(1024)
     if (threadIdx.x == 0) outcome_decide(outcome, totals, sum, &a);
 }
 
-// Eight weights rounded up or down by 16 random bits each.
+// Rounds eight weights up or down, with 16 random bits each.
 __device__ __forceinline__ void round_stochastically(Float8 &x, size_t element, uint64_t seed,
                                                      const StepOutcome *outcome) {
     Philox random = philox(philox_key(seed, RANDOM_ROUNDING, 0), (uint32_t)(element / 8),
@@ -181,7 +184,7 @@ __device__ __forceinline__ void round_stochastically(Float8 &x, size_t element, 
     }
 }
 
-// A block a chunk, eight elements a thread at a time.
+// One block per chunk; each thread processes eight elements at a time.
 static __global__ void __launch_bounds__(256)
     adamw_kernel(floatX *weights, float *master, float *m, float *v, const float *gradients,
                  const AdamWChunk *chunks, AdamW a, const StepOutcome *outcome) {
@@ -210,7 +213,7 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-// Eight weights a thread.
+// Eight weights per thread.
 static __global__ void __launch_bounds__(256)
     round_weights_kernel(floatX *weights, const float *master, size_t first, size_t n, int stochastic,
                          uint64_t seed, const StepOutcome *outcome) {
@@ -240,8 +243,8 @@ static inline void adamw_update(floatX *weights, float *master, float *m, float 
         launch(adamw_kernel, blocks_for(num_chunks, 1), 256, 0, stream, weights, master, m, v, gradients,
                chunks, *a, outcome);
 }
-// weights = master rounded, for what was loaded or initialised: to nearest, or as adamw_update left them after
-// outcome->updates. They are numbers first .. first + n - 1 of the weights.
+// weights = master, rounded: for weights that were loaded or initialised. Rounds to nearest, or, with `stochastic`, as
+// adamw_update did in update number outcome->updates. Both pointers are at element `first` of all the weights.
 static inline void round_weights(floatX *weights, const float *master, size_t first, size_t n, int stochastic,
                                  uint64_t seed, const StepOutcome *outcome, Stream stream) {
     if ((const void *)weights != (const void *)master)
@@ -249,13 +252,14 @@ static inline void round_weights(floatX *weights, const float *master, size_t fi
                stochastic, seed, outcome);
 }
 #else
-// totals: the chunks' sums of squares.
+// Writes the sums of squares of the given chunks into the totals.
 static inline void square_sums(double *totals, const float *gradients, const AdamWChunk *chunks,
                                size_t num_chunks, Stream stream) {
     (void)stream;
     square_sums_cpu(totals, gradients, chunks, num_chunks);
 }
-// From everybody's totals: loss, norm, clipping, and whether the step counts; outcome->updates goes on from what it was.
+// Computes loss, norm, clipping and whether the step is skipped, from the totals of all processes. Unless the step is
+// skipped, outcome->updates is incremented.
 static inline void step_outcome(StepOutcome *outcome, const double *totals, size_t num_chunks, const AdamW *a,
                                 Stream stream) {
     (void)stream;

@@ -1,6 +1,6 @@
-// What every layer stands on: sizes, error checks, and a few numeric helpers that give the same bits in vector
-// bodies and in tails, whatever the number of threads. Device memory and streams are in device.h, what kernels
-// share in kernel.cuh.
+// Shared by all layers: sizes, error checks, and a few numeric helpers whose results are bitwise identical in vector
+// bodies and in tails, for any number of threads. Device memory and streams are in device.h, helpers for kernels in
+// kernel.cuh.
 #ifndef LAYERS_COMMON_H
 #define LAYERS_COMMON_H
 
@@ -14,7 +14,7 @@
 #ifdef __cplusplus
 #define restrict __restrict
 #endif
-// Functions that kernels call too.
+// Marks functions that kernels also call.
 #ifdef DEVICE_CUDA
 #include <cuda_runtime.h>
 #define HOST_DEVICE __host__ __device__
@@ -29,8 +29,8 @@ static inline void check_failed(const char *file, int line, const char *statemen
     abort();
 }
 
-// A programming error, or a call of the CUDA runtime that failed: prints the place, the statement and the
-// library's message, and ends the program.
+// CHECK reports a programming error or a failed call of the CUDA runtime: it prints the source location, the statement
+// and the message of the library, and aborts the program.
 #ifdef DEVICE_CUDA
 static inline void check(bool holds, const char *file, int line, const char *statement) {
     if (!holds) check_failed(file, line, statement, "");
@@ -46,7 +46,7 @@ static inline void check(cudaError_t error, const char *file, int line, const ch
     } while (0)
 #endif
 
-// Memory that an allocation gave, or the end of the program with a sentence where it gave none.
+// Returns `pointer`, the result of an allocation of `bytes`. If it is NULL, prints an error and exits.
 static inline void *allocated(void *pointer, size_t bytes) {
     if (pointer != NULL) return pointer;
     fprintf(stderr, "error: out of memory: cannot allocate %zu bytes\n", bytes);
@@ -72,8 +72,8 @@ static inline HOST_DEVICE size_t round_up(size_t a, size_t multiple) {
 
 // ---- numbers ----------------------------------------------------------------------------------------------
 
-// Sums run over LANES partial sums (element i goes to lane i mod LANES) that are added in a fixed tree at the
-// end: fast in vectors of any width up to LANES, and always the same bits.
+// Sums are computed as LANES partial sums (element i goes to lane i mod LANES), which are added in a fixed tree at the
+// end. This vectorises for any width up to LANES, and the result is always bitwise the same.
 enum { LANES = 16 };
 
 static inline float sum_lanes(const float lane[LANES]) {
@@ -84,7 +84,8 @@ static inline float sum_lanes(const float lane[LANES]) {
     return half[0];
 }
 
-// Adds `expression`, a function of the index `i`, over 0 <= i < n in that order. `result` must be a float.
+// result = sum of `expression`, a function of the index `i`, over 0 <= i < n, in the order described above. `result`
+// must be a float.
 #define SUM_IN_LANES(result, n, expression)                                                                  \
     do {                                                                                                     \
         float lane_[LANES] = {0};                                                                            \
@@ -109,15 +110,15 @@ static inline HOST_DEVICE uint32_t bits_from_float(float value) {
     return bits;
 }
 
-// e^x to about 2 ulp; below -87.3 the result stays at e^-87.3 (1.2e-38), above 88.3 at e^88.3; NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7. No branch: vectorises.
+// e^x to about 2 ulp. x is clamped to -87.3 (e^-87.3 = 1.2e-38) .. 88.3; NaN stays NaN. x = n ln 2 + r with
+// |r| <= ln 2 / 2, and e^r is its Taylor polynomial of degree 7. Has no branch, so it vectorises.
 static inline float fast_exp(float x) {
-    const float round_to_integer = 12582912.0f; // 1.5 * 2^23: the sum's low mantissa bits are the integer n
+    const float round_to_integer = 12582912.0f; // 1.5 * 2^23: the sum has the integer n in its low bits
     x = x < -87.3f ? -87.3f : x;
     x = x > 88.3f ? 88.3f : x;
     float shifted = x * 1.44269504f + round_to_integer;
     float n = shifted - round_to_integer;
-    float r = x - n * 0.693359375f; // ln 2 in two parts, the first exact in 10 bits
+    float r = x - n * 0.693359375f; // ln 2 in two parts, of which the first is exact in 10 bits
     r = r - n * -2.12194440e-4f;
     float p = 1.98412698e-4f;
     p = p * r + 1.38888889e-3f;

@@ -1,20 +1,21 @@
-// The device contract: number types, memory, streams, events. Two implementations: the CUDA runtime (a GPU, or
-// the emulator of dev/cuda_on_cpu, which provides the same calls), and the CPU, where memory is the host's and
-// work is done when the call returns.
+// The device interface: number types, memory, streams, events. There are two implementations: the CUDA runtime (a GPU,
+// or the emulator of dev/cuda_on_cpu, which provides the same calls), and the CPU, where device memory is host memory
+// and every call is synchronous.
 //
 //     floatX      weights and activations: bf16 or fp32 on a GPU (PRECISION=), fp32 on the CPU
 //     float       master weights, gradients of weights, optimizer state, statistics
 //
-// Copies and device_zero are queued on the stream; stream_wait or event_wait tells when they are done. Host
-// memory that a queued copy reads or writes comes from host_alloc, and is left alone until then.
+// Copies and device_zero are queued on the stream; stream_wait or event_wait waits until they are complete. Host memory
+// that a queued copy reads or writes must come from host_alloc and must not be touched until then.
 #ifndef LAYERS_DEVICE_H
 #define LAYERS_DEVICE_H
 
 #include "common.h"
 
-enum { DEVICE_ALIGNMENT = 256 }; // bytes; what device_alloc and the arena give
+enum { DEVICE_ALIGNMENT = 256 }; // bytes; alignment of allocations by device_alloc and the arena
 
-// Of a GPU's memory, what is left when the runtime and the libraries have taken theirs: a 64th of it is set aside.
+// Returns the part of `available` bytes of a GPU's memory that allocations may use: a 64th of the total is reserved for
+// the runtime and the libraries.
 static inline size_t device_memory_left(size_t available, size_t total) {
     return available > total / 64 ? available - total / 64 : 0;
 }
@@ -31,10 +32,13 @@ enum { DEVICE_IS_BF16 = 1 };
 #endif
 typedef cudaStream_t Stream;
 typedef cudaEvent_t Event;
-enum { DEVICE_IS_GPU = 1, DEVICE_QUEUES = 1 }; // the host may be a step ahead of the device
+enum {
+    DEVICE_IS_GPU = 1,
+    DEVICE_QUEUES = 1, // the host may be a step ahead of the device
+};
 
-// Picks the GPU of the host's `local_rank`-th process; one that a launcher lets each process see alone is everybody's
-// first. Returns NULL, or a sentence that says why there is none.
+// Selects the GPU with index `local_rank`, or GPU 0 if only one is visible, as when a launcher shows each process its
+// own. Returns NULL, or a sentence that says why no GPU can be used.
 static inline const char *device_open(char **argv, int local_rank) {
     (void)argv;
     int count = 0;
@@ -51,7 +55,7 @@ static inline const char *device_open(char **argv, int local_rank) {
                ? NULL
                : "the GPU was found but cannot be used now; nvidia-smi shows its state and who uses it";
 }
-// Threads of their own begin with the first GPU.
+// A new thread starts on GPU 0: it passes the device_current() of the main thread to device_use().
 static inline int device_current(void) {
     int device;
     CHECK(cudaGetDevice(&device));
@@ -60,7 +64,7 @@ static inline int device_current(void) {
 static inline void device_use(int device) {
     CHECK(cudaSetDevice(device));
 }
-// Name and properties, for the banner.
+// Writes the name and properties of the device, for the banner.
 static inline void device_describe(char *text, size_t size) {
     cudaDeviceProp properties;
     int device;
@@ -69,14 +73,15 @@ static inline void device_describe(char *text, size_t size) {
     snprintf(text, size, "%.200s, sm_%d%d, %d multiprocessors", properties.name, properties.major,
              properties.minor, properties.multiProcessorCount);
 }
-// What is left for this process, and all there is. `sharing`: the processes of this host, which on a GPU do not share it.
+// Returns the bytes of memory that this process may still allocate, and the total. `sharing` is the number of processes
+// on this host; they share its memory, but not a GPU's.
 static inline void device_memory(size_t *available, size_t *total, int sharing) {
     (void)sharing;
     CHECK(cudaMemGetInfo(available, total));
     *available = device_memory_left(*available, *total);
 }
 
-// NULL when there is not that much memory. The content is not defined.
+// Returns uninitialised memory, or NULL if there is not enough.
 static inline void *device_alloc(size_t bytes) {
     void *pointer = NULL;
     if (cudaMalloc(&pointer, bytes > 0 ? bytes : 1) == cudaSuccess) return pointer;
@@ -142,8 +147,8 @@ static inline double event_seconds(Event from, Event to) {
     return milliseconds * 1e-3;
 }
 
-// Device memory as the host can read and write it: a copy, or on the CPU the memory itself. host_return takes it
-// back, with `changed` also its content.
+// Returns device memory in a form that the host can read and write: a copy, or on the CPU the memory itself.
+// host_return releases it and, if `changed`, first copies the contents back to the device.
 static inline void *host_borrow(const void *device, size_t bytes) {
     void *host = allocated(malloc(bytes), bytes);
     CHECK(cudaDeviceSynchronize());
@@ -153,7 +158,7 @@ static inline void *host_borrow(const void *device, size_t bytes) {
 static inline void host_return(void *host, void *device, size_t bytes, int changed) {
     if (changed) {
         CHECK(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice));
-        CHECK(cudaDeviceSynchronize()); // the copy may still be under way, and streams do not wait for it
+        CHECK(cudaDeviceSynchronize()); // the copy may still be in flight, and streams do not wait for it
     }
     free(host);
 }
@@ -170,9 +175,9 @@ typedef int Stream;
 typedef double Event; // seconds
 enum { DEVICE_IS_GPU = 0, DEVICE_IS_BF16 = 0, DEVICE_QUEUES = 0 };
 
-// While libgomp's threads wait for each other they spin, by default for milliseconds; beside other work on the
-// machine that makes a step up to five times slower (dev/PERFORMANCE.md). The library reads its limit before
-// main, so the program starts once more with it. Where that cannot be had, things go on as they are.
+// While libgomp's threads wait for each other they spin, by default for milliseconds, which makes a step up to five
+// times slower when other programs run on the machine (dev/PERFORMANCE.md). The library reads its limit before main, so
+// the program sets the limit and executes itself again. If that fails, it continues with the default.
 static inline const char *device_open(char **argv, int local_rank) {
     (void)local_rank;
     if (getenv("GOMP_SPINCOUNT") == NULL && getenv("OMP_WAIT_POLICY") == NULL) {

@@ -1,12 +1,12 @@
-// Dropout as every layer uses it: what is kept is a closed-form function of (seed, stream, layer, step,
-// sequence, token, channel), never stored; backward asks again.
+// Dropout for all layers. The mask is a closed-form function of (seed, stream, layer, step, sequence, token, channel);
+// it is never stored, and backward computes it again.
 //
-// Decisions have 8 bits: an element is kept when its random byte is below threshold = round(256 (1 - p)), and
+// A decision uses 8 random bits: an element is kept if its random byte is below threshold = round(256 (1 - p)), and
 // kept elements are multiplied by 256 / threshold, the inverse of the exact keep rate. So p has a granularity
-// of 1/256: p = 0.1 drops 26/256 = 0.1016 of the elements, without bias in the mean. A p > 0 that rounds to
-// dropping nothing or everything is refused by dropout_threshold.
+// of 1/256: p = 0.1 drops 26/256 = 0.1016 of the elements, without bias in the mean. dropout_threshold rejects a p > 0
+// that rounds to dropping nothing or everything.
 //
-// `sequence` counts within the step's global batch (all processes, all micro-steps), so that masks do not
+// `sequence` is an index into the global batch of the step (all processes, all micro-steps), so that masks do not
 // depend on how the batch is split.
 #ifndef LAYERS_DROPOUT_H
 #define LAYERS_DROPOUT_H
@@ -18,13 +18,13 @@
 enum { DROPOUT_NONE = 256 }; // the threshold that keeps everything
 
 typedef struct {
-    uint32_t threshold; // of 256
+    uint32_t threshold; // 1 .. 256; elements whose random byte is below it are kept
     PhiloxKey key;
     uint32_t step;
-    uint32_t first_sequence; // global index of the first sequence of the tensor at hand
+    uint32_t first_sequence; // global index of the first sequence of the tensor
 } Dropout;
 
-// 1 .. 256, or 0 when p cannot be had: not in [0, 1), or rounds to 0 or 256 although p > 0.
+// Returns the threshold 1 .. 256 for p, or 0 if p is not in [0, 1), or p > 0 and the threshold rounds to 0 or 256.
 static inline uint32_t dropout_threshold(double p) {
     if (!(p >= 0.0 && p < 1.0)) return 0;
     if (p == 0.0) return DROPOUT_NONE;
@@ -42,8 +42,8 @@ static inline HOST_DEVICE float dropout_scale(const Dropout *dropout) {
     return 256.0f / (float)dropout->threshold;
 }
 
-// Channels c of token t of sequence s: byte c mod 16 of philox(c / 16, t, sequence, step). Multiplies the C
-// values of one token's row by 0 or by 256 / threshold.
+// Multiplies the C channels of one token by 0 or by 256 / threshold. The random byte of channel c is byte c mod 16 of
+// philox(c / 16, token, first_sequence + sequence, step).
 static inline void dropout_row(float *row, size_t C, size_t token, size_t sequence, const Dropout *dropout) {
     if (dropout->threshold == DROPOUT_NONE) return;
     const float scale = dropout_scale(dropout);

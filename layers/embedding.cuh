@@ -4,8 +4,8 @@
 //     backward    dwte[token] += dropout'(dout), dwpe[position] += dropout'(dout)
 //                 dout is overwritten with its product with the mask
 //
-// Gradients of weights are fp32. Nothing is saved but the tokens. Backward's sums have an order that the tokens
-// alone decide: on the CPU that of the tokens (threads share the channels), on a GPU see
+// Gradients of weights are fp32. Only the tokens are saved for backward. The order of its sums depends on the tokens
+// alone: on the CPU it is the order of the tokens (threads divide the channels), on a GPU that of
 // embedding_token_kernel. Every token is below V.
 #ifndef LAYERS_EMBEDDING_CUH
 #define LAYERS_EMBEDDING_CUH
@@ -51,7 +51,7 @@ static inline void embedding_backward_cpu(float *dwte, float *dwpe, float *dout,
 #ifdef DEVICE_CUDA
 #include "kernel.cuh"
 
-// A thread for eight channels of a token.
+// One thread per eight channels of a token.
 static __global__ void __launch_bounds__(256)
     embedding_forward_kernel(floatX *out, const int32_t *tokens, const floatX *wte, const floatX *wpe,
                              size_t N, size_t T, size_t C, Dropout dropout) {
@@ -75,7 +75,7 @@ static __global__ void __launch_bounds__(256)
     store8(dout + i, x);
 }
 
-// dwpe: a thread for eight channels of a position adds its sequences in order.
+// dwpe += sum over sequences, in order; one thread per eight channels of a position.
 static __global__ void __launch_bounds__(256)
     embedding_position_kernel(float *dwpe, const floatX *dout, size_t B, size_t T, size_t C) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
@@ -89,26 +89,26 @@ static __global__ void __launch_bounds__(256)
     store8(dwpe + i, sum);
 }
 
-// dwte without atomics. Block x has the ids x, x + gridDim.x, ... (spread, for frequent ids are often neighbours).
-// It walks through the tokens in segments: all threads note in shared memory which of its ids the segment's tokens
-// are, in order; then, id by id and 256 channels at a time, eight a lane, warp w adds the w-th, (w + 8)-th, ... row
-// of the id, and the warps' sums are added in the order of the warps.
+// dwte without atomics. Block x owns the token ids x, x + gridDim.x, ... (interleaved, because frequent ids are often
+// close together). It processes the tokens in segments. First, all threads list in shared memory, in order, the tokens
+// of the segment whose ids the block owns. Then, for one id and 256 channels (eight per lane) at a time, warp w adds
+// the w-th, (w + 8)-th, ... row of the id, and the sums of the warps are added in the order of the warps.
 enum { EMBEDDING_WARPS = 8, EMBEDDING_IDS = 32, EMBEDDING_SEGMENT = 4096 };
 
 struct EmbeddingHits {
-    uint16_t row[EMBEDDING_SEGMENT]; // of the segment, in order of the tokens
-    uint8_t id[EMBEDDING_SEGMENT];   // token / gridDim.x
-    unsigned count_of_warp[EMBEDDING_WARPS];
-    unsigned has_id; // bit i: id i occurs
+    uint16_t row[EMBEDDING_SEGMENT];         // index within the segment, in the order of the tokens
+    uint8_t id[EMBEDDING_SEGMENT];           // token / gridDim.x
+    unsigned count_of_warp[EMBEDDING_WARPS]; // hits in the part of the segment that each warp searches
+    unsigned has_id;                         // bit i: id i occurs
 };
 
-// Lists those of tokens first .. first + EMBEDDING_SEGMENT - 1 that belong to the block; returns their number.
+// Lists those of tokens first .. first + EMBEDDING_SEGMENT - 1 that belong to the block. Returns their number.
 __device__ __forceinline__ unsigned list_tokens(EmbeddingHits &list, const int32_t *tokens, size_t first,
                                                 size_t N) {
     constexpr unsigned PER_WARP = EMBEDDING_SEGMENT / EMBEDDING_WARPS;
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, count = 0;
     if (threadIdx.x == 0) list.has_id = 0;
-    for (int pass = 0; pass < 2; pass++) { // count, then write behind what earlier warps have
+    for (int pass = 0; pass < 2; pass++) { // count, then write after the hits of earlier warps
         unsigned place = 0;
         if (pass == 1)
             for (unsigned w = 0; w < warp; w++) place += list.count_of_warp[w];
@@ -126,15 +126,15 @@ __device__ __forceinline__ unsigned list_tokens(EmbeddingHits &list, const int32
             place += (unsigned)__popc(found);
         }
         if (pass == 0 && lane == 0) list.count_of_warp[warp] = place;
-        __syncthreads(); // pass 0: all counts stand; pass 1: the list is complete
+        __syncthreads(); // pass 0: all counts are written; pass 1: the list is complete
     }
     for (int w = 0; w < EMBEDDING_WARPS; w++) count += list.count_of_warp[w];
     return count;
 }
 
-// The sum of this warp's rows of one id, channels c .. c + 7; `total` counts all rows of the id.
-__device__ __forceinline__ Float8 sum_rows_of(const EmbeddingHits &list, unsigned count, unsigned id,
-                                              const floatX *dout, size_t C, size_t c, unsigned &total) {
+// Returns the sum of this warp's rows of one id, channels c .. c + 7. `total` becomes the number of rows of the id.
+__device__ __forceinline__ Float8 sum_rows(const EmbeddingHits &list, unsigned count, unsigned id,
+                                           const floatX *dout, size_t C, size_t c, unsigned &total) {
     Float8 sum = {};
     total = 0;
     for (unsigned i = 0; i < count; i++) {
@@ -156,9 +156,9 @@ static __global__ void __launch_bounds__(EMBEDDING_WARPS *WARP)
         for (unsigned ids = list.has_id; ids != 0; ids &= ids - 1) {
             unsigned id = (unsigned)__ffs((int)ids) - 1, rows;
             for (size_t slab = 0; slab < C; slab += WARP * 8) {
-                Float8 sum = sum_rows_of(list, count, id, dout + first * C, C, slab + lane * 8, rows);
+                Float8 sum = sum_rows(list, count, id, dout + first * C, C, slab + lane * 8, rows);
                 store8(&sums[warp][lane * 8], sum);
-                __syncthreads(); // all warps' sums stand
+                __syncthreads(); // the sums of all warps are written
                 size_t c = slab + threadIdx.x;
                 if (c < C) {
                     float total = 0;
@@ -168,7 +168,7 @@ static __global__ void __launch_bounds__(EMBEDDING_WARPS *WARP)
                 __syncthreads(); // sums may be written again
             }
         }
-        __syncthreads(); // everybody has read the list; it may be written again
+        __syncthreads(); // all threads have read the list; it may be written again
     }
 }
 

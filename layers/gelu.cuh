@@ -6,8 +6,8 @@
 //     forward     out = gelu(in)              saves in, the pre-activation
 //     backward    din = dout * gelu'(in)      overwrites din; din and dout may be the same memory
 //
-// On the CPU, training runs both inside matmul's epilogue (matmul.cuh), which calls gelu_value and
-// gelu_derivative; on a GPU they are kernels, over eight elements a thread.
+// On the CPU, training computes both in the epilogue of the matrix products (matmul.cuh), which calls gelu_value and
+// gelu_derivative. On a GPU they are kernels, with eight elements per thread.
 #ifndef LAYERS_GELU_CUH
 #define LAYERS_GELU_CUH
 
@@ -44,13 +44,13 @@ static inline void gelu_backward_cpu(float *din, const float *dout, const float 
 
 enum { GELU_THREADS = 256 };
 
-// e^-y overflows to infinity where y < -88: x / infinity is the 0 that is wanted.
+// e^-y overflows to infinity for y < -88; x / infinity is 0, as it should be.
 __device__ __forceinline__ float gelu_value_device(float x) {
     float y = x * (GELU_LINEAR + GELU_CUBIC * x * x);
     return __fdividef(x, 1.0f + __expf(-y));
 }
 
-// Below y = -80 the derivative is less than 1e-30: 0, before e s becomes infinity times 0.
+// For y < -80 the derivative is below 1e-30 and taken as 0; otherwise e s would become infinity times 0.
 __device__ __forceinline__ float gelu_derivative_device(float x) {
     float y = x * (GELU_LINEAR + GELU_CUBIC * x * x);
     if (y < -80.0f) return 0.0f;
@@ -85,7 +85,7 @@ static __global__ void __launch_bounds__(GELU_THREADS)
     }
 }
 
-// The arrays start at multiples of 16 bytes; n is any.
+// The arrays must be aligned to 16 bytes; n may be any number.
 static inline void gelu_forward(floatX *out, const floatX *in, size_t n, Stream stream) {
     launch(gelu_forward_kernel, blocks_for(n, 8 * GELU_THREADS), GELU_THREADS, 0, stream, out, in, n);
 }

@@ -1,4 +1,4 @@
-// How much memory of the host a process can still have.
+// How much host memory a process can still allocate.
 #ifndef LAYERS_HOST_MEMORY_H
 #define LAYERS_HOST_MEMORY_H
 
@@ -8,18 +8,18 @@
 extern "C" {
 #endif
 
-// The least, in bytes, of
-//   - what the machine has available (MemAvailable of /proc/meminfo),
-//   - what each of the process's control groups has left, from its own up to the root (v2: memory.max less memory.current;
-//     v1: memory.limit_in_bytes less memory.usage_in_bytes; files that can be dropped from memory do not count as used),
-//     both divided by `sharing`, the number of processes like this one that draw on them (at least 1),
-//   - what the process's own limits leave (ulimit -v and -d).
-// `root` is put before the paths /proc and /sys/fs/cgroup: "" for this machine, a folder of made-up files for tests. What
-// cannot be read is no limit.
+// Returns the minimum, in bytes, of
+//   - the available memory of the machine (MemAvailable of /proc/meminfo),
+//   - the memory left in each control group of the process, from its own up to the root (v2: memory.max minus
+//     memory.current; v1: memory.limit_in_bytes minus memory.usage_in_bytes; reclaimable file cache does not count as
+//     used), both divided by `sharing`, the number of processes like this one that share them (at least 1),
+//   - what the limits of the process leave (ulimit -v and -d).
+// `root` is prepended to the paths /proc and /sys/fs/cgroup: "" for this machine, a folder of made-up files for tests.
+// A value that cannot be read is not a limit.
 size_t host_memory_available(const char *root, int sharing);
 
-// Has each thread share one heap, so that none reserves 64 MB of address space (which `ulimit -v` counts) for its own.
-// To be called before any thread is started.
+// Makes all threads share one heap, so that none reserves 64 MB of address space (which `ulimit -v` counts) of its own.
+// Must be called before any thread is started.
 void host_memory_share_heap(void);
 
 #ifdef __cplusplus

@@ -1,11 +1,11 @@
-// What kernels share: launching, 16-byte loads and stores, reductions of a warp and of a block, dropout of eight
+// Helpers for kernels: launching, 16-byte loads and stores, reductions over a warp and a block, dropout of eight
 // elements. Included by layer files inside `#ifdef DEVICE_CUDA`.
 //
 // Eight consecutive elements are the unit of every kernel over rows: in bf16 one 16-byte access, in fp32 two.
-// The contiguous dimension of every tensor is a multiple of 8 (head sizes are).
+// The contiguous dimension of every tensor is a multiple of 8, because head sizes are.
 //
-// Reductions add in an order that is fixed by the shape alone, so results repeat bit for bit; nothing adds
-// floats atomically.
+// The order of additions in a reduction is fixed by the shape alone, so results repeat bit for bit; floats are never
+// added atomically.
 #ifndef LAYERS_KERNEL_CUH
 #define LAYERS_KERNEL_CUH
 
@@ -17,8 +17,8 @@ enum { WARP = 32, FULL_WARP = -1 };
 
 // ---- launching --------------------------------------------------------------------------------------------
 
-// cudaLaunchKernelEx, and a check of the launch. A kernel that asks for more than 48 KB of dynamic shared memory
-// is allowed it here.
+// Launches a kernel with cudaLaunchKernelEx and checks for errors. More than 48 KB of dynamic shared memory is enabled
+// here.
 template <class... Parameters, class... Arguments>
 static void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
                    Arguments &&...arguments) {
@@ -33,7 +33,7 @@ static void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
     CHECK(cudaGetLastError());
 }
 
-// Blocks of `per_block` that cover n. The x dimension of a grid goes up to 2^31 - 1.
+// Returns the number of blocks of `per_block` elements that cover n. The x dimension of a grid is at most 2^31 - 1.
 static inline unsigned blocks_for(size_t n, size_t per_block) {
     size_t blocks = divide_up(n, per_block);
     CHECK(blocks <= 0x7fffffff);
@@ -56,7 +56,6 @@ template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(f
     return __float2bfloat16_rn(x);
 }
 
-// Eight elements in registers.
 struct Float8 {
     float v[8];
 };
@@ -76,7 +75,7 @@ __device__ __forceinline__ float low_bf16(uint32_t pair) {
 __device__ __forceinline__ float high_bf16(uint32_t pair) {
     return __uint_as_float(pair & 0xffff0000u);
 }
-// Two floats rounded to bf16, the first in the low half.
+// Returns two floats rounded to bf16, the first in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(low)) |
            (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
@@ -92,7 +91,7 @@ __device__ __forceinline__ void store8(__nv_bfloat16 *p, const Float8 &x) {
                                                pack_bf16(x.v[4], x.v[5]), pack_bf16(x.v[6], x.v[7]));
 }
 
-// Two neighbours, the first at an even place.
+// Stores two adjacent elements, of which the first has an even index.
 __device__ __forceinline__ void store_pair(__nv_bfloat16 *p, float x, float y) {
     *reinterpret_cast<uint32_t *>(p) = pack_bf16(x, y);
 }
@@ -100,7 +99,7 @@ __device__ __forceinline__ void store_pair(float *p, float x, float y) {
     *reinterpret_cast<float2 *>(p) = make_float2(x, y);
 }
 
-// What x becomes when it is stored as floatX.
+// Rounds x to the values that it has when it is stored as floatX.
 __device__ __forceinline__ void round_to_floatX(Float8 &x) {
 #pragma unroll
     for (int i = 0; i < 8; i++) x.v[i] = to_float(from_float<floatX>(x.v[i]));
@@ -108,7 +107,7 @@ __device__ __forceinline__ void round_to_floatX(Float8 &x) {
 
 // ---- reductions -------------------------------------------------------------------------------------------
 
-// Every lane gets the sum, or the maximum, over the warp.
+// Returns the sum, or the maximum, over the warp to every lane.
 template <class T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2)
@@ -122,8 +121,8 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// Every thread gets the sum over a one-dimensional block of whole warps. `shared` has room for one T a warp;
-// it may be written again after the next barrier.
+// Returns the sum, or the maximum, over a one-dimensional block of whole warps to every thread. `shared` has room for
+// one T per warp; it may be written again after the next barrier.
 template <class T> __device__ __forceinline__ T block_sum(T x, T *shared) {
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     x = warp_sum(x);
@@ -141,7 +140,7 @@ __device__ __forceinline__ float block_max(float x, float *shared) {
 
 // ---- dropout ----------------------------------------------------------------------------------------------
 
-// dropout_row (dropout.h) of channels c .. c + 7, c a multiple of 8.
+// Does what dropout_row (dropout.h) does, for channels c .. c + 7, where c is a multiple of 8.
 __device__ __forceinline__ void dropout8(Float8 &x, size_t c, size_t token, size_t sequence,
                                          const Dropout &dropout) {
     if (dropout.threshold == DROPOUT_NONE) return;
@@ -158,8 +157,8 @@ __device__ __forceinline__ void dropout8(Float8 &x, size_t c, size_t token, size
 
 // ---- sums over rows ---------------------------------------------------------------------------------------
 
-// to[c] += sum over r of partial[r * stride + c], 0 <= r < rows, 0 <= c < columns, in a fixed order: row groups
-// of every 32nd row, then the groups. Launch with blocks of (32, 32), one for 32 columns.
+// to[c] += sum over r of partial[r * stride + c], 0 <= r < rows, 0 <= c < columns, in a fixed order: first within 32
+// groups, each of every 32nd row, then over the groups. Launched with blocks of (32, 32), one per 32 columns.
 static __global__ void __launch_bounds__(WARP *WARP)
     add_partial_sums_kernel(float *to, const float *partial, unsigned rows, size_t stride, size_t columns) {
     __shared__ float sums[WARP][WARP + 1];
@@ -169,7 +168,7 @@ static __global__ void __launch_bounds__(WARP *WARP)
         for (unsigned r = threadIdx.y; r < rows; r += WARP) sum += partial[r * stride + c];
     sums[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();                                        // all row groups are summed
-    float total = warp_sum(sums[threadIdx.x][threadIdx.y]); // a warp a column, transposed
+    float total = warp_sum(sums[threadIdx.x][threadIdx.y]); // one warp per column, transposed
     c = (size_t)blockIdx.x * WARP + threadIdx.y;
     if (threadIdx.x == 0 && c < columns) to[c] += total;
 }

@@ -1,30 +1,33 @@
 // Layer normalisation (Ba, Kiros and Hinton, arXiv 1607.06450), fused with the residual addition and the dropout
-// that come before it. Row by row of C channels:
+// that precede it. For each row of C channels:
 //
-//     residual_out = residual_in + dropout(branch)           without a branch (NULL): residual_in itself
+//     residual_out = residual_in + dropout(branch)           without a branch (NULL): residual_in
 //     out          = xhat * gamma + beta                     xhat = (residual_out - mean) * rstd
 //     mean, rstd   = mean of the row, 1 / sqrt(its variance + 1e-5)
 //
-// residual_in, branch, residual_out, out (N, T, C); gamma, beta (C); mean, rstd (N, T): saved for backward, with
-// residual_out. Statistics and out are those of the stored, rounded residual_out, so that layernorm_normalise
-// computes out again from residual_out, mean and rstd, bit for bit. Backward, with g = dout * gamma:
+// Shapes: residual_in, branch, residual_out, out (N, T, C); gamma, beta (C); mean, rstd (N, T). mean, rstd and
+// residual_out are saved for backward. Statistics and out are computed from residual_out as it is stored, rounded, so
+// that layernorm_normalise recomputes out from residual_out, mean and rstd bit for bit. In backward, g = dout * gamma:
 //
-//     dresidual += rstd (g - mean(g) - xhat mean(g xhat))    on entry the gradient that reaches residual_out by
-//                                                            other ways, on exit also that of residual_in
+//     dresidual += rstd (g - mean(g) - xhat mean(g xhat))    on entry the gradient of residual_out from all other
+//                                                            consumers, on exit the gradient of residual_in
 //     dbranch    = dropout'(dresidual)                       overwrites; not computed without a branch
 //     dgamma    += sum over rows of dout * xhat
 //     dbeta     += sum over rows of dout
 //
-// The sums over rows run within fixed chunks of rows, then over the chunks in order: the same bits for any
-// number of threads. `partial` is scratch of layernorm_scratch(C) floats.
+// Sums over rows are computed within fixed chunks of rows, then over the chunks in order: the result is bitwise the
+// same for any number of threads. `partial` is scratch space of layernorm_scratch(C) floats.
 #ifndef LAYERS_LAYERNORM_CUH
 #define LAYERS_LAYERNORM_CUH
 
 #include "common.h"
 #include "dropout.h"
 
-// Chunks of rows on the CPU, and on a GPU, where a chunk is a block's. LARGEST_LAYERNORM: C at most, on a GPU.
-enum { LAYERNORM_CHUNKS = 64, LAYERNORM_BLOCKS = 1024, LARGEST_LAYERNORM = 8192 };
+enum {
+    LAYERNORM_CHUNKS = 64,    // chunks of rows on the CPU
+    LAYERNORM_BLOCKS = 1024,  // chunks of rows on a GPU, at most; each is processed by one block
+    LARGEST_LAYERNORM = 8192, // maximum C on a GPU
+};
 #define LAYERNORM_EPSILON 1e-5f
 
 static inline size_t layernorm_scratch(size_t C) {
@@ -44,7 +47,7 @@ static inline void layernorm_row_cpu(float *restrict out, float *mean_out, float
     *rstd_out = rstd;
 }
 
-// out (rows, C) from x, mean and rstd.
+// Computes out (rows, C) from x, mean and rstd.
 static inline void layernorm_normalise_cpu(float *restrict out, const float *restrict x, const float *mean,
                                            const float *rstd, const float *restrict gamma,
                                            const float *restrict beta, size_t rows, size_t C) {
@@ -55,7 +58,7 @@ static inline void layernorm_normalise_cpu(float *restrict out, const float *res
     }
 }
 
-// residual_out may be NULL only when there is no branch, and may be residual_in itself.
+// residual_out may be NULL only if there is no branch. It may be the same memory as residual_in.
 static inline void layernorm_forward_cpu(float *residual_out, float *out, float *mean, float *rstd,
                                          const float *residual_in, const float *branch, const float *gamma,
                                          const float *beta, size_t N, size_t T, size_t C,
@@ -74,7 +77,7 @@ static inline void layernorm_forward_cpu(float *residual_out, float *out, float 
     }
 }
 
-// dresidual of one row, and its part of dgamma and dbeta.
+// Adds one row's terms to dresidual, dgamma and dbeta.
 static inline void layernorm_backward_row_cpu(float *restrict dresidual, float *restrict dgamma,
                                               float *restrict dbeta, const float *restrict dout,
                                               const float *restrict x, const float *restrict gamma,
@@ -119,10 +122,13 @@ static inline void layernorm_backward_cpu(float *dresidual, float *dbranch, floa
 #ifdef DEVICE_CUDA
 #include "kernel.cuh"
 
-// Rows in a forward block, at most; the most shared memory for them, which every GPU from sm_80 on has.
-enum { LAYERNORM_WARPS = 4, LAYERNORM_SHARED = 96 * 1024 };
+enum {
+    LAYERNORM_WARPS = 4,          // maximum number of rows in a forward block
+    LAYERNORM_SHARED = 96 * 1024, // maximum bytes of shared memory for them; available from sm_80 on
+};
 
-// y = (x - mean) rstd gamma + beta, for eight channels; forward and recomputation share it.
+// Returns (x - mean) rstd gamma + beta for eight channels. Used by forward and by recomputation, so that both give the
+// same bits.
 __device__ __forceinline__ Float8 normalised8(const Float8 &x, float mean, float rstd, const floatX *gamma,
                                               const floatX *beta) {
     Float8 g = load8(gamma), b = load8(beta), y;
@@ -131,7 +137,7 @@ __device__ __forceinline__ Float8 normalised8(const Float8 &x, float mean, float
     return y;
 }
 
-// A warp a row; the row, as it is stored, waits in shared memory for the second and third time it is needed.
+// One warp per row. The row is kept in shared memory, rounded as it is stored, because it is read three times.
 static __global__ void __launch_bounds__(LAYERNORM_WARPS *WARP)
     layernorm_forward_kernel(floatX *residual_out, floatX *out, float *mean_out, float *rstd_out,
                              const floatX *residual_in, const floatX *branch, const floatX *gamma,
@@ -180,14 +186,15 @@ static __global__ void __launch_bounds__(256)
     store8(out + i, normalised8(load8(x + i), mean[row], rstd[row], gamma + c, beta + c));
 }
 
-// A block walks through a chunk of rows; thread t has the channels 8 t .. 8 t + 7, with UNITS = 2 also those one
-// block width on, and keeps their sums of dgamma and dbeta in registers.
+// One block per chunk of rows. Thread t handles channels 8 t .. 8 t + 7 and, with UNITS = 2, also those one block width
+// further; it keeps their sums of dgamma and dbeta in registers.
 template <int UNITS>
 static __global__ void __launch_bounds__(512)
     layernorm_backward_kernel(floatX *dresidual, floatX *dbranch, float *partial, const floatX *dout,
                               const floatX *residual, const float *mean, const float *rstd,
                               const floatX *gamma, size_t rows, size_t T, size_t C, Dropout dropout) {
-    __shared__ float2 sums[2][WARP]; // of a row, by warp; two, so that one barrier a row is enough
+    // Sums of each warp over a row. With two buffers, one barrier per row suffices.
+    __shared__ float2 sums[2][WARP];
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     Float8 g[UNITS], dgamma[UNITS], dbeta[UNITS];
 #pragma unroll
@@ -199,7 +206,7 @@ static __global__ void __launch_bounds__(512)
     size_t from = rows * blockIdx.x / gridDim.x, to = rows * (blockIdx.x + 1) / gridDim.x;
     for (size_t row = from; row < to; row++) {
         Float8 d[UNITS], xhat[UNITS];
-        float2 sum = make_float2(0, 0); // of d gamma, of d gamma xhat
+        float2 sum = make_float2(0, 0); // sums of d gamma and of d gamma xhat
         float m = mean[row], r = rstd[row];
 #pragma unroll
         for (int u = 0; u < UNITS; u++) {
@@ -218,7 +225,7 @@ static __global__ void __launch_bounds__(512)
         }
         sum = make_float2(warp_sum(sum.x), warp_sum(sum.y));
         if (lane == 0) sums[row % 2][warp] = sum;
-        __syncthreads(); // the row's sums stand; those of the row before may be overwritten next time
+        __syncthreads(); // the sums of this row are written; those of the previous row may be overwritten
         sum = lane < warps ? sums[row % 2][lane] : make_float2(0, 0);
         float mean_g = warp_sum(sum.x) / (float)C, mean_g_xhat = warp_sum(sum.y) / (float)C;
 #pragma unroll

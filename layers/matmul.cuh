@@ -1,19 +1,19 @@
-// The linear layer, weights stored (C, OC) as in Hugging Face's GPT-2 (Conv1D):
+// The linear layer, with weights stored as (C, OC), as in Hugging Face's GPT-2 (Conv1D):
 //
 //     forward          out (N, OC) = in (N, C) W (C, OC) + bias (OC)
 //     gelu forward     the same, and gelu (N, OC) = GELU(out); out is the pre-activation, saved for backward
 //     backward         din (N, C)    = dout W^T                              overwrites
-//                      din           = (dout W^T) * GELU'(in_pre_gelu)       when `in` came out of a GELU
+//                      din           = (dout W^T) * GELU'(in_pre_gelu)       if `in` is the output of a GELU
 //                      dW (C, OC)    = or += in^T dout                       (mode)
 //                      dbias (OC)   += sum over rows of dout                 always adds
 //     head forward     logits (N, V) = in (N, C) wte (V, C)^T                the tied output head
 //     head backward    din (N, C)    = dlogits wte;   dwte (V, C) = or += dlogits^T in
 //
-// Activations and weights are floatX, gradients of weights and biases float. Sums are fp32 and rounded once,
-// after the bias. On the CPU, bias, GELU and GELU' are applied to blocks of the output while they are in
-// cache (matmul_cpu.h). On a GPU the products are cuBLASLt's (matmul_cublas.h) or our own (matmul_own.cuh);
-// GELU and GELU' are kernels of their own that work on what was stored, so that gelu_forward(out) gives the
-// bits of `gelu` again. Everything repeats bit for bit.
+// Activations and weights are floatX, gradients of weights and biases float. Sums are fp32 and are rounded once,
+// after the bias is added. On the CPU, bias, GELU and GELU' are applied to blocks of the output while they are in
+// cache (matmul_cpu.h). On a GPU the products are computed by cuBLASLt (matmul_cublas.h) or by our own kernels
+// (matmul_own.cuh); GELU and GELU' are separate kernels whose input is the stored, rounded product, so that
+// gelu_forward(out) reproduces `gelu` bit for bit. All results repeat bit for bit.
 #ifndef LAYERS_MATMUL_CUH
 #define LAYERS_MATMUL_CUH
 
@@ -23,20 +23,20 @@
 #include "matmul_cpu.h"
 #include "matmul_cublas.h"
 
-// AUTO: cuBLASLt where the build has it, else our own; on the CPU there is nothing to choose.
+// MATMUL_AUTO is cuBLASLt if the build has it, else our own kernels; the CPU has only one implementation.
 typedef enum { MATMUL_AUTO, MATMUL_CUBLAS, MATMUL_OWN } MatmulLibrary;
 
-// How many chunks of rows a GPU's bias_backward sums apart, at most.
-enum { BIAS_CHUNKS_MOST = 256 };
+// Maximum number of chunks of rows whose partial sums bias_backward computes on a GPU.
+enum { MAX_BIAS_CHUNKS = 256 };
 
-// Bytes of device memory that a GPU build takes for gradients of biases of at most `widest` elements, and for
-// cuBLASLt.
-static inline size_t matmul_gpu_workspace_size(size_t widest) {
-    size_t bytes = BIAS_CHUNKS_MOST * widest * sizeof(float), library = MATMUL_CUBLAS_WORKSPACE;
+// Returns the bytes of device memory that a GPU build needs for gradients of biases of at most `max_bias` elements, and
+// for cuBLASLt; they share the memory.
+static inline size_t matmul_gpu_workspace_size(size_t max_bias) {
+    size_t bytes = MAX_BIAS_CHUNKS * max_bias * sizeof(float), library = MATMUL_CUBLAS_WORKSPACE;
     return bytes > library ? bytes : library;
 }
 
-// dbias += the sum over rows, in the order of the rows; threads share the columns.
+// dbias += sum over rows of dout, in the order of the rows. Threads divide the columns.
 static inline void bias_backward_cpu(float *dbias, const float *dout, size_t N, size_t OC) {
     enum { COLUMNS = 32 };
 #pragma omp parallel for schedule(dynamic)
@@ -60,11 +60,11 @@ static inline void bias_backward_cpu(float *dbias, const float *dout, size_t N, 
 #include "matmul_own.cuh"
 
 typedef struct {
-    MatmulLibrary library; // not AUTO
+    MatmulLibrary library; // never MATMUL_AUTO
 #ifdef HAVE_CUBLAS
-    MatmulCublas *cublas; // NULL where library is MATMUL_OWN
+    MatmulCublas *cublas; // NULL if library is MATMUL_OWN
 #endif
-    void *workspace; // the library's and bias_backward's, in turn: one stream at a time
+    void *workspace; // shared by cuBLASLt and bias_backward, so only one stream may use it at a time
     size_t workspace_bytes;
 } MatmulContext;
 
@@ -81,7 +81,7 @@ static inline int matmul_precision_available(Precision precision) {
     return precision == (Precision)DEVICE_IS_BF16;
 }
 
-// precision is for the CPU.
+// Opens the library; MATMUL_AUTO chooses one. `precision` is used only on the CPU.
 static inline void matmul_open(MatmulContext *context, MatmulLibrary library, Precision precision) {
     (void)precision;
     CHECK(matmul_library_available(library));
@@ -110,7 +110,7 @@ static inline void matmul_set_workspace(MatmulContext *context, void *workspace,
 #endif
 }
 
-// Measure before choosing an algorithm for a new shape; see matmul_cublas.h.
+// If `search`, the algorithm for a new shape is chosen by measurement; see matmul_cublas.h.
 static inline void matmul_search_algorithms(MatmulContext *context, int search) {
 #ifdef HAVE_CUBLAS
     if (context->cublas != NULL) matmul_cublas_search(context->cublas, search);
@@ -118,8 +118,9 @@ static inline void matmul_search_algorithms(MatmulContext *context, int search) 
     (void)context, (void)search;
 }
 
-// The algorithms that cuBLASLt uses, so that a resumed run repeats bit for bit. Nothing where it is not used:
-// our own products have one way to compute each shape.
+// Load and save the list of algorithms that cuBLASLt uses, so that a resumed run repeats bit for bit. They do nothing
+// if cuBLASLt is not used: our own kernels have only one algorithm for each shape. Both return 0 on success, -1 with a
+// sentence on error.
 static inline int matmul_load_algorithms(MatmulContext *context, const char *path, Error *error) {
 #ifdef HAVE_CUBLAS
     if (context->cublas != NULL) return matmul_cublas_load(context->cublas, path, error);
@@ -163,11 +164,14 @@ static inline void matmul_tn(const MatmulContext *context, float *C, const float
     matmul_product<MATMUL_TN>(context, C, A, B, (const floatX *)NULL, M, N, K, mode, stream);
 }
 
-// A block is BIAS_WARPS warps, a warp 32 lanes of 8 columns; a chunk has at least BIAS_ROWS_LEAST rows.
-enum { BIAS_WARPS = 8, BIAS_COLUMNS = WARP * 8, BIAS_ROWS_LEAST = 64 };
+enum {
+    BIAS_WARPS = 8,          // warps in a block
+    BIAS_COLUMNS = WARP * 8, // columns of a block: 8 per lane
+    MIN_BIAS_ROWS = 64,      // minimum number of rows in a chunk
+};
 
-// partial (chunks, OC): the sums over chunks of `rows` rows. A warp sums every BIAS_WARPS-th row of its
-// block's chunk, then the warps' sums are added in order.
+// partial (chunks, OC) = sums over chunks of `rows` rows. Each warp sums every BIAS_WARPS-th row of the chunk of its
+// block; then the sums of the warps are added in order.
 static __global__ void __launch_bounds__(BIAS_WARPS *WARP)
     bias_partial_sums_kernel(float *partial, const floatX *dout, size_t N, size_t OC, size_t rows) {
     __shared__ float sums[BIAS_WARPS][BIAS_COLUMNS];
@@ -186,8 +190,8 @@ static __global__ void __launch_bounds__(BIAS_WARPS *WARP)
     }
 #pragma unroll
     for (int i = 0; i < 8; i++) sums[warp][lane * 8 + i] = sum.v[i];
-    __syncthreads(); // all warps' sums are there
-    static_assert(BIAS_COLUMNS == BIAS_WARPS * WARP, "a thread a column");
+    __syncthreads(); // the sums of all warps are written
+    static_assert(BIAS_COLUMNS == BIAS_WARPS * WARP, "one thread per column");
     float total = 0;
 #pragma unroll
     for (unsigned w = 0; w < BIAS_WARPS; w++) total += sums[w][threadIdx.x];
@@ -197,8 +201,8 @@ static __global__ void __launch_bounds__(BIAS_WARPS *WARP)
 // dbias (OC) += the sum over rows of dout (N, OC).
 static inline void bias_backward(const MatmulContext *context, float *dbias, const floatX *dout, size_t N,
                                  size_t OC, Stream stream) {
-    size_t rows = divide_up(N, BIAS_CHUNKS_MOST);
-    if (rows < BIAS_ROWS_LEAST) rows = BIAS_ROWS_LEAST;
+    size_t rows = divide_up(N, MAX_BIAS_CHUNKS);
+    if (rows < MIN_BIAS_ROWS) rows = MIN_BIAS_ROWS;
     size_t chunks = divide_up(N, rows);
     float *partial = (float *)context->workspace;
     CHECK(OC % 8 == 0 && chunks * OC * sizeof(float) <= context->workspace_bytes);
@@ -220,7 +224,7 @@ static inline void matmul_gelu_forward(const MatmulContext *context, floatX *gel
     gelu_forward(gelu, out, N * OC, stream);
 }
 
-// in_pre_gelu (N, C) or NULL: the pre-activation, when `in` is its GELU.
+// in_pre_gelu (N, C) is the pre-activation if `in` is its GELU, else NULL.
 static inline void matmul_backward(const MatmulContext *context, floatX *din, float *dweight, float *dbias,
                                    const floatX *dout, const floatX *in, const floatX *weight,
                                    const floatX *in_pre_gelu, size_t N, size_t C, size_t OC, MatmulMode mode,
@@ -243,7 +247,7 @@ static inline void matmul_head_backward(const MatmulContext *context, floatX *di
     matmul_tn(context, dwte, dlogits, in, V, C, N, mode, stream);
 }
 
-// Numbers in (-1, 1) that look random: a GPU's clock depends on how many bits change.
+// Fills x with pseudo-random values in (-1, 1), because the clock rate of a GPU depends on how many bits change.
 static __global__ void __launch_bounds__(256) matmul_fill_kernel(floatX *x, size_t n) {
     size_t i = (size_t)blockIdx.x * 256 + threadIdx.x;
     uint32_t bits = (uint32_t)i * 0x9e3779b1u;
@@ -251,8 +255,9 @@ static __global__ void __launch_bounds__(256) matmul_fill_kernel(floatX *x, size
     if (i < n) x[i] = from_float<floatX>((float)(int32_t)(bits ^ bits >> 13) * (1.0f / 2147483648.0f));
 }
 
-// GFLOP/s of a square product that fills the GPU, the best of a few: the peak to compare with. Where there is no
-// memory left for it, of one that fits into `memory`, which it overwrites: three matrices of 8 x 8 at least.
+// Measures the peak rate with which the trainer compares itself: returns the GFLOP/s of a square product that fills the
+// GPU, the best of a few runs. If there is not enough free memory for it, uses a smaller product in `memory`, which is
+// overwritten and must have room for at least three matrices of 8 x 8.
 static inline double matmul_peak(const MatmulContext *context, void *memory, size_t bytes) {
     enum { ROUNDS = 5 };
     cudaDeviceProp properties;

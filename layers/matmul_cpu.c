@@ -12,9 +12,9 @@
 #include "gelu.cuh"
 #include "simd_cpu.h"
 
-// Blocks, in units of 32 bits along K (one fp32, or a pair of bf16). A block of B (BLOCK_K x BLOCK_N) is
-// shared from the last-level cache, a task's tiles of A (TASK_TILES x TILE_ROWS x BLOCK_K) stay in the second
-// level.
+// Sizes of blocks; along K in units of 32 bits (one fp32, or a pair of bf16). A block of B (BLOCK_K x BLOCK_N) stays in
+// the last-level cache, which all threads share; the tiles of A of a task (TASK_TILES x TILE_ROWS x BLOCK_K) stay in
+// the second-level cache.
 enum {
     BLOCK_M = 2048,
     BLOCK_N = 3072,
@@ -22,7 +22,7 @@ enum {
     TASK_TILES = 6,  // tiles of A in a task
     TASK_PANELS = 2, // panels of B in a task
     PACK_PANELS = 2, // tiles of A or panels of B packed at a time
-    AHEAD = 8,       // rows of k that are prefetched while packing
+    PREFETCH_K = 8,  // distance in k of the row that is prefetched while packing
 };
 #if defined(__AVX512BF16__)
 #define HAS_BF16 1
@@ -30,17 +30,16 @@ enum {
 #define HAS_BF16 0
 #endif
 
-// ---- packing: source -> destination[k][width], `filled` of `width` columns real, the rest zero ------------
+// ---- packing: source -> destination[k][width]; the first `filled` columns are copied, the rest are zero ----
 
-// One panel. Element (i, k) of the source lies at source[i * stride + k] when k is contiguous, at source[k *
-// stride + i] otherwise.
+// One panel. Element (i, k) of the source is source[i * stride + k] if k is contiguous, else source[k * stride + i].
 typedef struct {
     uint32_t *destination;
     const float *source;
     size_t width, filled;
 } Panel;
 
-// What the panels of a call have in common.
+// Properties that all panels of a call share.
 typedef struct {
     size_t stride, K;
     Precision precision;
@@ -51,7 +50,7 @@ static __mmask16 mask16(ptrdiff_t count) {
     return count >= 16 ? (__mmask16)0xffff : count <= 0 ? (__mmask16)0 : (__mmask16)((1u << count) - 1);
 }
 
-// Transposes 16 x 16 numbers of 32 bits in registers: pairs, quadruples, then quarters of a register.
+// Transposes 16 x 16 elements of 32 bits in registers: pairs, quadruples, then quarters of a register.
 static inline __attribute__((always_inline)) void transpose16(__m512i row[16]) {
     __m512i t[16];
     UNROLL for (int i = 0; i < 8; i++) {
@@ -76,7 +75,7 @@ static inline __attribute__((always_inline)) void transpose16(__m512i row[16]) {
     }
 }
 
-// 16 units of 32 bits along k from one row: 16 floats, or 32 floats rounded to pairs of bf16.
+// Loads 16 units of 32 bits along k from one row: 16 floats, or 32 floats rounded to pairs of bf16.
 static inline __m512i load_units(const float *row, size_t unit, size_t K, Precision precision) {
 #if HAS_BF16
     if (precision == PRECISION_BF16) {
@@ -111,7 +110,7 @@ static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
     }
 }
 
-// One unit of 16 columns: one row of floats, or two rows interleaved as pairs of bf16.
+// Loads one unit of 16 columns: one row of floats, or two rows interleaved as pairs of bf16.
 static inline __m512i load_columns(const float *p, size_t stride, int two_rows, __mmask16 mask,
                                    Precision precision) {
 #if HAS_BF16
@@ -127,16 +126,15 @@ static inline __m512i load_columns(const float *p, size_t stride, int two_rows, 
     return _mm512_maskz_loadu_epi32(mask, p);
 }
 
-// Row by row of the source through all the panels, which lie side by side: whole stretches of a row are read
-// at once.
+// Packs adjacent panels, one row of the source at a time, so that each row is read in long contiguous pieces.
 static void pack_k_strided(const Panel *panels, size_t count, const Packing *packing) {
     const size_t step = packing->precision == PRECISION_BF16 ? 2 : 1;
     for (size_t k = 0, unit = 0; k < packing->K; k += step, unit++)
         for (const Panel *panel = panels; panel < panels + count; panel++)
             for (size_t first = 0; first < panel->width; first += 16) {
-                // The next rows lie far apart, where the hardware does not look ahead.
-                __builtin_prefetch(panel->source + min_size(k + AHEAD, packing->K - 1) * packing->stride +
-                                   first);
+                // The stride between rows is too large for the hardware prefetcher.
+                __builtin_prefetch(panel->source +
+                                   min_size(k + PREFETCH_K, packing->K - 1) * packing->stride + first);
                 _mm512_mask_storeu_epi32(panel->destination + unit * panel->width + first,
                                          mask16((ptrdiff_t)(panel->width - first)),
                                          load_columns(panel->source + k * packing->stride + first,
@@ -147,7 +145,7 @@ static void pack_k_strided(const Panel *panels, size_t count, const Packing *pac
 }
 #else
 static void pack_k_contiguous(const Panel *panel, const Packing *packing) {
-    enum { STRETCH = 16 }; // of k: the rows' cache lines are used up before the next stretch
+    enum { STRETCH = 16 }; // of k: the cache lines of the rows are fully used before the next stretch
     float *out = (float *)panel->destination;
     for (size_t k0 = 0; k0 < packing->K; k0 += STRETCH)
         for (size_t i = 0; i < panel->width; i++)
@@ -229,21 +227,21 @@ typedef struct {
     const MatmulEpilogue *epilogue;
 } Product;
 
-// The block being worked on: rows m0 .. m0 + m, columns n0 .. n0 + n, sum over k0 .. k0 + k.
+// A block of the product: rows m0 .. m0 + m - 1, columns n0 .. n0 + n - 1, sum over k0 .. k0 + k - 1.
 typedef struct {
     size_t m0, m, n0, n, k0, k;
-    size_t units;   // along K, of 32 bits
-    size_t tiles;   // of A; they share m's rows evenly, so that none is much lower than the others
-    size_t panels;  // of B
-    int accumulate; // the block adds to what C holds
-    int last;       // the sum over K is complete after this block
+    size_t units;   // number of units of 32 bits along K
+    size_t tiles;   // number of tiles of A; the m rows are divided evenly among them
+    size_t panels;  // number of panels of B
+    int accumulate; // 1: adds to C, 0: overwrites C
+    int last;       // 1 if the sum over K is complete after this block
 } Block;
 
 static size_t tile_start(const Block *block, size_t tile) {
     return block->m * tile / block->tiles;
 }
 
-// Packs panels [first, first + count) of A (tiles of rows) or of B (TILE_COLUMNS columns).
+// Packs panels first .. first + count - 1 of A (tiles of rows) or, if of_b, of B (TILE_COLUMNS columns each).
 static void pack_panels(const Product *p, const Block *block, int of_b, size_t first, size_t count) {
     const int strided = of_b ? p->layout != MATMUL_NT : p->layout == MATMUL_TN;
     const size_t stride = of_b ? p->ldb : p->lda;
@@ -284,7 +282,7 @@ static void apply_epilogue(const Product *p, size_t m0, size_t rows, size_t n0, 
     }
 }
 
-// One register tile of C; columns past the matrix go through a scratch tile.
+// Computes one register tile of C. A tile that extends past the columns of the matrix is computed in a scratch tile.
 static void compute_tile(const Product *p, const Block *block, const TileKernel *kernels, size_t tile,
                          size_t panel) {
     size_t first = tile_start(block, tile), rows = tile_start(block, tile + 1) - first;
@@ -292,7 +290,7 @@ static void compute_tile(const Product *p, const Block *block, const TileKernel 
     const float *a = p->context->packed_a + first * block->units;
     const float *b = p->context->packed_b + panel * TILE_COLUMNS * block->units;
     float *c = p->C + (block->m0 + first) * p->ldc + block->n0 + panel * TILE_COLUMNS;
-    // The tile of C is wanted when the sum is done: it comes from memory meanwhile.
+    // The tile of C is needed only after the sum; it is fetched into cache meanwhile.
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j += 16) __builtin_prefetch(c + i * p->ldc + j, 1);
     if (columns == TILE_COLUMNS) {
@@ -321,7 +319,8 @@ static void compute_task(const Product *p, const Block *block, const TileKernel 
     }
 }
 
-// Called by all threads of a team; returns when the block of C is complete.
+// Computes a block of C; packs its block of B only if pack_b. All threads of the team call it, and it returns when the
+// block is complete.
 static void compute_block(const Product *p, const Block *block, int pack_b) {
     const TileKernel *kernels = tile_kernels(p->context->precision);
     size_t groups_a = divide_up(block->tiles, PACK_PANELS);
@@ -338,11 +337,14 @@ static void compute_block(const Product *p, const Block *block, int pack_b) {
     for (size_t task = 0; task < tasks; task++) compute_task(p, block, kernels, task);
 }
 
-// ---- few rows, as when text is generated: B is read once, where it lies -----------------------------------
+// ---- few rows, as in text generation: B is not packed, because it is read only once -----------------------
 
-enum { FEW_ROWS = 4, STRIP = 128 }; // columns of C that a task computes
+enum {
+    FEW_ROWS = 4, // maximum number of rows
+    STRIP = 128,  // columns of C that a task computes
+};
 
-static void few_rows_columns(const Product *p, size_t n, size_t columns, MatmulMode mode) {
+static void multiply_few_rows_by_columns(const Product *p, size_t n, size_t columns, MatmulMode mode) {
     for (size_t k0 = 0; k0 < p->K; k0 += BLOCK_K) {
         size_t k = min_size(BLOCK_K, p->K - k0);
         int accumulate = mode == MATMUL_ACCUMULATE || k0 > 0;
@@ -361,7 +363,7 @@ static void few_rows_columns(const Product *p, size_t n, size_t columns, MatmulM
     }
 }
 
-static void few_rows_dots(const Product *p, size_t n0, size_t columns, MatmulMode mode) {
+static void multiply_few_rows_by_dots(const Product *p, size_t n0, size_t columns, MatmulMode mode) {
     for (size_t n = n0; n < n0 + columns; n++)
         for (size_t m = 0; m < p->M; m++) {
             const float *a = p->A + m * p->lda, *b = p->B + n * p->ldb;
@@ -375,13 +377,14 @@ static void multiply_few_rows(const Product *p, MatmulMode mode) {
 #pragma omp parallel for schedule(dynamic)
     for (size_t n = 0; n < p->N; n += STRIP) {
         size_t columns = min_size(STRIP, p->N - n);
-        (p->layout == MATMUL_NT ? few_rows_dots : few_rows_columns)(p, n, columns, mode);
+        (p->layout == MATMUL_NT ? multiply_few_rows_by_dots : multiply_few_rows_by_columns)(p, n, columns,
+                                                                                            mode);
         if (p->epilogue != NULL) apply_epilogue(p, 0, p->M, n, columns);
     }
 }
 
-// Empty sums: C = 0 or C as it is, then the epilogue.
-static void without_terms(const Product *p, MatmulMode mode) {
+// Computes a product with K = 0, whose sums are empty: C = 0, or C unchanged if accumulating, then the epilogue.
+static void multiply_empty(const Product *p, MatmulMode mode) {
     for (size_t m = 0; m < p->M && mode == MATMUL_OVERWRITE; m++)
         memset(p->C + m * p->ldc, 0, p->N * sizeof(float));
     if (p->epilogue != NULL) apply_epilogue(p, 0, p->M, 0, p->N);
@@ -393,14 +396,14 @@ void matmul_cpu(const MatmulCpu *context, MatmulLayout layout, size_t M, size_t 
     Product product = {context, layout, M, N, K, A, B, lda, ldb, C, ldc, epilogue};
     if (M == 0 || N == 0) return;
     if (K == 0) {
-        without_terms(&product, mode);
+        multiply_empty(&product, mode);
         return;
     }
     if (M <= FEW_ROWS && layout != MATMUL_TN && context->precision == PRECISION_FP32) {
         multiply_few_rows(&product, mode);
         return;
     }
-    // K in equal blocks rather than full ones and a rest.
+    // K is divided into equal blocks, so that there is no small last block.
     size_t per_unit = context->precision == PRECISION_BF16 ? 2 : 1;
     size_t blocks_k = divide_up(K, BLOCK_K * per_unit), block_k = divide_up(divide_up(K, blocks_k), 16) * 16;
 #pragma omp parallel
@@ -442,7 +445,7 @@ void matmul_cpu_close(MatmulCpu *context) {
     context->packed_a = context->packed_b = NULL;
 }
 
-// Every thread times itself and keeps its best round: what else runs on the machine matters little.
+// Every thread measures itself and keeps its best round, so that other programs on the machine have little influence.
 double matmul_measure_peak(Precision precision) {
     enum { UNITS = 64, REPEATS = 200, ROUNDS = 100 };
     const TileKernel kernel = tile_kernels(precision)[TILE_ROWS];

@@ -4,10 +4,9 @@
 #include <cublasLt.h>
 
 enum {
-    CANDIDATES = 8, // algorithms that are tried when searching
+    CANDIDATES = 8, // maximum number of algorithms that are measured for a shape
     ROUNDS = 5,     // measurements of each
-    // Every tensor starts at a multiple of 16 bytes (rows are multiples of 8 elements); the library assumes
-    // 256.
+    // Every tensor is aligned to 16 bytes, since rows are multiples of 8 elements; by default the library assumes 256.
     ALIGNMENT = 16,
 };
 
@@ -15,11 +14,11 @@ static inline void check(cublasStatus_t status, const char *file, int line, cons
     if (status != CUBLAS_STATUS_SUCCESS) check_failed(file, line, statement, cublasLtGetStatusString(status));
 }
 
-// A shape with all that the library needs to compute it.
+// A shape, and the library's descriptors for computing it.
 typedef struct {
     MatmulShape shape;
     cublasLtMatmulDesc_t operation;
-    cublasLtMatrixLayout_t a, b, c; // of our A, B and C
+    cublasLtMatrixLayout_t a, b, c; // layouts of our A, B and C
     cublasLtMatmulAlgo_t algorithm;
 } Plan;
 
@@ -48,14 +47,14 @@ static void set_preference(cublasLtMatmulPreference_t preference,
     CHECK(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
 }
 
-// The library's matrices are column-major: to it, a row-major matrix is the transposed one.
+// The library's matrices are column-major, so a row-major matrix is described as its transpose.
 static cublasLtMatrixLayout_t row_major(cudaDataType type, size_t rows, size_t columns) {
     cublasLtMatrixLayout_t layout;
     CHECK(cublasLtMatrixLayoutCreate(&layout, type, columns, rows, (int64_t)columns));
     return layout;
 }
 
-// C^T = op(B)^T op(A)^T: the library's first operand is our B, its second our A.
+// C^T = op(B)^T op(A)^T: the first operand of the library is our B, the second our A.
 static Plan plan_create(const MatmulShape *s) {
     const cudaDataType input = sizeof(floatX) == 2 ? CUDA_R_16BF : CUDA_R_32F;
     const int a_transposed = s->layout == MATMUL_TN, b_transposed = s->layout == MATMUL_NT;
@@ -69,7 +68,7 @@ static Plan plan_create(const MatmulShape *s) {
                   (int32_t)(a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
     if (s->has_bias) {
         set_operation(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, (uint32_t)CUBLASLT_EPILOGUE_BIAS);
-        // Where algorithms are chosen, only this pointer's alignment counts: the least that any bias has.
+        // The choice of an algorithm depends only on the alignment of this pointer: it gets the smallest of any bias.
         set_operation(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)(uintptr_t)ALIGNMENT);
     }
     plan.a = a_transposed ? row_major(input, s->K, s->M) : row_major(input, s->M, s->K);
@@ -91,7 +90,7 @@ static Plan *plan_add(MatmulCublas *cublas, const Plan *plan) {
     return &cublas->plans[cublas->count++];
 }
 
-// C from what is in `from`, into `to`; both are C, except where algorithms are measured.
+// to = A B (+ bias) (+ from, if the plan accumulates). Both `to` and `from` are C, except when algorithms are measured.
 static cublasStatus_t plan_run(const MatmulCublas *cublas, const Plan *plan,
                                const cublasLtMatmulAlgo_t *algorithm, void *to, const void *from,
                                const floatX *A, const floatX *B, Stream stream) {
@@ -103,7 +102,7 @@ static cublasStatus_t plan_run(const MatmulCublas *cublas, const Plan *plan,
 
 // ---- choosing ---------------------------------------------------------------------------------------------
 
-// Median time of a few runs, in seconds; infinite when the algorithm does not run.
+// Returns the median time of a few runs in seconds, or infinity if the algorithm fails.
 static double measure(const MatmulCublas *cublas, const Plan *plan, const cublasLtMatmulAlgo_t *algorithm,
                       void *to, const void *from, const floatX *A, const floatX *B, Stream stream) {
     Event started = event_create(), ended = event_create();
@@ -123,15 +122,16 @@ static double measure(const MatmulCublas *cublas, const Plan *plan, const cublas
     return seconds[ROUNDS / 2];
 }
 
-// The fastest of `count` candidates. What they compute goes into memory of its own where C is added to.
-static int fastest(const MatmulCublas *cublas, const Plan *plan,
-                   const cublasLtMatmulHeuristicResult_t *candidates, int count, void *C, const floatX *A,
-                   const floatX *B, Stream stream) {
+// Returns the index of the fastest of `count` candidates. If the product is added to C, the results are written into
+// separate memory, so that C does not change.
+static int find_fastest(const MatmulCublas *cublas, const Plan *plan,
+                        const cublasLtMatmulHeuristicResult_t *candidates, int count, void *C,
+                        const floatX *A, const floatX *B, Stream stream) {
     void *scratch = NULL;
     if (plan->shape.mode == MATMUL_ACCUMULATE) {
         size_t element = plan->shape.output == MATMUL_FLOAT ? sizeof(float) : sizeof(floatX);
         scratch = device_alloc(plan->shape.M * plan->shape.N * element);
-        if (scratch == NULL) return 0; // no room to measure: what the library proposes first
+        if (scratch == NULL) return 0; // no memory to measure in: use the first proposal of the library
     }
     int best = 0;
     double best_seconds = INFINITY;
@@ -159,9 +159,10 @@ static Plan *plan_choose(MatmulCublas *cublas, const MatmulShape *shape, void *C
                                          cublas->preference, CANDIDATES, found, &written));
     for (int i = 0; i < written; i++)
         if (found[i].state == CUBLAS_STATUS_SUCCESS) candidates[count++] = found[i];
-    CHECK(count > 0); // the library has an algorithm for this shape
+    CHECK(count > 0);
     if (bias != NULL) set_operation(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)bias);
-    int best = cublas->search && count > 1 ? fastest(cublas, &plan, candidates, count, C, A, B, stream) : 0;
+    int best = cublas->search && count > 1 ? find_fastest(cublas, &plan, candidates, count, C, A, B, stream)
+                                           : 0;
     plan.algorithm = candidates[best].algo;
     return plan_add(cublas, &plan);
 }
@@ -189,10 +190,10 @@ MatmulCublas *matmul_cublas_open(void) {
     CHECK(cublasLtMatmulPreferenceCreate(&cublas->preference));
     cublasLtMatmulPreference_t p = cublas->preference;
     set_preference(p, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)MATMUL_CUBLAS_WORKSPACE);
-    // A sum over K that is split over blocks can be completed in three ways: the blocks add to the output in
-    // turn; or their sums are kept in the output's type, or in fp32, and added by a kernel of their own. Only
-    // the last is allowed, beside not splitting: its order is fixed, so it repeats bit for bit, and nothing
-    // is rounded between.
+    // A sum over K that is split over blocks can be completed in three ways: the blocks add to the output in turn, or
+    // their sums are stored in the type of the output, or in fp32, and a separate kernel adds them. Besides not
+    // splitting, only the last is allowed: its order is fixed, so it repeats bit for bit, and partial sums are not
+    // rounded.
     set_preference(p, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                    (uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
     set_preference(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)ALIGNMENT);
@@ -237,7 +238,7 @@ int matmul_cublas_save(const MatmulCublas *cublas, const char *path, Error *erro
     return result;
 }
 
-// -1 when the library does not run this algorithm for this shape.
+// Returns 0, or -1 if the library cannot use this algorithm for this shape.
 static int plan_restore(MatmulCublas *cublas, const MatmulAlgorithm *algorithm) {
     Plan plan = plan_create(&algorithm->shape);
     memcpy(&plan.algorithm, algorithm->words, sizeof(plan.algorithm));

@@ -1,11 +1,11 @@
 // Matrix products by cuBLASLt (matmul_cublas.cu, in builds with HAVE_CUBLAS), behind an interface without C++
-// and without the library's types; and the list of the algorithms that were chosen, which is kept on disk so
-// that a resumed run uses the same ones and repeats bit for bit.
+// and without the library's types; and the list of chosen algorithms, which is stored on disk so that a resumed run
+// uses the same ones and repeats bit for bit.
 //
-// The list is text. The first line says which library, precision and GPU it is for; then one line a shape:
-// layout, M, N, K, the output's type, bias or -, mode, and the eight words in which the library describes an
+// The list is text. The first line names the library, precision and GPU it is for. Then there is one line per shape:
+// layout, M, N, K, type of the output, bias or -, mode, and the eight words in which the library describes an
 // algorithm ("can be trivially serialized and later restored for use with the same version of cuBLAS",
-// cublasLt.h); the last line is a checksum:
+// cublasLt.h). The last line is a checksum:
 //
 //     cuBLASLt 130100, bf16, NVIDIA H200, sm_90, 132 multiprocessors
 //     NN 16384 2304 768 floatX bias overwrite 0000004200000014 ...
@@ -20,12 +20,12 @@
 #include "data/files.h"
 #include "matmul_cpu.h"
 
-// What cuBLASLt is given to work with; NVIDIA's recommendation for Hopper.
+// Bytes of workspace for cuBLASLt; NVIDIA's recommendation for Hopper.
 enum { MATMUL_CUBLAS_WORKSPACE = 32 << 20 };
 
 typedef enum { MATMUL_FLOATX, MATMUL_FLOAT } MatmulOutput;
 
-// All that the choice of an algorithm depends on.
+// Everything that the choice of an algorithm depends on.
 typedef struct {
     MatmulLayout layout;
     size_t M, N, K;
@@ -44,12 +44,12 @@ typedef struct {
 } MatmulAlgorithm;
 
 typedef struct {
-    char made_for[512]; // the first line
+    char made_for[512]; // the first line: library, precision and GPU
     size_t count;
     MatmulAlgorithm *list;
 } MatmulAlgorithms;
 
-// In the order of their enums.
+// Names in the list, in the order of the enums.
 static const char *const matmul_layout_names[] = {"NT", "NN", "TN"};
 static const char *const matmul_output_names[] = {"floatX", "float"};
 static const char *const matmul_bias_names[] = {"-", "bias"};
@@ -71,7 +71,7 @@ static inline void matmul_algorithms_free(MatmulAlgorithms *a) {
     a->count = 0;
 }
 
-// The list as text; the caller frees.
+// Returns the list as text, which the caller frees.
 static inline char *matmul_algorithms_text(const MatmulAlgorithms *a) {
     enum { LINE = 256 };
     size_t capacity = (a->count + 1) * LINE + sizeof(a->made_for), length = 0;
@@ -99,14 +99,14 @@ static inline int matmul_algorithms_write(const MatmulAlgorithms *a, const char 
     return result;
 }
 
-// Index of `name` among `count` names, or -1.
+// Returns the index of `name` among `count` names, or -1.
 static inline int matmul_name_index(const char *name, const char *const *names, int count) {
     for (int i = 0; i < count; i++)
         if (strcmp(name, names[i]) == 0) return i;
     return -1;
 }
 
-// Reads a line of the list. Returns 0, or -1 if it is none.
+// Parses a line of the list. Returns 0, or -1 if the line is malformed.
 static inline int matmul_algorithm_parse(const char *line, MatmulAlgorithm *algorithm) {
     char layout[4], output[8], bias[8], mode[12], numbers[3][24];
     int used = 0;
@@ -134,9 +134,10 @@ static inline int matmul_algorithm_parse(const char *line, MatmulAlgorithm *algo
     return *line == '\n' ? 0 : -1;
 }
 
-// The list from its text, which ends with a NUL that size does not count. -1: damaged.
+// Parses the text of a list; it is followed by a NUL, which `size` does not include. Returns 0, or -1 if the text is
+// damaged.
 static inline int matmul_algorithms_parse(MatmulAlgorithms *a, const char *text, size_t size) {
-    enum { CHECKSUM_LINE = 16 }; // with its line feed
+    enum { CHECKSUM_LINE = 16 }; // bytes, including the line feed
     memset(a, 0, sizeof(*a));
     char checksum[CHECKSUM_LINE + 1];
     if (size <= CHECKSUM_LINE || text[size - CHECKSUM_LINE - 1] != '\n') return -1;
@@ -180,21 +181,21 @@ typedef struct MatmulCublas MatmulCublas;
 
 MatmulCublas *matmul_cublas_open(void);
 void matmul_cublas_close(MatmulCublas *cublas);
-// MATMUL_CUBLAS_WORKSPACE bytes of device memory, for products that run one after the other.
+// Sets the workspace: MATMUL_CUBLAS_WORKSPACE bytes of device memory, used by one product at a time.
 void matmul_cublas_set_workspace(MatmulCublas *cublas, void *workspace);
-// From now on, the algorithm for a new shape is the fastest of those that the library proposes, by
-// measurement, rather than the one it proposes first. Measurements differ from run to run: only a list of
-// algorithms that is saved and loaded makes runs repeat then.
+// If `search`, the algorithm for each new shape is the one of the library's proposals that is measured to be fastest,
+// instead of its first proposal. Measurements differ from run to run, so runs then repeat only with a list of
+// algorithms that was saved and loaded.
 void matmul_cublas_search(MatmulCublas *cublas, int search);
 
-// C (M, N) = A B (+ bias (N)) in the layouts of matmul_cpu.h, or +=. Dense matrices that start at multiples
-// of 16 bytes, with rows of multiples of 8 elements. C is floatX or float, as shape->output says; bias is
-// NULL or not, as shape->has_bias says.
+// C (M, N) = or += A B (+ bias (N)), in the layouts of matmul_cpu.h. Matrices are dense and aligned to 16 bytes, with
+// rows of multiples of 8 elements. shape->output says whether C is floatX or float, shape->has_bias whether bias is
+// not NULL.
 void matmul_cublas_product(MatmulCublas *cublas, const MatmulShape *shape, void *C, const floatX *A,
                            const floatX *B, const floatX *bias, Stream stream);
 
-// A list for another GPU, precision or version of the library is left out, which is said on stderr. -1:
-// damaged.
+// Load and save the list of algorithms. A list for another GPU, precision or version of the library is ignored, with a
+// note on stderr. Both return 0 on success, -1 with a sentence on error.
 int matmul_cublas_load(MatmulCublas *cublas, const char *path, Error *error);
 int matmul_cublas_save(const MatmulCublas *cublas, const char *path, Error *error);
 

@@ -1,18 +1,17 @@
-// Matrix products on a GPU without a library: in bf16 on the tensor cores (mma.sync), in fp32 with FMA.
+// Our own matrix products on a GPU: in bf16 on the tensor cores (mma.sync), in fp32 with FMA.
 //
 //     MATMUL_NT   C (M, N) = A (M, K) B (N, K)^T
 //     MATMUL_NN   C (M, N) = A (M, K) B (K, N)
 //     MATMUL_TN   C (M, N) = A (K, M)^T B (K, N)
 //
-// A, B and C are dense and row-major; their rows are multiples of 8 elements, M, N and K are otherwise any. A
-// block of four warps computes TILE_M x TILE_N of C, each warp a quarter. The sum over K goes in steps of
-// TILE_K: while one step is multiplied, cp.async brings the tiles of A and B of the next one into the other
-// buffer. Outside the matrices tiles are zero, so there are no special cases inside. The sum over K of an
-// element has one order, fixed by K alone; it is fp32.
+// A, B and C are dense and row-major; their rows are multiples of 8 elements, and M, N and K are otherwise arbitrary. A
+// block of four warps computes TILE_M x TILE_N elements of C, each warp a quarter. The sum over K is computed in steps
+// of TILE_K: while one step is multiplied, cp.async copies the tiles of A and B of the next step into the other buffer.
+// Tiles are zero outside the matrices, so the products need no special cases. The sum over K is fp32, and its order is
+// fixed by K alone.
 //
-// Shared memory: a tile lies there as in global memory, row by row, in chunks of 16 bytes. Chunk c of row r
-// is at place c ^ (r % 8): the eight rows that one ldmatrix phase reads at the same chunk lie in different
-// banks.
+// Shared memory: a tile is stored row by row, as in global memory, in chunks of 16 bytes. Chunk c of row r is stored at
+// position c ^ (r % 8), so that the eight rows that one ldmatrix phase reads at the same chunk are in different banks.
 #ifndef LAYERS_MATMUL_OWN_CUH
 #define LAYERS_MATMUL_OWN_CUH
 
@@ -28,22 +27,22 @@ enum {
     TILE_K = 128 / sizeof(floatX), // a tile row along K is 8 chunks
     CHUNK = 16 / sizeof(floatX),   // elements
     THREADS = 128,                 // 2 x 2 warps
-    RESIDENT = 3,                  // blocks on a multiprocessor at a time
-    BLOCKS_M = TILE_M / 2 / 16,    // a warp's part of C in blocks of 16 x 8, the unit of mma
-    BLOCKS_N = TILE_N / 2 / 8,
-    STRIP = 8, // rows of tiles, see matmul_own_kernel
+    RESIDENT = 3,                  // blocks resident on a multiprocessor
+    BLOCKS_M = TILE_M / 2 / 16,    // height of a warp's part of C, in blocks of 16 x 8, the unit of mma
+    BLOCKS_N = TILE_N / 2 / 8,     // its width
+    STRIP = 8,                     // rows of tiles in a strip, see matmul_own_kernel
     SHARED_BYTES = 2 * (TILE_M + TILE_N) * TILE_K * sizeof(floatX),
 };
-static_assert(SHARED_BYTES <= 48 * 1024, "more shared memory than every GPU gives without being asked");
+static_assert(SHARED_BYTES <= 48 * 1024, "more shared memory than every GPU provides by default");
 static_assert(BLOCKS_N % 2 == 0, "fragments of B are loaded for two blocks at a time");
 static_assert(TILE_M / CHUNK % 8 == 0 && TILE_N / CHUNK % 8 == 0, "the swizzle permutes 8 chunks");
 
-// Where chunk `chunk` of row `row` lies in a tile whose rows have `columns` elements.
+// Returns the index of the first element of a chunk in a tile whose rows have `columns` elements.
 __device__ __forceinline__ unsigned swizzled(unsigned row, unsigned chunk, unsigned columns) {
     return row * columns + (chunk ^ row % 8) * CHUNK;
 }
 
-// Starts the copy of rows row0 .., columns column0 .. of a matrix (rows, columns) into a tile.
+// Starts the copy of a tile from a matrix (rows, columns); its first element is (row0, column0).
 template <int tile_rows, int tile_columns>
 __device__ __forceinline__ void copy_tile(floatX *tile, const floatX *matrix, size_t rows, size_t columns,
                                           size_t row0, size_t column0) {
@@ -60,7 +59,7 @@ __device__ __forceinline__ void copy_tile(floatX *tile, const floatX *matrix, si
     }
 }
 
-// A tile of A holds TILE_M of its rows, or of its columns where the layout transposes it; one of B likewise.
+// A tile of A has TILE_M of its rows, or of its columns if the layout transposes it; likewise TILE_N for B.
 template <MatmulLayout layout>
 __device__ __forceinline__ void copy_tiles(floatX *tile_a, floatX *tile_b, const floatX *A, const floatX *B,
                                            size_t M, size_t N, size_t K, size_t m0, size_t n0, size_t k0) {
@@ -75,20 +74,20 @@ __device__ __forceinline__ void copy_tiles(floatX *tile_a, floatX *tile_b, const
     cp_async_commit();
 }
 
-// What a thread holds of its warp's part of C: of each block of 16 x 8, rows r and r + 8, columns c and c + 1
-// (r = lane / 4, c = lane % 4 * 2), in this order. So it is after mma; the fp32 kernel does the same.
+// A thread's elements of its warp's part of C: of each block of 16 x 8, rows r and r + 8, columns c and c + 1
+// (r = lane / 4, c = lane % 4 * 2), in this order. This is the layout of mma; the fp32 kernel uses it too.
 typedef float WarpSums[BLOCKS_M][BLOCKS_N][4];
 
 #ifndef PRECISION_IS_FP32
-// sum += the warp's rows (from m) of tile A times its columns (from n) of tile B.
+// sum += the rows of tile A from m on times the columns of tile B from n on, as many as a warp computes.
 template <MatmulLayout layout>
 __device__ __forceinline__ void multiply_tiles(WarpSums &sum, const floatX *tile_a, const floatX *tile_b,
                                                unsigned m, unsigned n) {
     const unsigned lane = threadIdx.x % WARP;
-    // ldmatrix: lane l gives the address of row l % 8 of the (l / 8)-th of four 8 x 8 matrices. mma wants
-    // them in the order (0, 0), (8, 0), (0, 8), (8, 8): for A (row, k); for two blocks of B (k, column).
-    // Where the tile's rows are the first of the two, a lane's row and chunk are `row` and `chunk`, else
-    // `row2` and `chunk2`.
+    // ldmatrix: lane l supplies the address of row l % 8 of the (l / 8)-th of four 8 x 8 matrices. mma requires
+    // them in the order (0, 0), (8, 0), (0, 8), (8, 8), with coordinates (row, k) for A and (k, column) for two blocks
+    // of B. If the rows of the tile are the first coordinate, a lane supplies `row` and `chunk`, else `row2` and
+    // `chunk2`.
     const unsigned row = lane % 16, chunk = lane / 16, row2 = lane % 8 + lane / 16 * 8, chunk2 = lane / 8 % 2;
 #pragma unroll
     for (unsigned k = 0; k < TILE_K; k += 16) {
@@ -145,7 +144,7 @@ __device__ __forceinline__ void multiply_tiles(WarpSums &sum, const floatX *tile
 }
 #endif
 
-// Writes sums of rows m .. and columns n .., as far as they are inside C (M, N).
+// C = or += sum (+ bias), for the rows from m and columns from n on that are inside C (M, N).
 template <class Out>
 __device__ __forceinline__ void store_sums(Out *C, const WarpSums &sum, const floatX *bias, size_t M,
                                            size_t N, size_t m, size_t n, MatmulMode mode) {
@@ -154,7 +153,7 @@ __device__ __forceinline__ void store_sums(Out *C, const WarpSums &sum, const fl
 #pragma unroll
     for (unsigned j = 0; j < BLOCKS_N; j++) {
         size_t column = n + 8 * j;
-        if (column >= N) continue; // N is even: columns come in pairs
+        if (column >= N) continue; // N is even, so column + 1 is inside too
         float bias0 = bias != NULL ? to_float(bias[column]) : 0.0f;
         float bias1 = bias != NULL ? to_float(bias[column + 1]) : 0.0f;
 #pragma unroll
@@ -168,8 +167,8 @@ __device__ __forceinline__ void store_sums(Out *C, const WarpSums &sum, const fl
     }
 }
 
-// One block a tile of C. Tiles are numbered down the columns of strips STRIP tiles high: blocks that run at
-// the same time read few rows of A and few columns of B.
+// One block per tile of C. Tiles are numbered column by column within strips that are STRIP tiles high, so that blocks
+// that run at the same time read few rows of A and few columns of B.
 template <MatmulLayout layout, class Out>
 static __global__ void __launch_bounds__(THREADS, RESIDENT)
     matmul_own_kernel(Out *C, const floatX *A, const floatX *B, const floatX *bias, size_t M, size_t N,
@@ -189,7 +188,7 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
     copy_tiles<layout>(tile_a, tile_b, A, B, M, N, K, m0, n0, 0);
     for (size_t k0 = 0; k0 < K; k0 += TILE_K) {
         cp_async_wait<0>();
-        __syncthreads(); // this step's tiles are complete, and nobody reads the other buffer any more
+        __syncthreads(); // the tiles of this step are complete, and no thread reads the other buffer any more
         if (k0 + TILE_K < K) copy_tiles<layout>(next_a, next_b, A, B, M, N, K, m0, n0, k0 + TILE_K);
         multiply_tiles<layout>(sum, tile_a, tile_b, warp_m, warp_n);
         floatX *done_a = tile_a, *done_b = tile_b;
@@ -201,7 +200,7 @@ static __global__ void __launch_bounds__(THREADS, RESIDENT)
 
 } // namespace own_matmul
 
-// bias (N) or NULL.
+// C (M, N) = or += A B + bias. `bias` (N) may be NULL.
 template <MatmulLayout layout, class Out>
 static inline void matmul_own(Out *C, const floatX *A, const floatX *B, const floatX *bias, size_t M,
                               size_t N, size_t K, MatmulMode mode, Stream stream) {

@@ -1,11 +1,11 @@
 // Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As
 // Easy as 1, 2, 3" (SC'11): 128 random bits as a pure function of a 128-bit counter and a 64-bit key. The
-// same bits on every device; nothing is stored between calls.
+// bits are the same on every device; there is no state between calls.
 //
-// Every use of randomness in training has its own stream, and counts by what it is about, never by when or
-// where it runs:
+// Every use of randomness in training has its own stream. Its counter identifies the object that the random bits are
+// for, never when or where they are computed:
 //     key     = (seed low, seed high ^ (stream << 16 | layer))
-//     counter = four numbers of the use's own, the last one the step
+//     counter = four numbers that each stream defines; the last one is the step, or 0
 #ifndef LAYERS_PHILOX_H
 #define LAYERS_PHILOX_H
 
@@ -50,8 +50,8 @@ static inline HOST_DEVICE Philox philox(PhiloxKey key, uint32_t c0, uint32_t c1,
     return result;
 }
 
-// PHILOX_LANES calls side by side with one key, counters in and random words out in c0 .. c3: the same
-// numbers as philox(), in vectors.
+// Computes PHILOX_LANES values of philox() with one key, in vectors. c0 .. c3 hold the counters on entry and the random
+// words on exit.
 enum { PHILOX_LANES = 16 };
 static inline void philox_lanes(PhiloxKey key, uint32_t c0[PHILOX_LANES], uint32_t c1[PHILOX_LANES],
                                 uint32_t c2[PHILOX_LANES], uint32_t c3[PHILOX_LANES]) {
@@ -68,14 +68,14 @@ static inline void philox_lanes(PhiloxKey key, uint32_t c0[PHILOX_LANES], uint32
     }
 }
 
-// Byte 0..15 of the 128 bits, least significant first.
+// Returns byte 0 .. 15 of the 128 bits, least significant first.
 static inline HOST_DEVICE uint32_t philox_byte(const Philox *random, int byte) {
-    // Not v[byte / 4]: a GPU would put the array into memory.
+    // v[byte / 4] would make a GPU compiler put the array into memory.
     uint32_t low = byte < 4 ? random->v[0] : random->v[1], high = byte < 12 ? random->v[2] : random->v[3];
     return (byte < 8 ? low : high) >> (8 * (byte % 4)) & 255u;
 }
 
-// Uniform in (0, 1), never 0 nor 1, from 32 bits.
+// Returns a uniform random number in (0, 1), never 0 or 1, from 32 random bits.
 static inline double uniform_from_bits(uint32_t bits) {
     return ((double)bits + 0.5) * (1.0 / 4294967296.0);
 }

@@ -1,9 +1,10 @@
-// Where the time of a step goes. The trainer calls profile_enter before each piece of work and profile_leave
-// after the last one, and profile_begin_pass where forward or backward begins; the device's time from one call to the next is that piece's. While `timing` is 0 nothing is
-// measured. profile_collect, once the device has done the work, adds up what was marked since the last call.
+// Measures how the time of a step is divided among its parts. The trainer calls profile_begin_pass where forward or
+// backward begins, profile_enter before each piece of work and profile_leave after the last one; the device time from
+// one call to the next is attributed to that piece. While `timing` is 0, nothing is measured. profile_collect waits
+// until the device has done the work and adds up the times since the last call.
 //
-// Where NVTX is at hand the same pieces, and those between range_begin and range_end, are ranges that a profiler
-// (nsys) shows; without a profiler they cost nothing to speak of.
+// In builds with NVTX, the same pieces, and those between range_begin and range_end, are ranges that a profiler (nsys)
+// shows; without a profiler their cost is negligible.
 #ifndef LAYERS_PROFILE_H
 #define LAYERS_PROFILE_H
 
@@ -27,9 +28,10 @@ static inline void range_begin(const char *name) {
 static inline void range_end(void) {}
 #endif
 
-// Profilers that were told to (nsys --capture-range=cudaProfilerApi) record steps 10 .. 19 of a process.
+// Makes a profiler that waits for it (nsys --capture-range=cudaProfilerApi) record steps 10 .. 19 of a process. `done`
+// is the number of steps done.
 static inline void profile_steady_steps(int64_t done, Stream stream) {
-    if (done == 10 || done == 20) stream_wait(stream); // whole steps
+    if (done == 10 || done == 20) stream_wait(stream); // so that only whole steps are recorded
 #ifdef DEVICE_CUDA
     if (done == 10) CHECK(cudaProfilerStart());
     if (done == 20) CHECK(cudaProfilerStop());
@@ -59,20 +61,20 @@ typedef enum {
 
 typedef enum { PASS_FORWARD, PASS_BACKWARD, NUM_PASSES } Pass;
 
-// When a piece began; NUM_LAPS: when the last one ended.
+// The start of a piece.
 typedef struct {
     Event event;
-    int lap, pass;
+    int lap, pass; // lap NUM_LAPS: the end of the last piece
 } ProfileMark;
 
 typedef struct {
     int timing;
-    int inside; // a piece was entered and not left
-    Pass pass;  // that pieces belong to from now on
+    int inside; // 1 between profile_enter and profile_leave
+    Pass pass;  // that the next pieces belong to
     ProfileMark *marks;
-    size_t num_marks, capacity; // events are made once and used again
+    size_t num_marks, capacity; // events are created once and reused
     double seconds[NUM_LAPS][NUM_PASSES];
-    double flop[NUM_LAPS][NUM_PASSES], bytes[NUM_LAPS][NUM_PASSES]; // of one step
+    double flop[NUM_LAPS][NUM_PASSES], bytes[NUM_LAPS][NUM_PASSES]; // per step
 } Profile;
 
 static const char *const LAP_NAMES[] = {
@@ -125,7 +127,8 @@ static inline void profile_free(Profile *p) {
     free(p->marks);
 }
 
-// Adds work of one step: what a piece does in its forward pass; backward does `factor` times the FLOPs and moves twice the bytes.
+// Adds work of one step: `flop` and `bytes` of a piece's forward pass; its backward pass has `factor` times the FLOPs
+// and twice the bytes.
 static inline void profile_add_work(Profile *p, Lap lap, double factor, double flop, double bytes) {
     p->flop[lap][PASS_FORWARD] += flop;
     p->flop[lap][PASS_BACKWARD] += factor * flop;
@@ -136,7 +139,7 @@ static inline void profile_add_bytes(Profile *p, Lap lap, Pass pass, double byte
     p->bytes[lap][pass] += bytes;
 }
 
-// A table of `steps` steps; peak in GFLOP/s.
+// Prints a table of the averages over `steps` steps; peak is in GFLOP/s.
 static inline void profile_print(const Profile *profile, int steps, double peak) {
     double total = 0;
     for (int lap = 0; lap < NUM_LAPS; lap++) total += profile->seconds[lap][0] + profile->seconds[lap][1];

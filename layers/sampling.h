@@ -1,11 +1,11 @@
-// Choosing the next token from logits (V), on the host.
+// Samples the next token from logits (V), on the host.
 //
 //     temperature 0    the most probable token
 //     otherwise        a token v with probability proportional to exp(logits_v / temperature), among the top_k
-//                      most probable (0: all) and, of those, among the fewest that together have probability
-//                      >= top_p
+//                      most probable tokens (0: all) and, of those, among the smallest set whose total
+//                      probability is >= top_p
 //
-// `uniform` in (0, 1) decides: the same logits and number give the same token.
+// The token is a function of the logits and of `uniform`, a random number in (0, 1).
 #ifndef LAYERS_SAMPLING_H
 #define LAYERS_SAMPLING_H
 
@@ -17,7 +17,7 @@ typedef struct {
     int32_t token;
 } Candidate;
 
-static inline int candidate_order(const void *a, const void *b) {
+static inline int compare_candidates(const void *a, const void *b) {
     const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
     if (x->probability != y->probability) return x->probability < y->probability ? 1 : -1;
     return x->token - y->token;
@@ -38,7 +38,7 @@ static inline int32_t sample_token(const float *logits, size_t V, double tempera
     }
     size_t count = V;
     if ((top_k > 0 && top_k < V) || top_p < 1) {
-        qsort(candidates, V, sizeof(Candidate), candidate_order);
+        qsort(candidates, V, sizeof(Candidate), compare_candidates);
         count = top_k > 0 && top_k < V ? top_k : V;
         double kept = 0, limit = 0;
         for (size_t i = 0; i < count; i++) limit += (double)candidates[i].probability;

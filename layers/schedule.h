@@ -1,11 +1,10 @@
-// The learning rate of a step: linear warm-up from 0, then one of four shapes down to `final` times the
-// highest.
+// The learning rate of a step: linear warm-up from 0 to `high`, then one of four schedules, which end (except constant)
+// at low = `final` times `high`.
 //
-//     cosine      low + (high - low) (1 + cos(pi share)) / 2         share: of the steps after warm-up
+//     cosine      low + (high - low) (1 + cos(pi share)) / 2         share: fraction done of the steps after warm-up
 //     linear      high + (low - high) share
 //     constant    high
-//     wsd         warm-up, stable, decay (arXiv 2404.06395): high, then a linear cool-down over the last
-//     steps
+//     wsd         warm-up, stable, decay (arXiv 2404.06395): high, then a linear cool-down over the last steps
 #ifndef LAYERS_SCHEDULE_H
 #define LAYERS_SCHEDULE_H
 
@@ -16,11 +15,13 @@ typedef enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD
 
 typedef struct {
     Schedule schedule;
-    double high, final;
-    int64_t steps, warmup, cooldown; // cooldown 0: a fifth of the steps
+    double high;           // the highest learning rate
+    double final;          // fraction of `high` at the last step
+    int64_t steps, warmup; // all steps; those of the warm-up
+    int64_t cooldown;      // steps of the cool-down of wsd; 0: a fifth of all steps
 } LearningRate;
 
-// Of the step that makes `step` steps done.
+// Returns the learning rate of step number `step`, counted from 1.
 static inline double learning_rate_at(const LearningRate *r, int64_t step) {
     double high = r->high, low = high * r->final;
     if (step <= r->warmup) return high * (double)step / (double)r->warmup;

@@ -1,11 +1,10 @@
-// The register tile that matmul and flash attention on the CPU are made of.
+// The register tile from which matmul and flash attention on the CPU are built.
 //
 //     C (rows, TILE_COLUMNS) (+)= A (rows, K) B (K, TILE_COLUMNS)
 //
-// A's elements are broadcast from anywhere (two strides); B's and C's rows are contiguous. The sum over K is
-// in the order of k, one fused multiply-add after the other, for every tile height: results do not depend on
-// how a matrix is cut into tiles. Written in the compilers' vector types; what the compiler targets decides
-// the sizes.
+// Elements of A are broadcast and have two strides; rows of B and C are contiguous. For every tile height, the sum over
+// K is in the order of k, one fused multiply-add after the other, so results do not depend on how a matrix is divided
+// into tiles. The code uses the vector types of the compiler; its target determines the sizes.
 #ifndef LAYERS_SIMD_CPU_H
 #define LAYERS_SIMD_CPU_H
 
@@ -14,11 +13,11 @@
 #if defined(__AVX512F__)
 #define SIMD_WIDTH 16 // floats
 #define SIMD_NAME  "AVX-512"
-#define TILE_ROWS  14 // 28 of 32 registers accumulate
+#define TILE_ROWS  14 // accumulators use 28 of 32 registers
 #elif defined(__AVX2__)
 #define SIMD_WIDTH 8
 #define SIMD_NAME  "AVX2"
-#define TILE_ROWS  6 // 12 of 16 registers accumulate
+#define TILE_ROWS  6 // accumulators use 12 of 16 registers
 #else
 #define SIMD_WIDTH 4
 #define SIMD_NAME  "128-bit"
@@ -35,7 +34,7 @@ typedef float VectorAnywhere __attribute__((vector_size(SIMD_WIDTH * 4), aligned
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// `rows` must be a constant where this is inlined.
+// `rows` must be a compile-time constant at every call.
 static inline __attribute__((always_inline)) void multiply_tile(const int rows, size_t K, const float *a,
                                                                 size_t a_row_stride, size_t a_k_stride,
                                                                 const float *b, size_t b_k_stride, float *c,
@@ -61,7 +60,7 @@ static inline __attribute__((always_inline)) void multiply_tile(const int rows, 
     }
 }
 
-// Calls X(1) X(2) .. X(TILE_ROWS): one instance of a kernel for every tile height.
+// Expands to X(1) X(2) .. X(TILE_ROWS): one instance of a kernel for every tile height.
 #define EACH_UP_TO_6(X) X(1) X(2) X(3) X(4) X(5) X(6)
 #if TILE_ROWS == 14
 #define EACH_TILE_HEIGHT(X) EACH_UP_TO_6(X) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)

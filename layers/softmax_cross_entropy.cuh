@@ -1,12 +1,12 @@
-// Softmax and cross-entropy over the vocabulary, in one pass over the rows of logits (N, Vp); columns >= V are
-// padding: no part of the softmax, gradient 0.
+// Softmax and cross-entropy over the vocabulary, in one pass over the rows of logits (N, Vp). Columns >= V are
+// padding: they are excluded from the softmax, and their gradient is 0.
 //
 //     losses_i  = log(sum_v exp(logits_iv)) - logits_i,target_i      in nats; 0 where target is IGNORE_TARGET
-//     gradient:   logits_iv is overwritten with dlogits_iv = scale (softmax(logits_i)_v - [v = target_i]),
-//                 rows to ignore with 0
+//     gradient:   logits_iv is overwritten with dlogits_iv = scale (softmax(logits_i)_v - [v = target_i]);
+//                 0 in ignored rows
 //
-// Only the logits are needed; the gradient takes their place, so that there is never a second tensor of this
-// size. exp is taken of logits minus the row's maximum. Sums over a row are in a fixed order.
+// The gradient overwrites the logits, so that there is never a second tensor of this size. exp is applied to the logits
+// minus the maximum of the row. The order of the sum over a row is fixed.
 //
 //     loss_add    *loss = or += sum over i of losses_i / tokens     (mode), in double
 #ifndef LAYERS_SOFTMAX_CROSS_ENTROPY_CUH
@@ -16,7 +16,8 @@
 
 enum { IGNORE_TARGET = -1 };
 
-// The row's maximum and the sum of exp(x - maximum); the latter are written over the row when `keep` is set.
+// Returns the sum of exp(x - maximum) over a row, and its maximum in *maximum_out. If `keep`, overwrites the row with
+// the exponentials.
 static inline float softmax_row_cpu(float *restrict row, size_t V, int keep, float *maximum_out) {
     float lane[LANES], maximum = row[0], sum;
     for (int j = 0; j < LANES; j++) lane[j] = row[0];
@@ -76,26 +77,27 @@ static inline void loss_add_cpu(double *loss, const float *losses, size_t N, dou
 enum { CROSS_ENTROPY_THREADS = 512 };
 enum CrossEntropyMode { LOSS_ONLY, LOSS_AND_GRADIENT };
 
-// The running maximum and the sum of exp(x - maximum), with eight more columns, those from `valid` on left out.
+// Updates the running maximum and the sum of exp(x - maximum) with eight more columns, of which only the first `valid`
+// count.
 __device__ __forceinline__ void softmax_add8(float &maximum, float &sum, const Float8 &x, int valid) {
     float higher = maximum;
 #pragma unroll
     for (int k = 0; k < 8; k++) higher = k < valid ? fmaxf(higher, x.v[k]) : higher;
-    const float base = higher == -INFINITY ? 0.0f : higher; // nothing but -inf so far
+    const float base = higher == -INFINITY ? 0.0f : higher; // all columns so far are -inf
     sum *= __expf(maximum - base);
 #pragma unroll
     for (int k = 0; k < 8; k++) sum += k < valid ? __expf(x.v[k] - base) : 0.0f;
     maximum = higher;
 }
 
-// A block a row: one pass for maximum and sum together, one (out of the L2 cache) for the gradient.
+// One block per row: one pass computes maximum and sum, a second one, which reads from the L2 cache, the gradient.
 template <CrossEntropyMode MODE>
 static __global__ void __launch_bounds__(CROSS_ENTROPY_THREADS)
     cross_entropy_kernel(float *losses, floatX *logits, const int32_t *targets, float scale, int V, int Vp) {
     __shared__ float maxima[WARP], sums[WARP];
     const int target = targets[blockIdx.x], first = (int)threadIdx.x * 8, stride = (int)blockDim.x * 8;
     floatX *row = logits + (size_t)blockIdx.x * Vp;
-    if (target == IGNORE_TARGET) { // the same for the whole block
+    if (target == IGNORE_TARGET) { // uniform across the block
         if (threadIdx.x == 0) losses[blockIdx.x] = 0.0f;
         if (MODE == LOSS_AND_GRADIENT)
             for (int v = first; v < Vp; v += stride) store8(row + v, Float8{});
@@ -105,7 +107,7 @@ static __global__ void __launch_bounds__(CROSS_ENTROPY_THREADS)
     float maximum = -INFINITY, sum = 0.0f;
     for (int v = first; v < V; v += stride) softmax_add8(maximum, sum, load8(row + v), V - v);
     float row_maximum = block_max(maximum, maxima);
-    // A thread without columns has nothing to add, whatever the row's maximum is.
+    // A thread without columns has maximum -inf; it must add 0 even if the maximum of the row is -inf.
     sum = block_sum(first < V ? sum * __expf(maximum - row_maximum) : 0.0f, sums);
     if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) - (target_logit - row_maximum);
     if (MODE == LOSS_ONLY) return;
@@ -121,7 +123,7 @@ static __global__ void __launch_bounds__(CROSS_ENTROPY_THREADS)
     }
 }
 
-// One block: N is small beside everything else.
+// One block suffices, because N is small.
 static __global__ void __launch_bounds__(1024)
     loss_add_kernel(double *loss, const float *losses, size_t N, double tokens, int accumulate) {
     __shared__ double sums[WARP];
@@ -136,7 +138,7 @@ static inline void loss_add(double *loss, const float *losses, size_t N, double 
     launch(loss_add_kernel, 1, 1024, 0, stream, loss, losses, N, tokens, accumulate);
 }
 
-// Vp a multiple of 8. Every target is IGNORE_TARGET or in 0 .. V - 1.
+// Vp must be a multiple of 8. Every target must be IGNORE_TARGET or in 0 .. V - 1.
 static inline void cross_entropy_forward(float *losses, floatX *logits, const int32_t *targets, size_t N,
                                          size_t V, size_t Vp, Stream stream) {
     CHECK(Vp % 8 == 0 && Vp < 0x40000000);

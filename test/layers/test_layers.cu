@@ -391,8 +391,8 @@ static void test_outliers(void) {
     double recent[MOST], same[20];
     int64_t count = 0;
     EXPECT(is_outlier(NAN, recent, 0, 8) && is_outlier(INFINITY, recent, 0, 8), "NaN is an outlier at once");
-    for (int i = 0; i < OUTLIER_FEWEST - 1; i++) outlier_add(3, recent, &count, MOST);
-    EXPECT(!is_outlier(1e9, recent, count, 8), "%d losses are no judge", OUTLIER_FEWEST - 1);
+    for (int i = 0; i < OUTLIER_MIN_LOSSES - 1; i++) outlier_add(3, recent, &count, MOST);
+    EXPECT(!is_outlier(1e9, recent, count, 8), "%d losses are no judge", OUTLIER_MIN_LOSSES - 1);
     for (int i = 0; i < 1000; i++) {
         double loss = 3 + 0.1 * sqrt(3) * test_random(); // uniform: MAD 0.0866, scale 0.128
         outlier_add(i % 3 == 0 ? NAN : i % 7 == 0 ? 1e6 : loss, recent, &count, MOST);

@@ -476,7 +476,7 @@ int main(int argc, char **argv) {
     matmul_open(&context, MATMUL_OWN, PRECISION_FP32);
     matmul_set_workspace(&context, workspace, matmul_gpu_workspace_size(264));
     test_bias(257, 264);
-    test_bias(BIAS_CHUNKS_MOST * BIAS_ROWS_LEAST + 1, 8);
+    test_bias(MAX_BIAS_CHUNKS * MIN_BIAS_ROWS + 1, 8);
     matmul_close(&context);
     device_free(workspace);
     static const size_t lengths[] = {1, 7, 8, 9, 100, 2048, 2049, 5000};
