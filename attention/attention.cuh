@@ -1,5 +1,5 @@
-// Attention as the trainer calls it: one variant chosen at run time. The choice changes speed and memory;
-// results are the same up to rounding (attention.h).
+// Attention as the trainer calls it: the variant is chosen at run time. The choice affects speed and memory; results
+// are the same up to rounding (attention.h).
 #ifndef ATTENTION_ATTENTION_CUH
 #define ATTENTION_ATTENTION_CUH
 
@@ -10,7 +10,7 @@
 
 typedef enum { ATTENTION_AUTO, ATTENTION_NAIVE, ATTENTION_FLASH, ATTENTION_CUDNN } AttentionVariant;
 
-// NULL where `variant` computes this here, else a sentence that says why not.
+// Returns NULL if `variant` supports this shape in this build and on this device, else a sentence that says why not.
 static inline const char *attention_refusal(AttentionVariant variant, const Attention *a) {
     (void)a;
     if (variant != ATTENTION_CUDNN) return NULL;
@@ -21,23 +21,23 @@ static inline const char *attention_refusal(AttentionVariant variant, const Atte
 #endif
 }
 
-// `variant`, or the fastest there is for ATTENTION_AUTO.
+// Returns `variant`, or the fastest available one for ATTENTION_AUTO.
 static inline AttentionVariant attention_choose(AttentionVariant variant) {
     return variant == ATTENTION_AUTO ? ATTENTION_FLASH : variant;
 }
 
-// Floats that the forward pass leaves for the backward pass beside out and lse.
+// Returns the number of floats that the forward pass saves for the backward pass in addition to out and lse.
 static inline size_t attention_saved_size(AttentionVariant variant, size_t B, size_t NH, size_t Tq,
                                           size_t Tk) {
     return variant == ATTENTION_NAIVE ? B * NH * Tq * Tk : 0;
 }
-// Floats that the backward pass needs for itself.
+// Returns the number of floats of scratch space that the backward pass needs.
 static inline size_t attention_scratch_size(AttentionVariant variant, int on_gpu, size_t B, size_t NH,
                                             size_t Tq, size_t HS) {
     return variant == ATTENTION_FLASH && on_gpu ? attention_flash_scratch_size(B, NH, Tq, HS) : 0;
 }
 
-// `saved`: attention_saved_size floats. The variant must not be refused.
+// `saved` has room for attention_saved_size floats. attention_refusal must be NULL for the variant.
 static inline void attention_forward(AttentionVariant variant, floatX *out, float *lse, float *saved,
                                      const floatX *q, const floatX *k, const floatX *v, const Attention *a,
                                      Stream stream) {
@@ -59,7 +59,7 @@ static inline void attention_forward(AttentionVariant variant, floatX *out, floa
 #endif
 }
 
-// `scratch`: attention_scratch_size floats, of which nothing is needed before and after.
+// `scratch` has room for attention_scratch_size floats; its contents need not be preserved between calls.
 static inline void attention_backward(AttentionVariant variant, floatX *dq, floatX *dk, floatX *dv,
                                       const floatX *dout, const floatX *q, const floatX *k, const floatX *v,
                                       const floatX *out, const float *lse, const float *saved, float *scratch,

@@ -20,21 +20,21 @@ typedef std::shared_ptr<fe::graph::Tensor_attributes> Tensor;
 
 enum Pass { FORWARD, BACKWARD };
 
-// By these numbers a call says which pointer is which tensor.
+// Ids by which a call associates pointers with tensors.
 enum TensorId { Q = 1, K, V, OUT, LSE, DOUT, DQ, DK, DV, SEED, OFFSET };
 
-// All that a graph is made for: two calls with the same key run the same plan.
+// Everything that a graph depends on: two calls with the same key use the same plan.
 typedef std::array<uint64_t, 17> Key;
 
 struct Plan {
     Key key;
     std::unique_ptr<fe::graph::Graph> graph;
-    size_t workspace; // bytes that a pass works in
+    size_t workspace; // bytes of workspace that a pass needs
 };
 
 // ---- errors -----------------------------------------------------------------------------------------------
 
-// cuDNN's messages go on for many lines, one for each kernel that was tried.
+// cuDNN's messages have many lines, one for each kernel that was tried; only the first is shown.
 static std::string first_line(const std::string &message) {
     return message.substr(0, message.find('\n'));
 }
@@ -44,7 +44,7 @@ static std::string first_line(const std::string &message) {
     exit(1);
 }
 
-// What went wrong in call(), or an empty string. The frontend reports most errors, and throws a few.
+// Returns the error message of call(), or an empty string on success. The frontend returns most errors but throws some.
 template <class Call> static std::string message_of(Call call) {
     try {
         fe::error_t error = call();
@@ -58,7 +58,7 @@ template <class Call> static std::string message_of(Call call) {
 
 // ---- the library ------------------------------------------------------------------------------------------
 
-// The process' handle, made at the first call; NULL and a message where there is none to be had.
+// Returns the handle of the process, which the first call creates; returns NULL with a message on error.
 static cudnnHandle_t library(std::string *message) {
     static cudnnHandle_t handle = NULL;
     if (handle != NULL) return handle;
@@ -97,7 +97,7 @@ static fe::graph::Tensor_attributes tensor_of(TensorId id, std::vector<int64_t> 
     return fe::graph::Tensor_attributes().set_uid(id).set_dim(shape).set_stride(strides).set_data_type(type);
 }
 
-// (B, heads, T, HS) by any strides: to cuDNN heads come before tokens.
+// Describes a tensor as (B, heads, T, HS) with arbitrary strides: cuDNN expects heads before tokens.
 static fe::graph::Tensor_attributes heads_of(TensorId id, const Attention *a, size_t heads, size_t T,
                                              size_t token, size_t sequence) {
     return tensor_of(id, {(int64_t)a->B, (int64_t)heads, (int64_t)T, (int64_t)a->HS},
@@ -117,13 +117,13 @@ static fe::graph::Tensor_attributes lse_of(const Attention *a) {
     return tensor_of(LSE, {B, NH, T, 1}, {NH * T, T, 1, 1}, fe::DataType_t::FLOAT);
 }
 
-// The node makes its outputs itself; they are given an identity, a shape and strides afterwards.
+// Gives id, shape, strides and type of `as` to an output, which its node created.
 static void set_output(const Tensor &output, const fe::graph::Tensor_attributes &as) {
     output->set_output(true).set_uid(as.get_uid()).set_dim(as.get_dim()).set_stride(as.get_stride());
     output->set_data_type(as.get_data_type());
 }
 
-// What the options of both passes have in common. Seed and offset are numbers of the host, given at each call.
+// Returns the options that both passes share. Seed and offset are host values, passed at each call.
 template <class Options> static Options options_of(fe::graph::Graph *graph, const Attention *a) {
     Options options;
     options.set_attn_scale(a->scale);
@@ -172,7 +172,7 @@ static std::unique_ptr<fe::graph::Graph> describe(const Attention *a, Pass pass,
     return graph;
 }
 
-// Has cuDNN choose and compile kernels, by its heuristics.
+// Lets cuDNN choose kernels by its heuristics and compile them.
 static fe::error_t compile(fe::graph::Graph *graph, cudnnHandle_t handle) {
     fe::error_t error = graph->validate();
     if (error.is_good()) error = graph->build_operation_graph(handle);
@@ -200,10 +200,11 @@ static std::string plan_build(Plan *plan, const Attention *a, Pass pass, bool de
     });
 }
 
-// The plan for this pass, built where it is new; NULL and a message where cuDNN has none. Valid until the next
-// call.
+// Returns the plan for this pass, which is built if it is new, or NULL with a message if cuDNN does not support it. The
+// pointer is valid until the next call. If cuDNN has no deterministic backward pass, a nondeterministic one is used,
+// and a note is printed once.
 static const Plan *plan_find(const Attention *a, Pass pass, std::string *message) {
-    static bool said = false;
+    static bool noted = false;
     Key key = key_of(a, pass);
     for (const Plan &plan : plans)
         if (plan.key == key) return &plan;
@@ -213,10 +214,10 @@ static const Plan *plan_find(const Attention *a, Pass pass, std::string *message
     if (!message->empty() && deterministic) {
         std::string reason = *message;
         *message = plan_build(&plan, a, pass, false);
-        if (message->empty() && !said)
+        if (message->empty() && !noted)
             fprintf(stderr, "note: cuDNN's backward pass is not reproducible bit for bit here: %s\n",
                     reason.c_str());
-        said = said || message->empty();
+        noted = noted || message->empty();
     }
     if (!message->empty()) return NULL;
     plans.push_back(std::move(plan));
@@ -231,13 +232,13 @@ static const Plan *plan_of(const Attention *a, Pass pass) {
     return plan;
 }
 
-// Device memory that passes work in, at least `bytes`; nothing is kept in it. How much it is only cuDNN knows, on the
-// GPU at hand, so --plan does not count it.
+// Returns at least `bytes` of device memory as workspace for a pass; its contents are not preserved. Its size is known
+// only to cuDNN on the actual GPU, so --plan does not count it.
 static void *workspace(size_t bytes) {
     static void *memory = NULL;
     static size_t size = 0;
     if (bytes <= size) return memory;
-    device_free(memory); // waits for what still uses it
+    device_free(memory); // waits for kernels that still use it
     memory = device_alloc(size = bytes);
     if (memory == NULL)
         fail("cannot allocate its workspace",
@@ -245,8 +246,8 @@ static void *workspace(size_t bytes) {
     return memory;
 }
 
-// `tensors`: all but the dropout's. Its seed is 64 random bits, so that uses of it have nothing in common; the
-// offset only goes on within one, and stays 0.
+// Executes a plan. `tensors` holds all tensors except the seed and offset of dropout. The seed is 64 random bits, so
+// that layers and steps use unrelated random streams; the offset is a position within a stream, and always 0.
 static void plan_run(const Plan *plan, std::unordered_map<int64_t, void *> tensors, const Attention *a,
                      Stream stream) {
     Philox random = philox(a->dropout.key, a->dropout.first_sequence, 0, 0, a->dropout.step);
@@ -266,7 +267,7 @@ static void plan_run(const Plan *plan, std::unordered_map<int64_t, void *> tenso
 
 // ---- the interface ----------------------------------------------------------------------------------------
 
-// Why the GPU at hand cannot, or NULL.
+// Returns NULL if cuDNN's attention supports the current GPU, else a sentence that says why not.
 static const char *refusal_of_device(void) {
     int device = 0, major = 0;
     if (cudaGetDevice(&device) != cudaSuccess ||
@@ -298,7 +299,7 @@ const char *attention_cudnn_refusal(const Attention *a) {
     return NULL;
 }
 
-// A map of tensors has no place for const.
+// Removes const, which the map of tensors does not allow.
 static void *pointer(const void *tensor) {
     return (void *)(uintptr_t)tensor;
 }

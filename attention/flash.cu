@@ -1,8 +1,8 @@
-// Launches flash attention (flash.h): which tiles for which head size on which GPU.
+// Launches flash attention (flash.h), with tiles that depend on the head size and the GPU.
 //
-// A multiprocessor of sm_80 gives a block up to 163 KB of shared memory, of sm_90 and sm_100 227 KB, of sm_86,
-// sm_89 and sm_120 99 KB. Where the best tiles of a head size do not fit the last ones, or would leave them with
-// too few warps, there are two choices, and the small one is for GPUs that have no more than those 99 KB.
+// The maximum shared memory of a block is 163 KB on sm_80, 227 KB on sm_90 and sm_100, and 99 KB on sm_86, sm_89 and
+// sm_120. If the best tiles for a head size do not fit into 99 KB, or would leave too few warps on a multiprocessor of
+// such GPUs, there are separate small tiles for GPUs that have no more than 99 KB.
 #include "flash.h"
 #include "flash_backward.cuh"
 #include "flash_forward.cuh"
@@ -10,8 +10,8 @@
 namespace flash {
 
 // ---- tiles ------------------------------------------------------------------------------------------------
-// ForwardTile<head, warps, slabs of 16 queries a warp, keys, stages, blocks on a multiprocessor>
-// BackwardTile<head, warps, slabs of 16 keys a warp, column groups, queries, blocks on a multiprocessor>
+// ForwardTile<head, warps, slabs of 16 queries per warp, keys, stages, blocks per multiprocessor>
+// BackwardTile<head, warps, slabs of 16 keys per warp, column groups, queries, blocks per multiprocessor>
 
 template <int head> struct Tiles;
 #ifndef PRECISION_IS_FP32
@@ -69,28 +69,29 @@ template <> struct Tiles<256> {
 };
 #endif
 
-static int attribute(cudaDeviceAttr of) {
+static int device_attribute(cudaDeviceAttr name) {
     int device, value;
     CHECK(cudaGetDevice(&device));
-    CHECK(cudaDeviceGetAttribute(&value, of, device));
+    CHECK(cudaDeviceGetAttribute(&value, name, device));
     return value;
 }
-// Whether a block can have more shared memory than the small tiles need.
+// Returns whether a block can have more shared memory than the small tiles need.
 enum { SMALL_SHARED_MEMORY = 99 * 1024 };
 static bool shared_memory_is_large(void) {
-    return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) > SMALL_SHARED_MEMORY;
+    return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) > SMALL_SHARED_MEMORY;
 }
 
-// How many heads blocks go through together (tile_of_head): as many as half of the L2 cache has room for, but enough
-// that few tiles of one head are under way at a time, which in backward wait for each other.
+// Returns the number of heads that are processed together (tile_of_head): as many as fit into half of the L2 cache, but
+// enough that few tiles of one head run at the same time, because in backward they wait for each other.
 static int heads_together(size_t heads, size_t bytes_of_head) {
-    const size_t fit = (size_t)attribute(cudaDevAttrL2CacheSize) / 2 / bytes_of_head;
-    const size_t enough = (size_t)attribute(cudaDevAttrMultiProcessorCount) / 4;
+    const size_t fit = (size_t)device_attribute(cudaDevAttrL2CacheSize) / 2 / bytes_of_head;
+    const size_t enough = (size_t)device_attribute(cudaDevAttrMultiProcessorCount) / 4;
     const size_t together = fit > enough ? fit : enough;
     return (int)(together < 1 ? 1 : together < heads ? together : heads);
 }
 
-// exp(a.scale * s) = 2^(s * this). Never 0, so that a hidden score, -inf, times it is -inf also where the scale is 0.
+// Returns a factor with exp(a.scale * s) = 2^(s * factor). It is never 0, so that the product with a hidden score,
+// -inf, is -inf even if the scale is 0.
 static float exponent_scale(const Attention &a) {
     const float LOG2_E = 1.44269504088896340736f;
     return fmaxf(a.scale * LOG2_E, 1e-30f);
@@ -106,7 +107,7 @@ struct ForwardArguments {
     Stream stream;
 };
 
-template <class Tile> static void forward_with(const ForwardArguments &x) {
+template <class Tile> static void launch_forward(const ForwardArguments &x) {
     static_assert(sizeof(ForwardShared<Tile>) <= 227 * 1024, "no GPU has so much shared memory");
     unsigned blocks = blocks_for(x.a->B * x.a->NH * divide_up(x.a->Tq, Tile::QUERIES), 1);
     launch(x.a->dropout.threshold < 256 ? forward_kernel<Tile, true> : forward_kernel<Tile, false>, blocks,
@@ -114,13 +115,13 @@ template <class Tile> static void forward_with(const ForwardArguments &x) {
            exponent_scale(*x.a),
            heads_together(x.a->B * x.a->NH, x.a->Tk * x.a->HS * 2 * sizeof(floatX))); // K and V
 }
-template <int head> static void forward_of_head(const ForwardArguments &x) {
+template <int head> static void forward_with_columns(const ForwardArguments &x) {
     typedef typename Tiles<head>::SmallForward Small;
     static_assert(sizeof(ForwardShared<Small>) <= SMALL_SHARED_MEMORY, "the second choice fits every GPU");
     if (shared_memory_is_large())
-        forward_with<typename Tiles<head>::Forward>(x);
+        launch_forward<typename Tiles<head>::Forward>(x);
     else
-        forward_with<Small>(x);
+        launch_forward<Small>(x);
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------
@@ -134,10 +135,9 @@ struct BackwardArguments {
     Stream stream;
 };
 
-template <class Tile> static void backward_with(const BackwardArguments &x) {
+template <class Tile> static void launch_backward(const BackwardArguments &x) {
     static_assert(sizeof(BackwardShared<Tile>) <= 227 * 1024, "no GPU has so much shared memory");
-    static_assert(FLASH_LARGEST_QUERY_TILE % Tile::QUERIES == 0 &&
-                      Tile::QUERIES % FLASH_SMALLEST_QUERY_TILE == 0,
+    static_assert(FLASH_MAX_QUERY_TILE % Tile::QUERIES == 0 && Tile::QUERIES % FLASH_MIN_QUERY_TILE == 0,
                   "attention_flash_scratch_size is enough");
     const Attention &a = *x.a;
     const size_t heads = a.B * a.NH, padded = round_up(a.Tq, Tile::QUERIES),
@@ -161,18 +161,18 @@ template <class Tile> static void backward_with(const BackwardArguments &x) {
         launch(finish_dq_kernel<Tile>, blocks_for(heads * query_tiles, 1), Tile::THREADS, 0, x.stream, x.dq,
                s, a);
 }
-template <int head> static void backward_of_head(const BackwardArguments &x) {
+template <int head> static void backward_with_columns(const BackwardArguments &x) {
     typedef typename Tiles<head>::SmallBackward Small;
     static_assert(sizeof(BackwardShared<Small>) <= SMALL_SHARED_MEMORY, "the second choice fits every GPU");
     if (shared_memory_is_large())
-        backward_with<typename Tiles<head>::Backward>(x);
+        launch_backward<typename Tiles<head>::Backward>(x);
     else
-        backward_with<Small>(x);
+        launch_backward<Small>(x);
 }
 
 // ---- head sizes -------------------------------------------------------------------------------------------
 
-// Calls the function for tiles of `columns` columns.
+// Calls the instance of `function` for tiles of `columns` columns.
 #define FOR_COLUMNS(columns, function, arguments)                                                            \
     ((columns) == 32    ? function<32>(arguments)                                                            \
      : (columns) == 64  ? function<64>(arguments)                                                            \
@@ -185,7 +185,7 @@ static void check_shapes(const Attention *a) {
     CHECK(a->HS % 8 == 0 && a->HS >= 8 && a->HS <= ATTENTION_LARGEST_HEAD && a->B >= 1 && a->NKV >= 1 &&
           a->NH % a->NKV == 0);
     CHECK(a->q_sequence % 8 == 0 && a->kv_sequence % 8 == 0 && a->out_sequence % 8 == 0);
-    CHECK(a->q_token % 8 == 0 && a->kv_token % 8 == 0 && a->out_token % 8 == 0); // rows are read in 16 bytes
+    CHECK(a->q_token % 8 == 0 && a->kv_token % 8 == 0 && a->out_token % 8 == 0); // chunks of 16 bytes
     CHECK(a->Tq >= 1 && a->Tq < 1u << 29 && a->Tk >= 1 && a->Tk < 1u << 29);
 }
 
@@ -196,7 +196,7 @@ void attention_flash_forward(floatX *out, float *lse, const floatX *q, const flo
     using namespace flash;
     check_shapes(a);
     const ForwardArguments x = {out, lse, q, k, v, a, stream};
-    FOR_COLUMNS(attention_flash_columns(a->HS), forward_of_head, x);
+    FOR_COLUMNS(attention_flash_columns(a->HS), forward_with_columns, x);
 }
 
 void attention_flash_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q,
@@ -205,5 +205,5 @@ void attention_flash_backward(floatX *dq, floatX *dk, floatX *dv, const floatX *
     using namespace flash;
     check_shapes(a);
     const BackwardArguments x = {dq, dk, dv, dout, q, k, v, out, lse, scratch, a, stream};
-    FOR_COLUMNS(attention_flash_columns(a->HS), backward_of_head, x);
+    FOR_COLUMNS(attention_flash_columns(a->HS), backward_with_columns, x);
 }

@@ -1,21 +1,21 @@
-// Flash attention, backward (Dao, arXiv 2307.08691, algorithm 2): dq, dk and dv of attention.h, overwritten. The
-// probabilities are computed again, tile by tile.
+// Flash attention, backward (Dao, arXiv 2307.08691, algorithm 2): overwrites dq, dk and dv of attention.h. The
+// probabilities are recomputed, tile by tile.
 //
-// A block of warps has one tile of keys of one key-value head, and goes through the queries that see it, of all
-// query heads of its group. A warp owns 16 * SLABS keys, and computes scores with keys as rows: transposed, they
-// leave the tensor cores where the next product wants them, so P and dS go from registers into the sums of dV and
-// dK, which stay in registers too. Only dS goes through shared memory, for dQ:
+// A block of warps owns one tile of keys of one key-value head and iterates over the queries that see it, of all query
+// heads of its group. A warp owns 16 * SLABS keys and computes scores with keys as rows: transposed in this way, the
+// results of the tensor cores are where the next product needs its operand, so P and dS go from registers directly into
+// the sums of dV and dK, which also stay in registers. Only dS goes through shared memory, for dQ:
 //
 //     S^T (keys, queries) = K Q^T      dA^T = V dO^T      dV += A^T dO      dK += dS^T Q      dQ = dS K
 //
-// dQ of a tile of queries is a sum over the blocks of all its tiles of keys. It is added up in global memory in
-// fp32, where each thread finds its own elements again, in the order of the keys: a block waits until the one
-// before it has added its part. So results repeat bit for bit. Blocks take their tiles by a ticket, so whoever is
-// waited for is already running. The last one writes dq. With `atomics` nobody waits, nothing repeats, and
-// finish_dq_kernel writes dq.
+// dQ of a tile of queries is a sum over the blocks of all its tiles of keys. It is added up in global memory in fp32,
+// laid out so that each thread reads back the elements it wrote, and in the order of the keys: a block waits until the
+// previous one has added its part. Therefore results repeat bit for bit. Blocks take their tiles by a ticket, so a
+// block that another one waits for is already running. The last block writes dq. With `atomics`, no block waits,
+// results are not reproducible, and finish_dq_kernel writes dq.
 //
-// The largest heads have COLUMN_GROUPS > 1: as many warps share the keys, each with a part of dK's and dV's columns,
-// which would not fit one warp's registers; all of them compute the scores.
+// For the largest heads, the columns of dK and dV do not fit into the registers of one warp. Then COLUMN_GROUPS > 1
+// warps share the same keys, each with a part of the columns; all of them compute the scores.
 #ifndef ATTENTION_FLASH_BACKWARD_CUH
 #define ATTENTION_FLASH_BACKWARD_CUH
 
@@ -29,24 +29,25 @@ template <int head, int warps, int slabs, int column_groups, int queries, int re
         THREADS = warps * WARP,
         SLABS = slabs,
         COLUMN_GROUPS = column_groups,
-        COLUMNS = head / column_groups, // of dK and dV, a warp's
+        COLUMNS = head / column_groups, // columns of dK and dV that a warp computes
         KEYS = 16 * slabs * warps / column_groups,
         QUERIES = queries,
         RESIDENT = resident,
-        // dQ (QUERIES, HEAD): a warp's part, and how many of them lie side by side
-        DQ_SLABS = queries / 16 < 2 ? 1 : 2,
-        DQ_WARPS_DOWN = queries / 16 / DQ_SLABS,
-        DQ_COLUMNS = head / (warps / DQ_WARPS_DOWN),
+        // Each warp computes a part of dQ (QUERIES, HEAD).
+        DQ_SLABS = queries / 16 < 2 ? 1 : 2,         // slabs of rows of a warp
+        DQ_WARPS_DOWN = queries / 16 / DQ_SLABS,     // number of warps along the rows
+        DQ_COLUMNS = head / (warps / DQ_WARPS_DOWN), // columns of a warp
     };
     static_assert(queries % 16 == 0 && head % 16 == 0 && DQ_COLUMNS % 8 == 0, "whole slabs and blocks");
-    static_assert(slabs <= 2, "a warp's keys lie in one block of dropout");
+    static_assert(slabs <= 2, "the keys of a warp are in one block of dropout");
 };
 
-// What backward needs of a query beside its rows of Q and dO. x: lse in units of ln 2, +inf where there is no query;
-// y: D times the keep rate of dropout. What is called dS below has that factor too, until dQ and dK are written.
+// What backward needs of a query in addition to its rows of Q and dO. x: lse in units of ln 2, +inf in padding;
+// y: D times the keep rate of dropout. dS has that factor too in the code below, until dQ and dK are written.
 typedef float2 QueryStatistics;
 
-// D = rowsum(dO * O) and lse, in rows of `padded` queries a head; and zeroes `counters`. Eight lanes a query.
+// Computes the statistics, D from rowsum(dO * O), in rows of `padded` queries per head, and zeroes `counters`. Eight
+// lanes per query.
 enum { PREPARE_THREADS = 256, LANES_PER_QUERY = 8 };
 static __global__ void __launch_bounds__(PREPARE_THREADS)
     prepare_kernel(QueryStatistics *statistics, unsigned *counters, size_t num_counters, const floatX *dout,
@@ -56,7 +57,7 @@ static __global__ void __launch_bounds__(PREPARE_THREADS)
     for (size_t i = thread; i < num_counters; i += (size_t)gridDim.x * PREPARE_THREADS) counters[i] = 0;
     const size_t index = thread / LANES_PER_QUERY, lane = thread % LANES_PER_QUERY;
     const size_t head = index % a.NH, query = index / a.NH % padded, b = index / (a.NH * padded);
-    if (b >= a.B) return; // eight lanes together
+    if (b >= a.B) return; // the same for all lanes of a query
     const size_t at = b * a.out_sequence + query * a.out_token + head * a.HS;
     float sum = 0;
     if (query < a.Tq)
@@ -75,9 +76,9 @@ static __global__ void __launch_bounds__(PREPARE_THREADS)
             sum / dropout_scale(&a.dropout));
 }
 
-// Decisions of dropout for scores with keys as rows, where a lane's elements belong to the numbers of two others
-// (attention.h): those of even queries to lane `even`, of odd ones to that + 4. Bit 16 * o + 2 * h + w is for keys
-// 16 * w + 8 * o and queries 8 * h from the lane's own.
+// Dropout decisions for scores with keys as rows. The elements of a lane then belong to the random bytes of two other
+// lanes (attention.h): those of even queries to lane `even`, those of odd queries to lane `even` + 4. Bit
+// 16 * o + 2 * h + w is for the element at 16 * w + 8 * o keys and 8 * h queries from the lane's first element.
 struct KeptTransposed {
     uint32_t even, odd;
 };
@@ -87,17 +88,17 @@ __device__ __forceinline__ KeptTransposed transpose_kept(uint32_t kept) {
             __shfl_sync((unsigned)FULL_WARP, kept, (int)even + 4) >> 8 * parity};
 }
 
-// Where a warp's scores are: the first key and the first query, of which sequence and head.
-struct ScoresAt {
-    int key, query;
-    uint32_t sequence_head;
+// The position of a warp's scores.
+struct ScorePosition {
+    int key, query;         // the first key and the first query
+    uint32_t sequence_head; // as dropout counts them
     Visibility visible;
 };
 
-// From S^T and dA^T: A^T without its factor 1 / keep rate, and dS^T.
+// Computes from S^T in `s` and dA^T in `da`: s = A^T without its factor 1 / keep rate, da = dS^T.
 template <bool dropout, int slabs, int blocks>
 __device__ __forceinline__ void score_gradients(float (&s)[slabs][blocks][4], float (&da)[slabs][blocks][4],
-                                                const QueryStatistics *statistics, const ScoresAt &at,
+                                                const QueryStatistics *statistics, const ScorePosition &at,
                                                 const Dropout &d, float scale) {
     KeptTransposed kept = {~0u, ~0u};
 #pragma unroll
@@ -105,7 +106,7 @@ __device__ __forceinline__ void score_gradients(float (&s)[slabs][blocks][4], fl
         if (dropout && j % 2 == 0) {
             kept = transpose_kept(kept_in_block(d, (uint32_t)at.query / DROPOUT_BLOCK_QUERIES + j / 2,
                                                 (uint32_t)at.key / DROPOUT_BLOCK_KEYS, at.sequence_head));
-            const unsigned second = (unsigned)at.key / 16 % 2; // 1: the keys begin in the middle of a block
+            const unsigned second = (unsigned)at.key / 16 % 2; // 1 if the keys begin in the middle of a block
             kept.even >>= second, kept.odd >>= second;
         }
 #pragma unroll
@@ -119,7 +120,7 @@ __device__ __forceinline__ void score_gradients(float (&s)[slabs][blocks][4], fl
 #pragma unroll
                 for (int e = odd; e < 4; e += 2) {
                     float p = exp2_approx(fmaf(s[i][j][e], scale, -of_query.x));
-                    if (16 * i + 8 * (e / 2) > last) p = 0.0f; // also an Inf
+                    if (16 * i + 8 * (e / 2) > last) p = 0.0f; // even if p is infinite
                     const bool keep = !dropout || (bits >> (16 * (e / 2) + 2 * (j % 2) + i) & 1);
                     s[i][j][e] = keep ? p : 0.0f;
                     da[i][j][e] = p * ((keep ? da[i][j][e] : 0.0f) - of_query.y);
@@ -128,7 +129,7 @@ __device__ __forceinline__ void score_gradients(float (&s)[slabs][blocks][4], fl
     }
 }
 
-// Writes dS^T of a warp, rows row0 .. , columns column0 .. of the tile (KEYS, QUERIES).
+// Writes a warp's dS^T to the tile (KEYS, QUERIES), from row row0 and column column0 on.
 template <int columns, int slabs, int blocks>
 __device__ __forceinline__ void store_scores(floatX *tile, const float (&ds)[slabs][blocks][4], unsigned row0,
                                              unsigned column0) {
@@ -141,7 +142,7 @@ __device__ __forceinline__ void store_scores(floatX *tile, const float (&ds)[sla
                 ds[i / 2][j][i % 2 * 2], ds[i / 2][j][i % 2 * 2 + 1]);
 }
 
-// A warp's part of dQ: slabs of rows, blocks of columns.
+// A warp's part of dQ, in slabs of rows and blocks of columns; dq_row and dq_column return its position in the tile.
 template <class Tile> struct WarpDq { float sum[Tile::DQ_SLABS][Tile::DQ_COLUMNS / 8][4]; };
 template <class Tile> __device__ __forceinline__ unsigned dq_row() {
     return threadIdx.x / WARP % Tile::DQ_WARPS_DOWN * (16 * Tile::DQ_SLABS);
@@ -150,7 +151,7 @@ template <class Tile> __device__ __forceinline__ unsigned dq_column() {
     return threadIdx.x / WARP / Tile::DQ_WARPS_DOWN * Tile::DQ_COLUMNS;
 }
 
-// Partial sums in global memory, those of a tile from `at`: each thread's own elements, four at a time.
+// Returns the place of four of the thread's partial sums in global memory; those of the tile begin at `at`.
 template <class Tile> __device__ __forceinline__ float4 *partial_dq(float *at, int i, int j) {
     return reinterpret_cast<float4 *>(at) + (i * (Tile::DQ_COLUMNS / 8) + j) * Tile::THREADS + threadIdx.x;
 }
@@ -159,7 +160,7 @@ template <class Tile> __device__ __forceinline__ void load_partial_dq(WarpDq<Til
     for (int i = 0; i < Tile::DQ_SLABS; i++)
 #pragma unroll
         for (int j = 0; j < Tile::DQ_COLUMNS / 8; j++) {
-            const float4 four = __ldcg(partial_dq<Tile>(at, i, j)); // not from L1: another block wrote it
+            const float4 four = __ldcg(partial_dq<Tile>(at, i, j)); // bypasses L1: another block wrote it
             dq.sum[i][j][0] = four.x, dq.sum[i][j][1] = four.y, dq.sum[i][j][2] = four.z,
             dq.sum[i][j][3] = four.w;
         }
@@ -172,7 +173,7 @@ template <class Tile> __device__ __forceinline__ void store_partial_dq(float *at
             __stcg(partial_dq<Tile>(at, i, j),
                    make_float4(dq.sum[i][j][0], dq.sum[i][j][1], dq.sum[i][j][2], dq.sum[i][j][3]));
 }
-// With atomics, one at a time: those of a warp are neighbours, which is what atomics want.
+// Returns the place of a partial sum for atomics: the lanes of a warp are adjacent, which is fastest.
 template <class Tile> __device__ __forceinline__ float *atomic_dq(float *at, int i, int j, int e) {
     return at + ((i * (Tile::DQ_COLUMNS / 8) + j) * 4 + e) * Tile::THREADS + threadIdx.x;
 }
@@ -185,7 +186,7 @@ template <class Tile> __device__ __forceinline__ void add_partial_dq(float *at, 
             for (int e = 0; e < 4; e++) atomicAdd(atomic_dq<Tile>(at, i, j, e), dq.sum[i][j][e]);
 }
 
-// dq of the tile that begins at query `first`; dq points at head and sequence.
+// Writes dq = x * scale for the tile that begins at query `first`; dq points to its head and sequence.
 template <class Tile>
 __device__ __forceinline__ void store_dq(floatX *dq, const WarpDq<Tile> &x, float scale, int first,
                                          const Attention &a) {
@@ -203,29 +204,29 @@ __device__ __forceinline__ void store_dq(floatX *dq, const WarpDq<Tile> &x, floa
     }
 }
 
-// What the kernels below share in global memory, all sizes with Tq rounded up to `padded`.
+// Data in global memory that the kernels below share.
 struct BackwardScratch {
     QueryStatistics *statistics; // (B, NH, padded)
     float *dq;                   // (B, NH, padded, HEAD): partial sums
-    unsigned *ticket;            // blocks that have begun
-    unsigned *parts;             // (B, NH, padded / QUERIES): how many have been added to a tile's dq
-    size_t padded;
+    unsigned *ticket;            // number of blocks that have started
+    unsigned *parts;             // (B, NH, padded / QUERIES): number of parts added to dq of a tile so far
+    size_t padded;               // Tq, rounded up to whole tiles
 };
 
-// What a block works on. It lies in shared memory: registers are scarce.
+// The work of a block. It is stored in shared memory, because registers are scarce.
 struct BackwardBlock {
-    int tile, first_key, valid_keys; // of the keys
+    int tile, first_key, valid_keys; // tile of keys, its first key and its number of keys
     int b, first_head;               // sequence, first head of the group
-    int skipped, tiles;              // tiles of queries that see none of the keys, and the rest
+    int skipped, tiles;              // numbers of tiles of queries that see none of the keys, and of the rest
     int steps;                       // heads of the group * tiles
     int HS;
     Visibility visible;
-    float dq_scale; // of the sums of dQ and dK
-    size_t kv;      // where the keys begin in k and v
+    float dq_scale; // factor of the sums of dQ and dK
+    size_t kv;      // offset of the keys in k and v
 };
 
-// The first keys are seen by most queries: the heaviest blocks first. The first tile of keys has all tiles of
-// queries, so that every dq is written.
+// Determines the work of a block. The first keys are seen by most queries, so the blocks with most work come first. The
+// block of the first tile of keys processes all tiles of queries, so that every dq is written.
 template <class Tile>
 __device__ __forceinline__ BackwardBlock place_block(unsigned ticket, const Attention &a,
                                                      int heads_together) {
@@ -252,8 +253,8 @@ template <class Tile> struct BackwardShared {
     floatX keys[Tile::KEYS * Tile::HEAD], values[Tile::KEYS * Tile::HEAD];
     struct {
         floatX queries[Tile::QUERIES * Tile::HEAD], douts[Tile::QUERIES * Tile::HEAD];
-    } stage[2];                                // of this step and of the next
-    QueryStatistics statistics[Tile::QUERIES]; // of this step; of the next one once dS is complete
+    } stage[2];                                // for this step and the next
+    QueryStatistics statistics[Tile::QUERIES]; // for this step; once dS is complete, for the next
     floatX ds[Tile::KEYS * Tile::QUERIES];     // transposed: (KEYS, QUERIES)
     BackwardBlock block;
 };
@@ -263,37 +264,39 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
     backward_kernel(floatX *dq, floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *k,
                     const floatX *v, BackwardScratch scratch, Attention a, float scale, int heads_together) {
     constexpr int SLABS = Tile::SLABS, HEAD = Tile::HEAD, KEYS = Tile::KEYS, QUERIES = Tile::QUERIES;
-    // Queries whose scores a warp holds at a time, as registers allow.
+    // Number of queries whose scores a warp holds at a time; limited by registers.
     constexpr int SCORES = QUERIES > 32 && (SLABS == 2 || dropout) ? 32 : QUERIES;
     DYNAMIC_SHARED(BackwardShared<Tile>, shared);
     floatX *keys = shared->keys, *values = shared->values, *ds_tile = shared->ds;
     BackwardBlock &block = shared->block;
 
     if (threadIdx.x == 0) block = place_block<Tile>(atomicAdd(scratch.ticket, 1u), a, heads_together);
-    __syncthreads(); // the ticket is drawn
+    __syncthreads(); // the ticket is drawn, and `block` is visible to all threads
     const int Tq = (int)a.Tq, warp = (int)threadIdx.x / WARP;
     const int warp_key = warp / Tile::COLUMN_GROUPS * 16 * SLABS, column_group = warp % Tile::COLUMN_GROUPS;
 
-    // Steps: heads of the group, one after the other, and tiles of queries. Mostly the group is one head, and a division
-    // takes as long as 20 other instructions.
-    auto turn_of = [&](int step) { return block.steps == block.tiles ? 0 : step / block.tiles; };
-    auto head_of = [&](int step) { return block.first_head + turn_of(step); };
-    auto query_of = [&](int step) { return (block.skipped + step - turn_of(step) * block.tiles) * QUERIES; };
+    // A step processes one tile of queries of one head; heads of the group come one after the other. The comparison
+    // avoids a division, which takes as long as 20 other instructions, in the usual case of one head per group.
+    auto head_in_group = [&](int step) { return block.steps == block.tiles ? 0 : step / block.tiles; };
+    auto head_of = [&](int step) { return block.first_head + head_in_group(step); };
+    auto query_of = [&](int step) {
+        return (block.skipped + step - head_in_group(step) * block.tiles) * QUERIES;
+    };
     auto row_of = [&](int step) {
         return ((size_t)block.b * a.NH + head_of(step)) * scratch.padded + query_of(step);
     };
-    // The last key that a query of the step sees; how many of the tile's keys its queries see.
-    auto last_of = [&](int step) { return last_key(block.visible, min(query_of(step) + QUERIES, Tq) - 1); };
-    auto seen_at = [&](int step) { return max(min(last_of(step) + 1 - block.first_key, KEYS), 0); };
+    // The last key that any query of the step sees, and the number of keys of the tile that any of them sees.
+    auto last_seen = [&](int step) { return last_key(block.visible, min(query_of(step) + QUERIES, Tq) - 1); };
+    auto num_seen = [&](int step) { return max(min(last_seen(step) + 1 - block.first_key, KEYS), 0); };
     auto fetch = [&](int step) {
         if (step < block.steps) {
             const int head = head_of(step), query = query_of(step);
             auto &to = shared->stage[step % 2];
-            copy_rows<QUERIES, HEAD, Tile::THREADS>(thread_index_anew(), to.queries,
+            copy_rows<QUERIES, HEAD, Tile::THREADS>(reread_thread_index(), to.queries,
                                                     q + block.b * a.q_sequence + query * a.q_token +
                                                         head * block.HS,
                                                     (unsigned)a.q_token, Tq - query, block.HS);
-            copy_rows<QUERIES, HEAD, Tile::THREADS>(thread_index_anew(), to.douts,
+            copy_rows<QUERIES, HEAD, Tile::THREADS>(reread_thread_index(), to.douts,
                                                     dout + block.b * a.out_sequence + query * a.out_token +
                                                         head * block.HS,
                                                     (unsigned)a.out_token, Tq - query, block.HS);
@@ -306,23 +309,23 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
                         scratch.statistics + row_of(step) + threadIdx.x * 2);
         cp_async_commit();
     };
-    copy_rows<KEYS, HEAD, Tile::THREADS>(thread_index_anew(), keys, k + block.kv, (unsigned)a.kv_token,
-                                         block.valid_keys, block.HS); // in the group of step 0
-    copy_rows<KEYS, HEAD, Tile::THREADS>(thread_index_anew(), values, v + block.kv, (unsigned)a.kv_token,
+    copy_rows<KEYS, HEAD, Tile::THREADS>(reread_thread_index(), keys, k + block.kv, (unsigned)a.kv_token,
+                                         block.valid_keys, block.HS); // waited for together with step 0
+    copy_rows<KEYS, HEAD, Tile::THREADS>(reread_thread_index(), values, v + block.kv, (unsigned)a.kv_token,
                                          block.valid_keys, block.HS);
     fetch(0);
     fetch_statistics(0);
 
     float dk_sum[SLABS][Tile::COLUMNS / 8][4] = {}, dv_sum[SLABS][Tile::COLUMNS / 8][4] = {};
-    bool untold = false; // the last step has added its part to a dq that waits for others
+    bool unpublished = false; // the last step has added its part to an unfinished dq but not announced it
     for (int step = 0; step < block.steps; step++) {
         cp_async_wait<0>();
-        __syncthreads(); // the step's tiles are complete; everyone is done with the last step's, and its part of dq
-        if (untold && threadIdx.x == 0)
+        __syncthreads(); // the step's tiles are complete; all threads have finished the last step and its part of dq
+        if (unpublished && threadIdx.x == 0)
             store_release(scratch.parts + row_of(step - 1) / QUERIES, (unsigned)block.tile + 1);
         fetch(step + 1);
         const auto &stage = shared->stage[step % 2];
-        if (warp_key < seen_at(step))
+        if (warp_key < num_seen(step))
 #pragma unroll 1
             for (int part = 0; part < QUERIES; part += SCORES) {
                 float s[SLABS][SCORES / 8][4] = {}, da[SLABS][SCORES / 8][4] = {};
@@ -337,20 +340,20 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
                 multiply_registers<HEAD>(dk_sum, da, stage.queries, part, column_group * Tile::COLUMNS);
             }
 
-        // dQ, on top of the sum of the tiles of keys before this one.
+        // dQ is added to the sum over the previous tiles of keys.
         if (!a.atomics && block.tile > 0 && threadIdx.x == 0)
             while (load_acquire(scratch.parts + row_of(step) / QUERIES) != (unsigned)block.tile)
                 __nanosleep(20);
-        __syncthreads(); // dS is complete, nobody needs the step's statistics any more, and it is this block's turn
+        __syncthreads(); // dS is complete, the step's statistics are no longer needed, and it is this block's turn
         fetch_statistics(step + 1);
         float *partial = scratch.dq + row_of(step) * HEAD;
         WarpDq<Tile> x = {};
         if (!a.atomics && block.tile > 0) load_partial_dq(x, partial);
-        constexpr int ROWS = 16 * SLABS; // only warps that see something wrote their rows of dS
+        constexpr int ROWS = 16 * SLABS; // only warps whose keys are seen wrote their rows of dS
         multiply_columns<QUERIES, HEAD>(x.sum, ds_tile, dq_row<Tile>(), keys, dq_column<Tile>(),
-                                        (seen_at(step) + ROWS - 1) / ROWS * ROWS);
-        const bool is_last = last_of(step) < block.first_key + KEYS;
-        untold = !a.atomics && !is_last;
+                                        (num_seen(step) + ROWS - 1) / ROWS * ROWS);
+        const bool is_last = last_seen(step) < block.first_key + KEYS;
+        unpublished = !a.atomics && !is_last;
         if (a.atomics)
             add_partial_dq(partial, x);
         else if (is_last)
@@ -359,8 +362,8 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
         else
             store_partial_dq(partial, x);
     }
-    __syncthreads(); // the last part of dq is written, and tiles are read no more
-    if (untold && threadIdx.x == 0)
+    __syncthreads(); // the last part of dq is written, and the tiles are no longer read
+    if (unpublished && threadIdx.x == 0)
         store_release(scratch.parts + row_of(block.steps - 1) / QUERIES, (unsigned)block.tile + 1);
 
     float dk_factor[SLABS][2], dv_factor[SLABS][2];
@@ -375,7 +378,7 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
                      column_group * Tile::COLUMNS, block.valid_keys, block.HS);
 }
 
-// With atomics: dq from the sums, a block for each tile of queries.
+// Writes dq from its sums, with atomics. One block per tile of queries.
 template <class Tile>
 static __global__ void __launch_bounds__(Tile::THREADS)
     finish_dq_kernel(floatX *dq, BackwardScratch scratch, Attention a) {

@@ -1,20 +1,20 @@
 // Flash attention on the CPU (Dao et al., arXiv 2205.14135 and 2307.08691): exact, tiled, linear in memory.
 //
-// A tile is QUERIES queries (one register tile wide) by KEYS keys, held transposed: S^T (KEYS, QUERIES), so that
-// a vector runs along the queries. Row statistics are then plain vector operations, and every product of the
-// algorithm fits one register kernel (layers/simd_cpu.h) that broadcasts from one operand where it lies in
-// memory and reads the other in rows of QUERIES or of whole vectors of channels:
+// A tile is QUERIES queries (one register tile wide) by KEYS keys, stored transposed: S^T (KEYS, QUERIES), so that
+// vectors run along the queries. Row statistics are then plain vector operations, and every product of the algorithm
+// can be computed by one register kernel (layers/simd_cpu.h), which broadcasts the elements of one operand from its
+// place in memory and reads the other in rows of QUERIES or of whole vectors of channels:
 //
-//     S^T  (keys, queries)  = K Q^T        broadcasts K      reads Q^T  (HS, QUERIES), packed once a query tile
+//     S^T  (keys, queries)  = K Q^T        broadcasts K      reads Q^T  (HS, QUERIES), packed once per query tile
 //     O^T  (HS, queries)   += V^T A^T      broadcasts V      reads A^T  (KEYS, QUERIES)
 //     dA^T (keys, queries)  = V dO^T       broadcasts V      reads dO^T (HS, QUERIES)
 //     dQ^T (HS, queries)   += K^T dS^T     broadcasts K      reads dS^T (KEYS, QUERIES)
 //     dV   (keys, HS)      += A^T dO       broadcasts A^T    reads dO   (QUERIES, HS)
 //     dK   (keys, HS)      += dS^T Q       broadcasts dS^T   reads Q    (QUERIES, HS)
 //
-// K and V are never packed or copied. Forward's tasks are (sequence, head, query tile), backward's (sequence,
-// key-value head): a task adds up its dK and dV in the order of the query tiles, nothing is shared, so results
-// do not depend on the number of threads.
+// K and V are never packed or copied. A task is a (sequence, head, query tile) in forward, and a (sequence, key-value
+// head) in backward, which adds up its dK and dV in the order of the query tiles. Tasks share no results, so these do
+// not depend on the number of threads.
 #include "attention.h"
 
 #include <float.h>
@@ -39,7 +39,7 @@ EACH_TILE_HEIGHT(DEFINE_PRODUCT)
 #define NAME_PRODUCT(rows) product_##rows,
 static const ProductKernel product_kernels[] = {NULL, EACH_TILE_HEIGHT(NAME_PRODUCT)};
 
-// C (rows, TILE_COLUMNS) (+)= A (rows, K) B (K, TILE_COLUMNS), any number of rows.
+// C (rows, TILE_COLUMNS) (+)= A (rows, K) B (K, TILE_COLUMNS), for any number of rows.
 static void product(size_t rows, size_t K, const float *a, size_t a_row, size_t a_k, const float *b,
                     size_t b_k, float *c, size_t c_row, int accumulate) {
     size_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -56,9 +56,9 @@ static void product(size_t rows, size_t K, const float *a, size_t a_row, size_t 
 typedef struct {
     const Attention *a;
     size_t b, head;
-    size_t first, count; // queries
-    const float *q;      // of the first query
-    const float *k, *v;  // of key 0
+    size_t first, count; // first query and number of queries
+    const float *q;      // row of the first query
+    const float *k, *v;  // rows of key 0
 } QueryTile;
 
 static QueryTile query_tile(const Attention *a, const float *q, const float *k, const float *v, size_t b,
@@ -69,26 +69,26 @@ static QueryTile query_tile(const Attention *a, const float *q, const float *k, 
     return tile;
 }
 
-// Rows of `count` tokens -> columns; columns past count are zero.
+// Transposes rows of `count` tokens into columns; columns from `count` on are zero.
 static void transpose_in(float *to, const float *from, size_t stride, size_t count, size_t HS) {
     for (size_t c = 0; c < HS; c++)
         for (size_t i = 0; i < QUERIES; i++) to[c * QUERIES + i] = i < count ? from[i * stride + c] : 0.0f;
 }
 
-// Columns -> rows of `count` tokens, each column times its factor.
+// Transposes columns into rows of `count` tokens, multiplying each column by its factor.
 static void transpose_out(float *to, size_t stride, const float *from, const float *factor, size_t count,
                           size_t HS) {
     for (size_t i = 0; i < count; i++)
         for (size_t c = 0; c < HS; c++) to[i * stride + c] = from[c * QUERIES + i] * factor[i];
 }
 
-// Rows of `count` tokens -> rows of `width` channels, zero past HS and past count.
+// Copies rows of `count` tokens into rows of `width` channels; channels from HS on and rows from `count` on are zero.
 static void copy_in(float *to, size_t width, const float *from, size_t stride, size_t count, size_t HS) {
     memset(to, 0, QUERIES * width * sizeof(float));
     for (size_t i = 0; i < count; i++) memcpy(to + i * width, from + i * stride, HS * sizeof(float));
 }
 
-// Of the tile's queries, the first that sees `key` (QUERIES when none does): later ones see it too.
+// Returns the first query of the tile that sees `key`, or QUERIES if none does. Later queries see it too.
 static size_t first_query_that_sees(const QueryTile *tile, size_t key) {
     if (tile->a->mask == MASK_NONE) return 0;
     ptrdiff_t query = (ptrdiff_t)key + (ptrdiff_t)tile->a->Tq - (ptrdiff_t)tile->a->Tk -
@@ -96,18 +96,18 @@ static size_t first_query_that_sees(const QueryTile *tile, size_t key) {
     return query < 0 ? 0 : min_size((size_t)query, QUERIES);
 }
 
-// Puts `value` where a key is hidden from a query.
+// Sets s to `value` where a key is hidden from a query.
 static void fill_hidden(float s[KEYS][QUERIES], const QueryTile *tile, size_t key0, size_t keys,
                         float value) {
-    if (first_query_that_sees(tile, key0 + keys - 1) == 0) return; // wholly below the diagonal
+    if (first_query_that_sees(tile, key0 + keys - 1) == 0) return; // all keys are visible
     for (size_t j = 0; j < keys; j++) {
         size_t visible = first_query_that_sees(tile, key0 + j);
         for (size_t i = 0; i < visible; i++) s[j][i] = value;
     }
 }
 
-// The mask of the tile, transposed: 0 or the inverse keep rate. key0 is a multiple of DROPOUT_BLOCK_KEYS, the
-// first query one of QUERIES.
+// Computes the dropout mask of the tile, transposed, with values 0 or the inverse keep rate. key0 is a multiple of
+// DROPOUT_BLOCK_KEYS, the first query a multiple of QUERIES.
 static void dropout_factors(float factor[KEYS][QUERIES], const QueryTile *tile, size_t key0, size_t keys) {
     const Attention *a = tile->a;
     const float scale = dropout_scale(&a->dropout);
@@ -140,7 +140,7 @@ void attention_dropout_block(uint8_t bytes[DROPOUT_BLOCK_QUERIES][DROPOUT_BLOCK_
         philox_lanes(a->dropout.key, word[0], word[1], word[2], word[3]);
         for (uint32_t i = 0; i < PHILOX_LANES; i++) {
             uint32_t q = (first + i) / 4, k = (first + i) % 4 * 2;
-            for (uint32_t pair = 0; pair < 8; pair++) { // two bytes each: keys k and k + 1
+            for (uint32_t pair = 0; pair < 8; pair++) { // two bytes, for keys k and k + 1
                 uint32_t two = word[pair / 2][i] >> (16 * (pair % 2));
                 uint8_t *to = &bytes[q + 8 * (pair / 4)][k + 8 * (pair % 4)];
                 to[0] = (uint8_t)two;
@@ -157,10 +157,10 @@ typedef struct {
     float out[HEAD * QUERIES]; // O^T (HS, QUERIES), not yet divided by the sum
     float s[KEYS][QUERIES];
     float factor[KEYS][QUERIES];
-    float maximum[QUERIES], sum[QUERIES]; // of each query so far; maximum of the scaled scores
+    float maximum[QUERIES], sum[QUERIES]; // running maximum of the scaled scores and sum of exponentials
 } ForwardTile;
 
-// Updates the running maximum with the tile's scores and rescales what was summed under the old one.
+// Updates the running maximum with the scores of the tile, and rescales the sums, which are relative to the old one.
 static void rescale(ForwardTile *t, size_t keys, size_t HS) {
     float old[QUERIES], correction[QUERIES], moved = 0.0f;
     memcpy(old, t->maximum, sizeof(old));
@@ -177,7 +177,7 @@ static void rescale(ForwardTile *t, size_t keys, size_t HS) {
         for (size_t i = 0; i < QUERIES; i++) t->out[c * QUERIES + i] *= correction[i];
 }
 
-// Scores become exponentials, and are added up, while they are in registers.
+// Replaces scores by exponentials and adds them to the sums.
 static void exponentiate(ForwardTile *t, const QueryTile *tile, size_t key0, size_t keys) {
     float maximum[QUERIES], sum[QUERIES];
     memcpy(maximum, t->maximum, sizeof(maximum));
@@ -192,7 +192,7 @@ static void exponentiate(ForwardTile *t, const QueryTile *tile, size_t key0, siz
     memcpy(t->sum, sum, sizeof(sum));
 }
 
-// One key tile: scores, online softmax (Milakov and Gimelshein, arXiv 1805.02867), O^T += V^T A^T.
+// Processes one key tile: scores, online softmax (Milakov and Gimelshein, arXiv 1805.02867), O^T += V^T A^T.
 static void forward_keys(ForwardTile *t, const QueryTile *tile, size_t key0, size_t keys) {
     const Attention *a = tile->a;
     product(keys, a->HS, tile->k + key0 * a->kv_token, a->kv_token, 1, t->q, QUERIES, t->s[0], QUERIES, 0);
@@ -239,7 +239,7 @@ void attention_flash_forward_cpu(float *out, float *lse, const float *q, const f
     for (size_t b = 0; b < a->B; b++)
         for (size_t head = 0; head < a->NH; head++)
             for (size_t later = 0; later < tiles; later++) {
-                size_t first = (tiles - 1 - later) * QUERIES; // the last queries see most: heavy tasks first
+                size_t first = (tiles - 1 - later) * QUERIES; // last queries see most keys: long tasks first
                 QueryTile tile = query_tile(a, q, k, v, b, head, first);
                 forward_tile(out + b * a->out_sequence + first * a->out_token + head * a->HS,
                              lse + (b * a->NH + head) * a->Tq + first, &tile);
@@ -255,10 +255,10 @@ typedef struct {
     float p[KEYS][QUERIES], dp[KEYS][QUERIES], factor[KEYS][QUERIES];
     float lse[QUERIES], D[QUERIES];
     size_t width;   // HS rounded up to whole register tiles
-    float *dk, *dv; // (Tk, width), of the task's key-value head; dk still without the factor scale
+    float *dk, *dv; // (Tk, width), for the key-value head of the task; dk lacks the factor scale
 } BackwardTile;
 
-// From S^T in p and dA^T in dp: A^T into p (what multiplies dO), dS^T into dp.
+// Computes from S^T in p and dA^T in dp: p = A^T, dp = dS^T.
 static void softmax_backward(BackwardTile *t, const QueryTile *tile, size_t key0, size_t keys) {
     const float scale = tile->a->scale;
     for (size_t j = 0; j < keys; j++)
@@ -305,7 +305,7 @@ static void backward_tile(BackwardTile *t, float *dq, const float *dout, const f
         const float *d = dout + i * a->out_token, *o = out + i * a->out_token;
         t->D[i] = t->lse[i] = 0.0f;
         scale[i] = a->scale;
-        if (i >= tile->count) continue; // finite numbers that meet only zeros
+        if (i >= tile->count) continue; // padding: finite values, which are multiplied only by zeros
         float sum;
         size_t HS = a->HS;
         { SUM_IN_LANES(sum, HS, d[i] * o[i]); }
@@ -318,12 +318,12 @@ static void backward_tile(BackwardTile *t, float *dq, const float *dout, const f
     transpose_out(dq, a->q_token, t->dq, scale, tile->count, a->HS);
 }
 
-// All queries of one sequence that read one key-value head.
+// Processes all queries of one sequence that read one key-value head.
 static void backward_head(BackwardTile *t, float *dq, float *dk, float *dv, const float *dout, const float *q,
                           const float *k, const float *v, const float *out, const float *lse,
                           const Attention *a, size_t b, size_t kv_head) {
     size_t group = a->NH / a->NKV;
-    memset(t->dk, 0, 2 * a->Tk * t->width * sizeof(float)); // dv follows
+    memset(t->dk, 0, 2 * a->Tk * t->width * sizeof(float)); // dv follows dk
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
         for (size_t first = 0; first < a->Tq; first += QUERIES) {
             QueryTile tile = query_tile(a, q, k, v, b, head, first);

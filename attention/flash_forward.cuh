@@ -1,9 +1,9 @@
-// Flash attention, forward (Dao, arXiv 2307.08691, algorithm 1): out and lse of attention.h, overwritten; nothing of
+// Flash attention, forward (Dao, arXiv 2307.08691, algorithm 1): overwrites out and lse of attention.h; no tensor of
 // size Tq * Tk is stored.
 //
-// A block of warps has one tile of queries of one head; a warp owns 16 * SLABS rows of it, so the softmax of a
-// row stays in the four lanes that share it. Tiles of K and V come by turns, K0 V0 K1 V1 ..., through a ring of
-// STAGES buffers: while one is multiplied, cp.async brings the next STAGES - 1.
+// A block of warps computes one tile of queries of one head. A warp owns 16 * SLABS rows of it, so the softmax of a row
+// needs only the four lanes that share the row. Tiles of K and V alternate, K0 V0 K1 V1 ..., in a ring of STAGES
+// buffers: while one is multiplied, cp.async copies the next STAGES - 1.
 #ifndef ATTENTION_FLASH_FORWARD_CUH
 #define ATTENTION_FLASH_FORWARD_CUH
 
@@ -13,19 +13,19 @@ namespace flash {
 
 template <int head, int warps, int slabs, int keys, int stages, int resident> struct ForwardTile {
     enum : int {
-        HEAD = head, // columns of a tile: the head size, rounded up
+        HEAD = head, // columns of a tile: the head size, rounded up to an available one
         THREADS = warps * WARP,
         SLABS = slabs,
         QUERIES = 16 * slabs * warps,
         KEYS = keys,
         STAGES = stages,
-        RESIDENT = resident, // blocks on a multiprocessor
+        RESIDENT = resident, // blocks resident on a multiprocessor
     };
     static_assert(keys % DROPOUT_BLOCK_KEYS == 0, "a tile of keys is whole blocks of dropout");
-    static_assert(stages >= 2, "one tile is multiplied while another one comes");
+    static_assert(stages >= 2, "one tile is multiplied while another one is copied");
 };
 
-// Of a row of scores: the largest so far, and this lane's part of the sum of exponentials relative to it.
+// State of a row of scores: the maximum so far, and this lane's part of the sum of exponentials relative to it.
 struct RunningSoftmax {
     float maximum, sum;
 };
@@ -39,7 +39,7 @@ __device__ __forceinline__ float sum_of_quad(float x) {
     return x + __shfl_xor_sync((unsigned)FULL_WARP, x, 2);
 }
 
-// Scores of keys that a row does not see become -inf. The tile begins at key `key`, the warp's rows at `query`.
+// Sets the scores of keys that a row does not see to -inf. The tile begins at key `key`, the warp's rows at `query`.
 template <int slabs, int blocks>
 __device__ __forceinline__ void hide(float (&s)[slabs][blocks][4], const Visibility &visible, int query,
                                      int key) {
@@ -54,8 +54,9 @@ __device__ __forceinline__ void hide(float (&s)[slabs][blocks][4], const Visibil
     }
 }
 
-// The larger of each row's running maximum and its new scores. What was summed relative to the old maximum is
-// scaled to the new one (Milakov and Gimelshein, arXiv 1805.02867), where one moved: soon they hardly do.
+// Updates the running maximum of each row with its new scores. The sums, which are relative to the old maximum, are
+// rescaled to the new one (Milakov and Gimelshein, arXiv 1805.02867), but only if any maximum changed, which becomes
+// rare after the first tiles.
 template <int slabs, int blocks, int columns>
 __device__ __forceinline__ void update_maximum(RunningSoftmax (&rows)[slabs][2],
                                                float (&out)[slabs][columns][4],
@@ -87,7 +88,7 @@ __device__ __forceinline__ void update_maximum(RunningSoftmax (&rows)[slabs][2],
     }
 }
 
-// Scores become exponentials relative to their row's maximum, which is -inf while the row has seen no key.
+// Replaces scores by exponentials relative to the maximum of their row, which is -inf while the row has seen no key.
 template <int slabs, int blocks>
 __device__ __forceinline__ void exponentiate(float (&s)[slabs][blocks][4], RunningSoftmax (&rows)[slabs][2],
                                              float scale) {
@@ -106,7 +107,7 @@ __device__ __forceinline__ void exponentiate(float (&s)[slabs][blocks][4], Runni
         }
 }
 
-// Zeroes what dropout drops of rows from `query`, keys from `key` (multiples of 16 and 32) on.
+// Sets dropped elements to zero; rows begin at `query`, a multiple of 16, keys at `key`, a multiple of 32.
 template <int slabs, int blocks>
 __device__ __forceinline__ void drop(float (&p)[slabs][blocks][4], const Dropout &dropout,
                                      uint32_t sequence_head, unsigned query, unsigned key) {
@@ -124,19 +125,19 @@ __device__ __forceinline__ void drop(float (&p)[slabs][blocks][4], const Dropout
         }
 }
 
-// What a block works on. It lies in shared memory: registers are scarce.
+// The work of a block. It is stored in shared memory, because registers are scarce.
 struct ForwardBlock {
     int b, head;
-    int first, count; // queries
-    int key_tiles;    // that they see
+    int first, count; // first query and number of queries
+    int key_tiles;    // number of tiles of keys that they see
     int HS;
-    uint32_t sequence_head;
+    uint32_t sequence_head; // as dropout counts them
     Visibility visible;
     float dropout_scale;
-    size_t kv; // where the head's keys begin in k and v
+    size_t kv; // offset of the head's keys in k and v
 };
 
-// The last queries see most keys: the heaviest blocks first.
+// Determines the work of a block. The last queries see most keys, so the blocks with most work come first.
 template <class Tile>
 __device__ __forceinline__ ForwardBlock place_block(const Attention &a, int heads_together) {
     const int NH = (int)a.NH, tiles = ((int)a.Tq + Tile::QUERIES - 1) / Tile::QUERIES;
@@ -170,11 +171,11 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
     ForwardBlock &block = shared->block;
 
     if (threadIdx.x == 0) block = place_block<Tile>(a, heads_together);
-    __syncthreads(); // it stands
+    __syncthreads(); // the block is visible to all threads
     const int warp_row = (int)threadIdx.x / WARP * 16 * SLABS;
 
-    // Tile `index` of K0 V0 K1 V1 ... into its place in the ring. A group is closed also where none is left, so
-    // that waiting for the group of a tile is waiting for all but the STAGES - 2 youngest.
+    // Starts the copy of tile `index` of K0 V0 K1 V1 ... into the ring. A group is committed even if no tile is left,
+    // so that waiting for a tile is always waiting for all but the STAGES - 2 most recent groups.
     auto fetch = [&](int index) {
         const int key = index / 2 * KEYS;
         if (index < 2 * block.key_tiles)
@@ -183,7 +184,8 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
                                                  (unsigned)a.kv_token, (int)a.Tk - key, block.HS);
         cp_async_commit();
     };
-    // The tile is complete, for everyone; everyone is done with the one before it, whose buffer the next one gets.
+    // Waits until tile `index` is complete for all threads, and returns it. All threads have finished with the previous
+    // tile then, so its buffer is filled with the next one to fetch.
     auto receive = [&](int index) {
         cp_async_wait<Tile::STAGES - 2>();
         __syncthreads();
@@ -192,7 +194,7 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
     };
     copy_rows<QUERIES, HEAD, Tile::THREADS>(
         threadIdx.x, queries, q + block.b * a.q_sequence + block.first * a.q_token + block.head * block.HS,
-        (unsigned)a.q_token, block.count, block.HS); // in the group of K0
+        (unsigned)a.q_token, block.count, block.HS); // waited for together with K0
     for (int index = 0; index + 1 < Tile::STAGES; index++) fetch(index);
 
     float sum[SLABS][HEAD / 8][4] = {};
@@ -202,7 +204,7 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
     for (int j = 0; j < block.key_tiles; j++) {
         float s[SLABS][KEYS / 8][4] = {};
         const floatX *keys = receive(2 * j);
-        // Whether a query of the warp sees any of the keys; past the last query, none does.
+        // Whether any query of the warp sees any of the keys; rows past the last query see none.
         const int query = block.first + warp_row, end = min(warp_row + 16 * SLABS, block.count) + block.first;
         const bool sees = query < end && j * KEYS <= last_key(block.visible, end - 1);
         if (sees) {
@@ -216,7 +218,7 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
         if (sees) multiply_registers<HEAD>(sum, s, values, 0, 0);
     }
 
-    // out = sum / (row sum * keep rate); lse. A row that sees nothing has sum 0.
+    // out = sum / (row sum * keep rate), and lse. A row that sees no key has sum 0.
     float factor[SLABS][2];
 #pragma unroll
     for (int i = 0; i < 2 * SLABS; i++) {
@@ -232,7 +234,7 @@ static __global__ void __launch_bounds__(Tile::THREADS, Tile::RESIDENT)
                                                                                           logf(total);
     }
     cp_async_wait<0>();
-    __syncthreads(); // also where there was no key: all copies to `queries` are over
+    __syncthreads(); // also if there was no key: all copies to `queries` are complete
     store_rows<HEAD>(out + block.b * a.out_sequence + block.first * a.out_token + block.head * block.HS,
                      a.out_token, queries, sum, factor, warp_row, 0, block.count, block.HS);
 }

@@ -1,15 +1,15 @@
-// Tiles of flash attention in shared memory, and the three products over them, each in bf16 (tensor cores) and
+// Tiles of flash attention in shared memory, and the three products of them, each in bf16 (tensor cores) and
 // in fp32 (FMA). The kernels (flash_forward.cuh, flash_backward.cuh) are the same for both.
 //
-// Shared memory: a tile lies there row by row, one row a token, in chunks of 16 bytes. A row permutes its
-// chunks so that the eight rows that one ldmatrix phase reads at the same chunk lie in different banks.
+// Shared memory: a tile is stored row by row, one row per token, in chunks of 16 bytes. The chunks of a row are
+// permuted so that the eight rows that one ldmatrix phase reads at the same chunk are in different banks.
 //
-// Registers: a warp's part of a product is `sum[slabs][columns][4]`: slabs of 16 rows, blocks of 8 columns, and of
-// each 16 x 8 a lane's four elements, where mma leaves them (attention/ptx.h): element e is in row lane / 4 +
-// 8 * (e / 2), column lane % 4 * 2 + e % 2. The fp32 products keep to the same places, so everything between
-// products - softmax, mask, dropout - is written once.
+// Registers: a warp's part of a product is `sum[slabs][columns][4]`: slabs of 16 rows, blocks of 8 columns, and a
+// lane's four elements of each 16 x 8, in the layout of mma (attention/ptx.h): element e is in row lane / 4 + 8 * (e /
+// 2), column lane % 4 * 2 + e % 2. The fp32 products use the same layout, so everything between products - softmax,
+// mask, dropout - is written once.
 //
-// Every function is executed by whole warps. All products add: sum += A B.
+// Every function is executed by whole warps. All products accumulate: sum += A B.
 #ifndef ATTENTION_FLASH_TILE_CUH
 #define ATTENTION_FLASH_TILE_CUH
 
@@ -21,16 +21,16 @@ namespace flash {
 
 enum { CHUNK = 16 / sizeof(floatX) }; // elements
 
-// What the number of a chunk is exclusive-ored with in row `row`, of a tile with rows of `columns` elements.
+// Returns the number that is XORed with the index of a chunk in row `row`, in a tile with rows of `columns` elements.
 template <int columns> __device__ __forceinline__ unsigned permutation(unsigned row) {
     constexpr unsigned chunks = columns / CHUNK;
     constexpr unsigned permuted = chunks % 8 == 0   ? 8
                                   : chunks % 4 == 0 ? 4
-                                                    : 2; // neighbours that change places
+                                                    : 2; // adjacent chunks are swapped
     static_assert(chunks % permuted == 0, "a row is an even number of chunks");
     return row / (8 / permuted) % permuted;
 }
-// Where the chunk `chunk` of row `row` begins.
+// Returns the index in a tile of the first element of a chunk.
 template <int columns> __device__ __forceinline__ unsigned place(unsigned row, unsigned chunk) {
     return row * columns + (chunk ^ permutation<columns>(row)) * CHUNK;
 }
@@ -38,7 +38,7 @@ template <int columns> __device__ __forceinline__ unsigned place_of_element(unsi
     return place<columns>(row, column / CHUNK) + column % CHUNK;
 }
 
-// Row and column of the lane's elements 0 in a 16 x 8 block.
+// Return the row and the column of the lane's element 0 in a 16 x 8 block.
 __device__ __forceinline__ unsigned lane_row() {
     return threadIdx.x % WARP / 4;
 }
@@ -46,9 +46,9 @@ __device__ __forceinline__ unsigned lane_column() {
     return threadIdx.x % 4 * 2;
 }
 
-// Starts the copy of `rows` rows of HS elements, `stride` elements apart in global memory. Rows from `valid` on
-// (at least one is valid) and columns from HS on become zero: what lies there might be NaN, and 0 * NaN is NaN.
-// `thread`: threadIdx.x, or thread_index_anew() where registers are scarce.
+// Starts the copy of `rows` rows of HS elements, `stride` elements apart in global memory, into a tile. Rows from
+// `valid` on (at least one is valid) and columns from HS on become zero: other values might be NaN, and 0 * NaN is NaN.
+// `thread` is threadIdx.x, or reread_thread_index() where registers are scarce.
 template <int rows, int columns, int threads>
 __device__ __forceinline__ void copy_rows(unsigned thread, floatX *tile, const floatX *from, unsigned stride,
                                           unsigned valid, unsigned HS) {
@@ -57,9 +57,8 @@ __device__ __forceinline__ void copy_rows(unsigned thread, floatX *tile, const f
                                                          : chunks <= 16 ? 16
                                                          : chunks <= 32 ? 32
                                                                         : 64;
-    constexpr unsigned rows_at_once = threads /
-                                      lanes; // `lanes` threads a row, so that a thread keeps its column
-    static_assert(rows % rows_at_once == 0, "every thread copies as much");
+    constexpr unsigned rows_at_once = threads / lanes; // the column of a thread is the same in all rows
+    static_assert(rows % rows_at_once == 0, "every thread copies the same number of chunks");
     const unsigned chunk = thread % lanes;
     unsigned row = thread / lanes;
     if (chunk >= chunks) return;
@@ -72,9 +71,9 @@ __device__ __forceinline__ void copy_rows(unsigned thread, floatX *tile, const f
     }
 }
 
-// Writes a warp's sums, times `factor`, to rows `stride` elements apart, as far as rows are below `valid` and columns below
-// HS. They go through the tile, where rows row0 .. are the warp's to overwrite, so that global memory is written
-// in chunks.
+// Writes a warp's sums times `factor` to rows `stride` elements apart in global memory, for rows below `valid` and
+// columns below HS. They go through the tile, in which the warp may overwrite its rows from row0 on, so that global
+// memory is written in chunks.
 template <int tile_columns, int slabs, int blocks>
 __device__ __forceinline__ void
 store_rows(floatX *to, size_t stride, floatX *tile, const float (&sum)[slabs][blocks][4],
@@ -102,12 +101,12 @@ store_rows(floatX *to, size_t stride, floatX *tile, const float (&sum)[slabs][bl
 
 #ifndef PRECISION_IS_FP32
 
-// Loads the four 8 x 8 matrices of the 16 x 16 elements from (row, column) of a tile, in an order that puts them where
-// mma wants them without another move: DOWN (0, 0), (8, 0), (0, 8), (8, 8), or ACROSS (0, 0), (0, 8), (8, 0), (8, 8).
+// load_16x16 loads the four 8 x 8 matrices of the 16 x 16 elements at (row, column) of a tile, in the order that mma
+// needs: DOWN is (0, 0), (8, 0), (0, 8), (8, 8), and ACROSS is (0, 0), (0, 8), (8, 0), (8, 8).
 enum Order { DOWN, ACROSS };
 template <int columns, Order order>
 __device__ __forceinline__ const floatX *row_to_load(const floatX *tile, unsigned row, unsigned column) {
-    const unsigned lane = threadIdx.x % WARP; // gives the address of row lane % 8 of matrix lane / 8
+    const unsigned lane = threadIdx.x % WARP; // supplies the address of row lane % 8 of matrix lane / 8
     return order == DOWN ? tile + place<columns>(row + lane % 16, column / 8 + lane / 16)
                          : tile + place<columns>(row + lane % 8 + lane / 16 * 8, column / 8 + lane / 8 % 2);
 }
@@ -116,7 +115,7 @@ __device__ __forceinline__ void load_16x16(uint32_t (&r)[4], const floatX *tile,
                                            unsigned column) {
     ldmatrix_x4(r, row_to_load<columns, order>(tile, row, column));
 }
-// The same, each 8 x 8 matrix transposed.
+// The same, but each 8 x 8 matrix is transposed.
 template <int columns, Order order>
 __device__ __forceinline__ void load_16x16_trans(uint32_t (&r)[4], const floatX *tile, unsigned row,
                                                  unsigned column) {
@@ -136,7 +135,7 @@ __device__ __forceinline__ void multiply_fragments(float (&sum)[slabs][blocks][4
     }
 }
 
-// Sum over `depth` columns of rows a_row .. of tile a times rows b_row .. of tile b.
+// sum += (rows from a_row on of tile a) (rows from b_row on of tile b)^T, over `depth` columns.
 template <int depth, int slabs, int blocks>
 __device__ __forceinline__ void multiply_rows_by_rows(float (&sum)[slabs][blocks][4], const floatX *a,
                                                       unsigned a_row, const floatX *b, unsigned b_row) {
@@ -155,8 +154,8 @@ __device__ __forceinline__ void multiply_rows_by_rows(float (&sum)[slabs][blocks
     }
 }
 
-// Sum over k of a (16 * slabs, 8 * k_blocks), a product that this warp holds in registers, rounded to bf16, times
-// rows b_row + k, columns b_column .. of tile b: where a product's elements lie is where mma wants those of A.
+// sum += a b, where a (16 * slabs, 8 * k_blocks) is a product that this warp holds in registers, rounded to bf16, and b
+// are the rows from b_row and columns from b_column on of tile b. The layout of a product is that of operand A of mma.
 template <int b_columns, int slabs, int k_blocks, int blocks>
 __device__ __forceinline__ void multiply_registers(float (&sum)[slabs][blocks][4],
                                                    const float (&a)[slabs][k_blocks][4], const floatX *b,
@@ -179,7 +178,7 @@ __device__ __forceinline__ void multiply_registers(float (&sum)[slabs][blocks][4
     }
 }
 
-// Sum over the first k_rows rows of columns a_column .. of tile a times columns b_column .. of tile b.
+// sum += (columns from a_column on of tile a)^T (columns from b_column on of tile b), over the first k_rows rows.
 template <int a_columns, int b_columns, int slabs, int blocks>
 __device__ __forceinline__ void multiply_columns(float (&sum)[slabs][blocks][4], const floatX *a,
                                                  unsigned a_column, const floatX *b, unsigned b_column,
@@ -201,7 +200,7 @@ __device__ __forceinline__ void multiply_columns(float (&sum)[slabs][blocks][4],
 
 #else
 
-// sum[.][j] += the product of a column of A (a lane's rows of it) and a row of B (a lane's columns of it).
+// sum[.][j] += the outer product of a column of A and a row of B, of which the lane has its rows and columns.
 template <int slabs, int blocks>
 __device__ __forceinline__ void add_outer(float (&sum)[slabs][blocks][4], unsigned j,
                                           const float (&a)[slabs][2], float2 b) {
@@ -210,8 +209,8 @@ __device__ __forceinline__ void add_outer(float (&sum)[slabs][blocks][4], unsign
 #pragma unroll
         for (unsigned e = 0; e < 4; e++) sum[i][j][e] = fmaf(a[i][e / 2], e % 2 ? b.y : b.x, sum[i][j][e]);
 }
-// The same for all j, of row `row` of a tile. The addresses of all blocks are one that depends on the lane plus
-// constants where the row is constant; else the compiler would keep them all in registers.
+// The same for all j, with row `row` of a tile. If the row is a constant, the addresses of all blocks are one
+// address that depends on the lane, plus constants; otherwise the compiler would keep all of them in registers.
 template <int columns, int slabs, int blocks>
 __device__ __forceinline__ void add_outer_row(float (&sum)[slabs][blocks][4], const float (&a)[slabs][2],
                                               const float *tile, unsigned row, unsigned column) {
@@ -249,8 +248,7 @@ __device__ __forceinline__ void multiply_registers(float (&sum)[slabs][blocks][4
 #pragma unroll
     for (unsigned k = 0; k < k_blocks; k++)
 #pragma unroll
-        for (unsigned e = 0; e < 8;
-             e++) { // of a block's columns, the one held by lane e / 2 of the four that share a row
+        for (unsigned e = 0; e < 8; e++) { // column of the block, held by lane e / 2 of the four of a row
             float column_a[slabs][2];
 #pragma unroll
             for (unsigned i = 0; i < 2 * slabs; i++)
@@ -278,8 +276,8 @@ __device__ __forceinline__ void multiply_columns(float (&sum)[slabs][blocks][4],
 
 // ---- order of blocks --------------------------------------------------------------------------------------
 
-// Blocks go through heads (of all sequences) in groups whose tensors stay in the L2 cache together; within a group,
-// through the first tile of each head, then the second of each ...
+// Blocks process the heads (of all sequences) in groups whose tensors fit into the L2 cache together. Within a group,
+// the first tiles of all heads come first, then the second tiles, and so on.
 struct TileOfHead {
     int tile, head;
 };
@@ -291,29 +289,30 @@ __device__ __forceinline__ TileOfHead tile_of_head(unsigned index, int heads, in
 
 // ---- visibility -------------------------------------------------------------------------------------------
 
-// attention_visible_keys in 32 bits: query i sees the keys up to i + diagonal, but none after `last`.
+// attention_visible_keys with 32-bit numbers: query i sees the keys up to min(i + diagonal, last).
 struct Visibility {
     int diagonal, last;
 };
 __device__ __forceinline__ Visibility visibility(const Attention &a) {
     return {a.mask == MASK_CAUSAL ? (int)a.Tk - (int)a.Tq : (int)a.Tk, (int)a.Tk - 1};
 }
-// The last key that a query sees; negative where it sees none.
+// Returns the last key that a query sees; negative if it sees none.
 __device__ __forceinline__ int last_key(const Visibility &v, int query) {
     return min(query + v.diagonal, v.last);
 }
 
 // ---- dropout ----------------------------------------------------------------------------------------------
 
-// For each of four bytes, in its highest bit, whether it is <= the byte of `limit`, which is four times the same.
+// Sets the highest bit of each of the four bytes that are <= the corresponding byte of `limit`; the four bytes of
+// `limit` are equal.
 __device__ __forceinline__ uint32_t bytes_at_most(uint32_t x, uint32_t limit) {
     const uint32_t high = 0x80808080u;
-    uint32_t low_bits = (limit | high) - (x & ~high); // highest bit: the lower seven are <=
+    uint32_t low_bits = (limit | high) - (x & ~high); // highest bit: the lower seven bits are <=
     return ((~x & limit) | (~(x ^ limit) & low_bits)) & high;
 }
 
-// The decisions of a block of 16 queries x 32 keys that are this lane's (attention.h), in one number: byte b of
-// word w of its Philox output is kept where bit 8 * b + w is 1.
+// Returns this lane's dropout decisions for a block of 16 queries x 32 keys (attention.h): bit 8 * b + w is 1 if the
+// element of byte b of word w of its Philox output is kept.
 __device__ __forceinline__ uint32_t kept_in_block(const Dropout &dropout, uint32_t row, uint32_t column,
                                                   uint32_t sequence_head) {
     Philox random = philox(dropout.key, row, column * 32 + threadIdx.x % WARP, sequence_head, dropout.step);

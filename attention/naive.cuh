@@ -1,11 +1,11 @@
-// Attention as its definition reads (attention.h), one query at a time, with the (Tq, Tk) probabilities
+// Attention computed directly by its definition (attention.h), one query at a time. The (Tq, Tk) probabilities are
 // stored.
 //
-//     forward     out, lse and the probabilities (B, NH, Tq, Tk) fp32, undropped: saved for backward
-//     backward    dq, dk, dv, overwritten, from dout, q, k, v, out and the probabilities
+//     forward     computes out, lse and the probabilities (B, NH, Tq, Tk), fp32, before dropout, saved for backward
+//     backward    overwrites dq, dk, dv, from dout, q, k, v, out and the probabilities
 //
-// CPU: threads share (sequence, head) going forward, (sequence, key-value head) going backward. GPU: a warp a row,
-// without tensor cores; the definition, not the fast way.
+// On the CPU, threads divide the (sequence, head) pairs in forward and the (sequence, key-value head) pairs in
+// backward. On a GPU there is one warp per row, without tensor cores: it is a reference, and slow.
 #ifndef ATTENTION_NAIVE_CUH
 #define ATTENTION_NAIVE_CUH
 
@@ -21,14 +21,14 @@ static inline void add_scaled(float *restrict to, const float *restrict from, fl
     for (size_t i = 0; i < n; i++) to[i] += factor * from[i];
 }
 
-// A_ij / P_ij: 0 or the inverse keep rate; 1 without dropout.
+// Returns A_ij / P_ij: 0 or the inverse keep rate; 1 without dropout.
 static inline float attention_dropout_factor(const Attention *a, size_t b, size_t head, size_t query,
                                              size_t key) {
     if (a->dropout.threshold == DROPOUT_NONE) return 1.0f;
     return attention_dropout_keeps(a, b, head, query, key) ? dropout_scale(&a->dropout) : 0.0f;
 }
 
-// One query: p (Tk) its probabilities, out (HS).
+// Computes p (Tk), the probabilities of one query, and its out (HS) and lse.
 static inline void naive_forward_query(float *restrict out, float *lse, float *restrict p, const float *q,
                                        const float *k, const float *v, const Attention *a, size_t b,
                                        size_t head, size_t query) {
@@ -63,7 +63,7 @@ static inline void attention_naive_forward_cpu(float *out, float *lse, float *pr
         }
 }
 
-// One query: dq is overwritten, dk and dv are added to.
+// For one query: dq =, dk +=, dv +=.
 static inline void naive_backward_query(float *restrict dq, float *restrict dk, float *restrict dv,
                                         const float *dout, const float *q, const float *k, const float *v,
                                         const float *out, const float *p, const Attention *a, size_t b,
@@ -107,8 +107,8 @@ static inline void attention_naive_backward_cpu(float *dq, float *dk, float *dv,
 #ifdef DEVICE_CUDA
 #include "layers/kernel.cuh"
 
-// On a GPU the sign of a stored probability says whether dropout drops it.
-__device__ __forceinline__ float dropped_or_kept(float p, bool keep) {
+// On a GPU, the sign bit of a stored probability is 1 if dropout drops it.
+__device__ __forceinline__ float mark_dropped(float p, bool keep) {
     return __uint_as_float(__float_as_uint(p) | (keep ? 0u : 0x80000000u));
 }
 __device__ __forceinline__ bool is_kept(float p) {
@@ -130,9 +130,11 @@ __device__ __forceinline__ void add_scaled8(Float8 &sum, const Float8 &x, float 
     for (int k = 0; k < 8; k++) sum.v[k] += factor * x.v[k];
 }
 
-// Offsets of (sequence b, head, query) in q and in out, of (b, its kv head) in k and v.
+// Offsets of one query of one head of sequence b.
 struct AttentionRow {
-    size_t query, output, kv, row; // row: of lse and of the probabilities
+    size_t query, output; // in q and in out
+    size_t kv;            // of its key-value head in k and v
+    size_t row;           // row of lse and of the probabilities
 };
 __device__ __forceinline__ AttentionRow attention_row(const Attention &a, size_t b, size_t head, size_t i) {
     return {b * a.q_sequence + i * a.q_token + head * a.HS,
@@ -142,7 +144,7 @@ __device__ __forceinline__ AttentionRow attention_row(const Attention &a, size_t
 
 enum { NAIVE_WARPS = 4 };
 
-// A warp a query: a lane a key for the scores, then eight channels a lane for the output.
+// One warp per query: one lane per key for the scores, then eight channels per lane for the output.
 static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     attention_naive_forward_kernel(floatX *out, float *lse, float *probabilities, const floatX *q,
                                    const floatX *k, const floatX *v, Attention a) {
@@ -163,10 +165,10 @@ static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
         float probability = j < visible ? __expf(p[j] - maximum) / sum : 0.0f;
         bool keep = a.dropout.threshold == DROPOUT_NONE || j >= visible ||
                     attention_dropout_keeps(&a, b, head, i, j);
-        p[j] = dropped_or_kept(probability, keep);
+        p[j] = mark_dropped(probability, keep);
     }
     if (lane == 0) lse[at.row] = visible == 0 ? INFINITY : maximum + logf(sum);
-    __syncwarp(); // the row's probabilities stand
+    __syncwarp(); // the probabilities of the row are visible to all lanes
     if (lane * 8 >= a.HS) return;
     Float8 o = {};
     for (size_t j = 0; j < visible; j++)
@@ -175,14 +177,14 @@ static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     store8(out + at.output + lane * 8, o);
 }
 
-// dS_ij of a pair of which i sees j, without the factor scale.
+// Returns dS_ij for a visible pair, without the factor scale.
 __device__ __forceinline__ float naive_dscore(float p, const floatX *dout, const floatX *v, float D,
                                               const Attention &a) {
     float dp = is_kept(p) ? dropout_scale(&a.dropout) * dot_in_lane(dout, v, a.HS) : 0.0f;
     return fabsf(p) * (dp - D);
 }
 
-// dq: a warp a query; dS of 32 keys at a time, a lane each, then eight channels a lane.
+// dq, with one warp per query: dS of 32 keys at a time, one per lane, then eight channels per lane.
 static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     attention_naive_dq_kernel(floatX *dq, const floatX *dout, const floatX *k, const floatX *v,
                               const floatX *out, const float *probabilities, Attention a) {
@@ -207,7 +209,8 @@ static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     if (lane * 8 < a.HS) store8(dq + at.query + lane * 8, sum);
 }
 
-// dk and dv: a warp a key; the queries of the key's heads 32 at a time, a lane each, then eight channels a lane.
+// dk and dv, with one warp per key: the queries of the key's heads 32 at a time, one per lane, then eight channels per
+// lane.
 static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
     attention_naive_dkv_kernel(floatX *dk, floatX *dv, const floatX *dout, const floatX *q, const floatX *v,
                                const floatX *out, const float *probabilities, Attention a) {
@@ -230,7 +233,7 @@ static __global__ void __launch_bounds__(NAIVE_WARPS *WARP, 1)
             for (int other = 0; other < WARP && first + other < a.Tq; other++) {
                 float ds_other = __shfl_sync((unsigned)FULL_WARP, ds, other);
                 float factor_other = __shfl_sync((unsigned)FULL_WARP, factor, other);
-                bool visible = j < attention_visible_keys(&a, first + other); // a masked NaN stays out
+                bool visible = j < attention_visible_keys(&a, first + other); // else a NaN might be added
                 if (lane * 8 >= a.HS || !visible) continue;
                 AttentionRow at = attention_row(a, b, head, first + other);
                 add_scaled8(dk_sum, load8(q + at.query + lane * 8), ds_other);

@@ -1,5 +1,5 @@
-// Inline PTX of sm_80, and nowhere else: one function an instruction. Under emulation the same functions come
-// from dev/cuda_on_cpu/tensor.h. All of them are executed by whole warps, without divergence.
+// All inline PTX of sm_80: one function per instruction. Under emulation the same functions are in
+// dev/cuda_on_cpu/tensor.h. All of them are executed by whole warps, without divergence.
 //
 // "Lane" is threadIdx.x % 32. A register of two bf16 holds the element with the lower column (or row) in its
 // low half.
@@ -14,7 +14,7 @@
 #include "dev/cuda_on_cpu/tensor.h"
 #else
 
-// Dynamic shared memory of the kernel, aligned for every swizzle.
+// Declares `name`, a pointer to the dynamic shared memory of the kernel, aligned for every swizzle.
 #define DYNAMIC_SHARED(type, name)                                                                           \
     extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];                                 \
     type *name = reinterpret_cast<type *>(dynamic_shared_memory)
@@ -36,8 +36,8 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t 
                    "f"(c[2]), "f"(c[3]));
 }
 
-// ldmatrix.sync.aligned.m8n8.x4.shared.b16: four 8x8 matrices. Lane i gives the address of row i % 8 (16
-// bytes, aligned) of matrix i / 8; r[m] gets row lane / 4, columns lane % 4 * 2 and the next, of matrix m.
+// ldmatrix.sync.aligned.m8n8.x4.shared.b16: loads four 8x8 matrices. Lane i supplies the address of row i % 8 (16
+// bytes, aligned) of matrix i / 8; r[m] receives row lane / 4, columns lane % 4 * 2 and the next, of matrix m.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -45,8 +45,8 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
                  : "memory");
 }
 
-// ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16: the same of the transposed matrices; r[m] gets rows lane %
-// 4 * 2 and the next, column lane / 4, of matrix m as it lies in memory.
+// ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16: loads the transposed matrices; r[m] receives rows lane % 4 * 2 and
+// the next, column lane / 4, of matrix m as it is stored in memory.
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -54,21 +54,21 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *
                  : "memory");
 }
 
-// cp.async.cg.shared.global: 16 bytes from global to shared memory, both aligned, or zeros where not `valid`
-// (the source is not read then, but must be aligned).
+// cp.async.cg.shared.global: copies 16 bytes from global to shared memory, both aligned. Unless `valid`, writes zeros
+// and does not read the source, which must still be aligned.
 __device__ __forceinline__ void cp_async_16(void *target, const void *source, bool valid = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
 
-// cp.async.commit_group: closes the thread's current group of copies.
+// cp.async.commit_group: commits the thread's current group of copies.
 __device__ __forceinline__ void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// cp.async.wait_group: until all but the `allowed` youngest groups of this thread have arrived. Other threads
-// see them after a barrier.
+// cp.async.wait_group: waits until all but the `allowed` most recent groups of this thread are complete. Other threads
+// see the data after a barrier.
 template <int allowed> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(allowed) : "memory");
 }
@@ -80,16 +80,17 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-// threadIdx.x, read anew: what a loop computes from it is computed each time and takes no registers in between.
-__device__ __forceinline__ unsigned thread_index_anew() {
+// Returns threadIdx.x, read again: values that a loop computes from it are recomputed each time instead of occupying
+// registers in between.
+__device__ __forceinline__ unsigned reread_thread_index() {
     unsigned x;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
     return x;
 }
 
-// ld.acquire.gpu and st.release.gpu, of a number in global memory: what the storing thread (and, before a barrier,
-// its block) wrote before the store is seen after a load that returns the number stored. Unlike the rest, not
-// for whole warps.
+// ld.acquire.gpu and st.release.gpu of a number in global memory. After a load that returns the stored number, a thread
+// sees everything that the storing thread wrote before the store, and that its block wrote before a barrier that
+// precedes the store. Unlike the other functions, they may be called by single threads.
 __device__ __forceinline__ unsigned load_acquire(const unsigned *p) {
     unsigned x;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"

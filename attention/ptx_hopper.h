@@ -1,5 +1,5 @@
-// Inline PTX of sm_90a, and nowhere else: one function an instruction. Under emulation the same functions
-// come from dev/cuda_on_cpu/hopper.h. Shared memory means dynamic shared memory (DYNAMIC_SHARED).
+// All inline PTX of sm_90a: one function per instruction. Under emulation the same functions are in
+// dev/cuda_on_cpu/hopper.h. Shared memory here is dynamic shared memory (DYNAMIC_SHARED).
 #ifndef ATTENTION_PTX_HOPPER_H
 #define ATTENTION_PTX_HOPPER_H
 
@@ -10,9 +10,9 @@
 #include "dev/cuda_on_cpu/hopper.h"
 #else
 
-// ---- mbarrier: phases, each complete after `count` arrivals and all announced bytes -----------------------
+// ---- mbarrier: a phase completes after `count` arrivals and all expected bytes ----------------------------
 
-// mbarrier.init: one thread; fence_mbarrier_init and __syncthreads before anybody else uses it.
+// mbarrier.init: executed by one thread; fence_mbarrier_init and __syncthreads must follow before any other use.
 __device__ __forceinline__ void mbarrier_init(uint64_t *barrier, unsigned count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
                  : "memory");
@@ -23,24 +23,24 @@ __device__ __forceinline__ void fence_mbarrier_init() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// fence.proxy.async: before TMA or wgmma touch shared memory that was written, or read, in the ordinary way.
+// fence.proxy.async: required before TMA or wgmma access shared memory that ordinary instructions wrote or read.
 __device__ __forceinline__ void fence_proxy_async() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// mbarrier.arrive
+// mbarrier.arrive: arrives once.
 __device__ __forceinline__ void mbarrier_arrive(uint64_t *barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// mbarrier.arrive.expect_tx: arrives, and the phase waits for this many more bytes.
+// mbarrier.arrive.expect_tx: arrives, and makes the phase wait for this many more bytes.
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint64_t *barrier, unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                  "r"(bytes)
                  : "memory");
 }
 
-// mbarrier.try_wait.parity, until the phase of this parity (0 for the first) has completed.
+// mbarrier.try_wait.parity: waits until the phase of this parity (0 for the first) has completed.
 __device__ __forceinline__ void mbarrier_wait(uint64_t *barrier, unsigned parity) {
     asm volatile("{\n"
                  ".reg .pred done;\n"
@@ -54,8 +54,8 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t *barrier, unsigned parity
 
 // ---- TMA --------------------------------------------------------------------------------------------------
 
-// cp.async.bulk.tensor.2d, global to shared: the map's box at (x, y), zeros outside of the tensor; one
-// thread. The barrier's phase gets the bytes of the whole box.
+// cp.async.bulk.tensor.2d, global to shared: copies the box of the map at (x, y), with zeros outside the tensor.
+// Executed by one thread. The bytes of the whole box count for the current phase of the barrier.
 __device__ __forceinline__ void tma_load_2d(void *shared, const CUtensorMap *map, uint64_t *barrier, int x,
                                             int y) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
@@ -64,30 +64,30 @@ __device__ __forceinline__ void tma_load_2d(void *shared, const CUtensorMap *map
                  : "memory");
 }
 
-// ---- wgmma: by the four warps of a warpgroup --------------------------------------------------------------
+// ---- wgmma: executed by the four warps of a warpgroup -----------------------------------------------------
 
-// wgmma.fence: before the first wgmma, and whenever its registers were touched in between.
+// wgmma.fence: required before the first wgmma, and whenever its registers were accessed in between.
 __device__ __forceinline__ void wgmma_fence() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
-// wgmma.commit_group: closes the current group of operations.
+// wgmma.commit_group: commits the current group of operations.
 __device__ __forceinline__ void wgmma_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// wgmma.wait_group: until all but the `allowed` youngest groups are complete.
+// wgmma.wait_group: waits until all but the `allowed` most recent groups are complete.
 template <int allowed> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(allowed) : "memory");
 }
 
-// wgmma.mma_async.m64n64k16.f32.bf16.bf16: d (64, n) = a (64, 16) b (16, n) + (scale_d ? d : 0), a and b in
-// shared memory, given by descriptors; "MN-major" means transposed: the 64 rows, or n columns, are contiguous
+// wgmma.mma_async.m64n64k16.f32.bf16.bf16: d (64, n) = a (64, 16) b (16, n) + (scale_d ? d : 0). a and b are
+// descriptors of operands in shared memory; "MN-major" means transposed: the 64 rows, or n columns, are contiguous
 // instead of the 16.
 //   d[i]: row warp % 4 * 16 + lane / 4 + 8 * (i / 2 % 2), column i / 4 * 8 + lane % 4 * 2 + i % 2
 template <int n, bool a_mn_major = false, bool b_mn_major = false>
 __device__ __forceinline__ void wgmma_bf16(float (&d)[n / 2], uint64_t a, uint64_t b, int scale_d) {
-    static_assert(n == 64, "an instruction for each n: this is the one in use");
+    static_assert(n == 64, "each n is another instruction: only this one is implemented");
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "setp.ne.b32 p, %34, 0;\n"
@@ -106,13 +106,12 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[n / 2], uint64_t a, uint64
 
 #endif
 
-// Descriptor of a wgmma operand in shared memory: address, leading and stride byte offsets, 128-byte swizzle.
-//   K-major:  64 columns of bf16 a row, rows of 128 bytes; stride = 1024 bytes between groups of 8 rows;
-//   leading unused;
-//             16 columns further = 32 bytes further in the address
-//   MN-major: 64 rows (of the operand) contiguous; stride = bytes between groups of 8 along k, leading =
-//   bytes between
-//             groups of 64 along m or n
+// Returns the descriptor of a wgmma operand in shared memory: address, leading and stride byte offsets, and a swizzle
+// of 128 bytes.
+//   K-major:  64 columns of bf16 per row, rows of 128 bytes; stride = 1024 bytes between groups of 8 rows; leading is
+//             unused; 16 columns further is 32 bytes further in the address
+//   MN-major: 64 rows (of the operand) are contiguous; stride = bytes between groups of 8 along k, leading = bytes
+//             between groups of 64 along m or n
 __device__ __forceinline__ uint64_t descriptor_128b(const void *shared, unsigned leading, unsigned stride) {
     auto field = [](uint64_t bytes) { return (bytes & 0x3ffff) >> 4; };
     return field(__cvta_generic_to_shared(shared)) | field(leading) << 16 | field(stride) << 32 |

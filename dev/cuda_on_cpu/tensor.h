@@ -181,7 +181,7 @@ inline float exp2_approx(float x) {
     float y = exp2f(x);
     return y < 0x1p-126f ? 0.0f : y; // NaN stays
 }
-inline unsigned thread_index_anew() {
+inline unsigned reread_thread_index() {
     return threadIdx.x;
 }
 inline unsigned load_acquire(const unsigned *p) {

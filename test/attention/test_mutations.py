@@ -24,7 +24,7 @@ ONCE, ORDERS, BESIDE = ["0"], ["1", "2", "3", "0"], ["1", "2", "3", "0"]
 LONGEST_RUN = 120  # seconds; whoever waits for ever is told so by the emulator, long before
 
 FORWARD, BACKWARD, TILE, LAUNCH = "flash_forward.cuh", "flash_backward.cuh", "flash_tile.cuh", "flash.cu"
-RELEASE = "if (untold && threadIdx.x == 0) store_release(scratch.parts + row_of(%s) / QUERIES, (unsigned)block.tile + 1);"
+RELEASE = "if (unpublished && threadIdx.x == 0) store_release(scratch.parts + row_of(%s) / QUERIES, (unsigned)block.tile + 1);"
 
 # Name; file; a text that occurs in it once, where spaces and ends of lines do not count; what stands in its place; runs.
 MUTATIONS = [
@@ -45,7 +45,7 @@ MUTATIONS = [
     ("backward: the last tile of queries is dropped", BACKWARD, "step < block.steps; step++",
      "step + 1 < block.steps; step++", ONCE),
     ("backward: the first tile of keys skips blind queries", BACKWARD, "x.tile == 0 ? 0 :", "", ONCE),
-    ("backward: old dS is multiplied", BACKWARD, "(seen_at(step) + ROWS - 1) / ROWS * ROWS", "KEYS", ONCE),
+    ("backward: old dS is multiplied", BACKWARD, "(num_seen(step) + ROWS - 1) / ROWS * ROWS", "KEYS", ONCE),
     ("forward: a tile whose last key is not seen is not hidden", FORWARD,
      "if (j * KEYS + KEYS - 1 > last_key(block.visible, query))",
      "if (j * KEYS + KEYS - 2 > last_key(block.visible, query))", ONCE),
@@ -95,7 +95,7 @@ MUTATIONS = [
      ONCE),
     ("the last group of heads is as large as the others", TILE, "min(group, heads - first)", "group", ONCE),
     # ---- barriers and copies in flight
-    ("forward: who works on what is not waited for", FORWARD, "__syncthreads(); // it stands", "", ORDERS),
+    ("forward: who works on what is not waited for", FORWARD, "__syncthreads(); // the block is visible to all threads", "", ORDERS),
     ("forward: a tile is not waited for", FORWARD, "cp_async_wait<Tile::STAGES - 2>();",
      "cp_async_wait<Tile::STAGES - 1>();", ORDERS),
     ("forward: no barrier before a tile", FORWARD, "cp_async_wait<Tile::STAGES - 2>(); __syncthreads();",
@@ -120,10 +120,10 @@ MUTATIONS = [
     ("dq: a part is told before it is written", BACKWARD, "__syncthreads(); // the step",
      RELEASE % "step - 1" + "__syncthreads(); // the step", BESIDE),
     ("dq: the wrong tile is told", BACKWARD, "row_of(step - 1) / QUERIES", "row_of(step) / QUERIES", ONCE),
-    ("dq: nobody is told", BACKWARD, "untold = !a.atomics && !is_last;", "untold = false;", ONCE),
+    ("dq: nobody is told", BACKWARD, "unpublished = !a.atomics && !is_last;", "unpublished = false;", ONCE),
     ("dq: the sum so far is left out", BACKWARD, "load_partial_dq(x, partial);", ";", ONCE),
-    ("dq: finished too early", BACKWARD, "last_of(step) < block.first_key + KEYS;",
-     "last_of(step) <= block.first_key + KEYS;", ONCE),
+    ("dq: finished too early", BACKWARD, "last_seen(step) < block.first_key + KEYS;",
+     "last_seen(step) <= block.first_key + KEYS;", ONCE),
     ("dq: tiles in the order of blocks, not of tickets", BACKWARD, "atomicAdd(scratch.ticket, 1u)", "blockIdx.x",
      ORDERS),
     ("dq: the ticket is not reset", BACKWARD, "counters[i] = 0;", "if (i) counters[i] = 0;", ONCE),
