@@ -1,4 +1,4 @@
-// __nv_bfloat16 and __half: rounding to nearest even, arithmetic through float.
+// __nv_bfloat16 and __half: rounding is to nearest even, arithmetic is done in float.
 #pragma once
 #include "intrinsics.h"
 
@@ -31,7 +31,7 @@ struct HalfFormat {
 
 template <class Format> struct Narrow {
 #if defined(EMU_TSAN) && !defined(__clang__)
-    uint16_t bits = 0; // else g++ guards __shared__ arrays, and has the races on its guards reported
+    uint16_t bits = 0; // otherwise g++ guards the initialisation of __shared__ arrays, with reported races
 #else
     uint16_t bits;
 #endif

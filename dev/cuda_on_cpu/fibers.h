@@ -1,11 +1,11 @@
-// Fibers: threads of control with their own stacks that switch only when asked to, in about 10 ns.
+// Fibers: threads of control with their own stacks that switch only explicitly, in about 10 ns.
 #pragma once
 #include "platform.h"
 
 namespace emulation {
 #if defined(__x86_64__) && !defined(EMU_UCONTEXT)
-// Saves the callee-saved registers, swaps stacks, jumps. `pop; jmp` rather than `ret`: a `ret` to another
-// fiber is always mispredicted. Weak, because several translation units may hold it.
+// Saves the callee-saved registers, switches stacks and jumps. It uses `pop; jmp` instead of `ret`, because a `ret` to
+// another fiber is always mispredicted. The symbol is weak, because several translation units may define it.
 asm(R"(
 .pushsection .text
 .weak emu_switch_stack
@@ -27,7 +27,7 @@ EMU_UNTRACED inline void context_switch(Context &from, Context &to) {
 }
 EMU_UNTRACED inline void context_create(Context &context, char *, char *top, void (*entry)()) {
     auto *sp = reinterpret_cast<uint64_t *>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t(15));
-    *--sp = 0; // keeps the entry function's stack 16-byte aligned (ABI)
+    *--sp = 0; // keeps the stack of the entry function 16-byte aligned, as the ABI requires
     *--sp = reinterpret_cast<uint64_t>(entry);
     for (int i = 0; i < 6; i++) *--sp = 0;
     context = sp;
@@ -55,22 +55,23 @@ constexpr size_t stack_bytes = 256 << 10;
 constexpr size_t stack_bytes = 64 << 10;
 #endif
 
-// Inaccessible, below every stack. An odd number of pages: stacks a power of two apart would share cache
-// sets.
+// Bytes of the inaccessible region below every stack. It is an odd number of pages, because stacks a power of two apart
+// would share cache sets.
 constexpr size_t stack_guard = (64 << 10) + page;
 
 struct Fiber {
     Context context;
     char *stack = nullptr;                       // mapping: stack_guard, then stack_bytes
-    void *tsan = nullptr, *fake_stack = nullptr; // sanitizers' handles
-    const void *bottom = nullptr;                // for AddressSanitizer: the stack in use, and
-    size_t size = 0;                             // its size
+    void *tsan = nullptr, *fake_stack = nullptr; // handles of the sanitizers
+    const void *bottom = nullptr;                // bottom of the stack in use, for AddressSanitizer
+    size_t size = 0;                             // bytes of the stack in use
     bool owns(const char *address) const {
         return stack && address >= stack && address < stack + stack_guard + stack_bytes;
     }
 };
 
-// `number` staggers the stacks: at equal offsets they would all share the same few cache sets.
+// Returns false if there is no memory. `number` staggers the stacks: at equal offsets they would all share the same few
+// cache sets.
 EMU_UNTRACED inline bool fiber_create(Fiber &fiber, unsigned number, void (*entry)()) {
     size_t bytes = stack_guard + stack_bytes;
     void *mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -88,7 +89,7 @@ EMU_UNTRACED inline bool fiber_create(Fiber &fiber, unsigned number, void (*entr
     return true;
 }
 
-// The calling OS thread's own stack, as a fiber to come back to.
+// Makes the stack of the calling OS thread a fiber, so that other fibers can switch back to it.
 EMU_UNTRACED inline void fiber_adopt(Fiber &fiber) {
 #ifdef EMU_TSAN
     fiber.tsan = __tsan_get_current_fiber();
@@ -109,7 +110,7 @@ EMU_UNTRACED inline void fiber_switch(Fiber &from, Fiber &to) {
 #endif
 }
 
-// First statement of a fiber's entry function. `host`: the fiber it was started from.
+// Must be the first call in the entry function of a fiber. `host` is the fiber that started it.
 EMU_UNTRACED inline void fiber_entered(Fiber &host) {
 #ifdef EMU_ASAN
     const void *bottom;

@@ -1,11 +1,10 @@
-// mbarrier, TMA (cp.async.bulk.tensor) and wgmma of sm_90a: the emulated side of attention/ptx_hopper.h.
+// mbarrier, TMA (cp.async.bulk.tensor) and wgmma of sm_90a: the emulation of attention/ptx_hopper.h.
 //
-// Checked: operands lie in dynamic shared memory (only that has a 32-bit shared address here), alignment,
-// arrivals that nobody expects, descriptors that differ within a warp, asynchronous work that nobody waits
-// for.
+// It checks that operands are aligned and in dynamic shared memory (only that has 32-bit shared addresses here), and
+// reports unexpected arrivals, descriptors that differ within a warp, and asynchronous work that is not waited for.
 //
 // TMA and wgmma are asynchronous: by default they are performed as late as allowed, with a seed at random
-// times. Under ThreadSanitizer they run when issued, so that the issuing thread is held responsible.
+// times. Under ThreadSanitizer they run when issued, so that races are attributed to the issuing thread.
 #pragma once
 #include "tensor.h"
 
@@ -13,14 +12,16 @@
 
 struct alignas(64) CUtensorMap {
     char *base;
-    uint64_t size[5], stride[5]; // elements; bytes
-    uint32_t box[5];
-    uint16_t rank, element; // bytes of an element
-    uint32_t swizzle;       // address bits that are exchanged
+    uint64_t size[5];   // elements
+    uint64_t stride[5]; // bytes
+    uint32_t box[5];    // elements
+    uint16_t rank;
+    uint16_t element; // bytes of an element
+    uint32_t swizzle; // number of address bits that the swizzle changes
 };
 
 namespace emulation {
-struct Mbarrier { // in place of the opaque 64 bits
+struct Mbarrier { // the layout of the 64 bits, which is opaque on a GPU
     int64_t transactions : 31;
     uint64_t phase : 1, pending : 16, expected : 16;
 };
@@ -40,15 +41,14 @@ EMU_UNTRACED inline void mbarrier_update(uint64_t *address, int transactions, in
 
 struct TmaCopy {
     void (*run)(const TmaCopy &);
-    CUtensorMap
-        map; // by value: a __grid_constant__ parameter is on the stack of a thread that may exit first
+    CUtensorMap map; // a copy: a __grid_constant__ parameter is on the stack of a thread that may exit first
     char *shared;
     uint64_t *barrier;
     int coordinate[5];
     Site site;
 };
 
-struct Wgmma { // one warp's part of an operation: 16 of the 64 rows
+struct Wgmma { // the part of an operation that one warp computes: 16 of the 64 rows
     float *d[32];
     uint64_t a, b;
     int scale_d, n;
@@ -57,14 +57,14 @@ struct Wgmma { // one warp's part of an operation: 16 of the 64 rows
 };
 
 constexpr unsigned max_tma = 256, max_wgmma = 32;
-struct Queues { // what an OS thread's current block has in flight, and scratch for one operation
+struct Queues { // operations in flight of the current block of an OS thread, and scratch for one operation
     TmaCopy tma[max_tma];
     Wgmma wgmma[max_warps][max_wgmma];
     unsigned wgmma_group[max_warps];
     float a[16][16], b[16][256], d[16][256];
 };
-EMU_UNTRACED inline Queues &
-queues() { // not thread_local itself: __shared__ arrays are, and are reset as a whole
+// The object itself is not thread_local, because all thread_local data is reset together with __shared__ arrays.
+EMU_UNTRACED inline Queues &queues() {
     static thread_local Queues *own = new Queues();
     return *own;
 }
@@ -77,7 +77,7 @@ EMU_UNTRACED inline bool run_now() {
 #endif
 }
 
-EMU_UNTRACED inline void deliver_tma(uint64_t *barrier) { // everything this barrier still waits for
+EMU_UNTRACED inline void deliver_tma(uint64_t *barrier) { // performs all copies that this barrier waits for
     TmaCopy *queue = queues().tma;
     for (unsigned i = 0; i < worker->outstanding;) {
         if (queue[i].barrier != barrier) {
@@ -90,13 +90,13 @@ EMU_UNTRACED inline void deliver_tma(uint64_t *barrier) { // everything this bar
     }
 }
 
-// Swizzles work on address bits: the number of a 16-byte chunk ^= the number of the 128-byte line it is in.
+// A swizzle changes address bits: index of the 16-byte chunk ^= index of its 128-byte line.
 inline unsigned swizzle_address(unsigned address, unsigned bits) {
     return address ^ ((address >> 3) & (((1u << bits) - 1) << 4));
 }
 
-// Address of element (x, row) of the box, or NULL outside of the tensor. Rows count through box[1] ...
-// box[4].
+// Returns the address of element (x, row) of the box, or NULL outside the tensor. `row` is a linear index over
+// box[1] .. box[4].
 EMU_UNTRACED inline char *tma_global(const TmaCopy &c, unsigned x, unsigned row) {
     const CUtensorMap &map = c.map;
     char *address = map.base;
@@ -156,7 +156,7 @@ EMU_UNTRACED inline void tma_load(void *shared, const CUtensorMap *map, uint64_t
 
 // ---- wgmma ------------------------------------------------------------------------------------------------
 
-// Element (mn, k) of a 16-deep bf16 operand, from the matrix descriptor.
+// Returns the address of element (mn, k) of a bf16 operand with 16 elements along k, given its matrix descriptor.
 EMU_UNTRACED inline unsigned wgmma_address(uint64_t descriptor, bool mn_major, unsigned mn, unsigned k) {
     auto field = [&](int bit) { return unsigned(descriptor >> bit & 0x3fff) << 4; };
     unsigned start = field(0), leading = field(16), stride = field(32), mode = unsigned(descriptor >> 62);
@@ -188,8 +188,7 @@ EMU_UNTRACED inline float wgmma_element(uint64_t descriptor, bool mn_major, unsi
     return Bf16Format::unpack(*reinterpret_cast<const uint16_t *>(p));
 }
 
-// The accumulator of a lane: element r is in row (lane / 4 + 8 * (r / 2 % 2)), column (r / 4 * 8 + lane % 4 *
-// 2 + r % 2).
+// Element r of a lane's accumulator is in row lane / 4 + 8 * (r / 2 % 2), column r / 4 * 8 + lane % 4 * 2 + r % 2.
 EMU_UNTRACED inline void run_wgmma(const Wgmma &op) {
     Queues &q = queues();
     for (unsigned k = 0; k < 16; k++) {
@@ -243,7 +242,7 @@ EMU_UNTRACED inline void commit_wgmma(void **, unsigned) {
 }
 } // namespace emulation
 
-// ---- what kernels call: see attention/ptx_hopper.h --------------------------------------------------------
+// ---- functions that kernels call: see attention/ptx_hopper.h ----------------------------------------------
 
 EMU_UNTRACED inline void mbarrier_init(uint64_t *barrier, unsigned count, EMU_CALLER) {
     emulation::check_shared(barrier, 8, EMU_HERE("mbarrier.init"));
@@ -258,7 +257,6 @@ EMU_UNTRACED inline void mbarrier_arrive_expect_tx(uint64_t *barrier, unsigned b
     emulation::release(barrier);
     emulation::mbarrier_update(barrier, int(bytes), 1, EMU_HERE("mbarrier.arrive.expect_tx"));
 }
-// Until the phase of this parity has completed.
 EMU_UNTRACED inline void mbarrier_wait(uint64_t *barrier, unsigned parity, EMU_CALLER) {
     auto *b = reinterpret_cast<emulation::Mbarrier *>(barrier);
     while (b->phase == (parity & 1)) {
@@ -277,8 +275,8 @@ inline void tma_load_3d(void *shared, const CUtensorMap *map, uint64_t *barrier,
                         EMU_CALLER) {
     emulation::tma_load(shared, map, barrier, x, y, z, EMU_HERE("TMA load"));
 }
-inline void tma_store_2d(const CUtensorMap *map, const void *shared, int x, int y,
-                         EMU_CALLER) { // performed at once
+// Performed immediately.
+inline void tma_store_2d(const CUtensorMap *map, const void *shared, int x, int y, EMU_CALLER) {
     char *source = const_cast<char *>(static_cast<const char *>(shared));
     emulation::TmaCopy copy{emulation::run_tma<true>, *map, source, nullptr, {x, y, 0, 0, 0},
                             EMU_HERE("TMA store")};

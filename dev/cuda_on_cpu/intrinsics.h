@@ -1,8 +1,8 @@
 // Cached loads and stores, fences, atomics, and arithmetic.
 //
-// Atomics are relaxed, as on a GPU, until the thread has executed __threadfence(): then they publish what it
-// wrote. So a race detector notices both a missing fence and blocks that meet in memory although they share
-// an atomic.
+// Atomics are relaxed, as on a GPU, until the thread has executed __threadfence(); after that they also publish its
+// earlier writes. So a race detector notices a missing fence, and conflicting accesses of blocks that share an atomic
+// but are not ordered by it.
 #pragma once
 #include "scheduler.h"
 #include <algorithm>
@@ -43,7 +43,7 @@ EMU_UNTRACED inline void __threadfence_system() {
 
 namespace emulation {
 #ifdef EMU_TSAN
-constexpr int atomic_order = __ATOMIC_RELAXED; // what it orders is said by acquire and release
+constexpr int atomic_order = __ATOMIC_RELAXED; // ordering is expressed by acquire and release
 #else
 constexpr int atomic_order = __ATOMIC_ACQ_REL;
 #endif
@@ -62,7 +62,7 @@ template <class T, class Update> T atomic_update(T *p, Update update) {
     if (!in_kernel() || self->fenced) release(p);
     return old;
 }
-template <class T> using Plain = std::common_type_t<T>; // not deduced: atomicAdd(&unsigned_value, 1) works
+template <class T> using Plain = std::common_type_t<T>; // not deduced, so atomicAdd(&unsigned_value, 1) works
 template <class To, class From> To bit_cast(From from) {
     static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
     To to;

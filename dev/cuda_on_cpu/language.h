@@ -7,7 +7,7 @@
 #define __host__
 #define __constant__
 #define __managed__
-// A block runs on one OS thread. `__thread`, unlike thread_local, allows no constructors: nor does CUDA.
+// A block runs on one OS thread. Like CUDA, and unlike thread_local, `__thread` allows no constructors.
 #define __shared__      static __thread
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n)    __attribute__((aligned(n)))
@@ -54,7 +54,7 @@ EMU_VECTOR(float, float, 16)
 EMU_VECTOR(double, double, 16)
 #undef EMU_VECTOR
 
-// Remembers where it was made: that is where messages say that a kernel was launched.
+// Stores the source location of its construction, which messages show as the place of the launch.
 struct dim3 {
     unsigned x, y, z;
     const char *file;

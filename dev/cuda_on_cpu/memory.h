@@ -1,9 +1,9 @@
-// Device memory and pinned host memory, and what happens when somebody touches memory that is not his.
+// Device memory and pinned host memory, and the detection of invalid accesses to them.
 //
-// An allocation has pages of its own between two inaccessible ones, and ends (up to CUDA's alignment of 256
-// bytes) where the second begins. Device memory is inaccessible as a whole except while a kernel that uses it
-// runs or the host API copies from or to it: the host that dereferences a device pointer faults. A kernel's
-// launch opens what its arguments point into; what it reaches in other ways is opened by the fault handler.
+// An allocation has its own pages between two inaccessible pages, and ends (up to CUDA's alignment of 256 bytes) where
+// the second one begins. All device memory is inaccessible except while a kernel that uses it runs or the host API
+// copies from or to it: host code that dereferences a device pointer faults. Launching a kernel opens the allocations
+// that its arguments point into; others that it accesses are opened by the fault handler.
 #pragma once
 #include "scheduler.h"
 #include <atomic>
@@ -14,33 +14,34 @@
 
 namespace emulation {
 constexpr size_t device_alignment = 256;
-constexpr size_t huge_page = 2 << 20, huge_from = 1 << 20; // opening and closing goes by page table entry
+// Allocations of at least huge_from bytes use huge pages: the cost of opening and closing is per page table entry.
+constexpr size_t huge_page = 2 << 20, huge_from = 1 << 20;
 
 struct Allocation {
     char *start, *body, *end, *mapping; // body: first accessible byte; end: first inaccessible one
     size_t bytes, mapped;
     bool pinned;
-    Site site; // the cudaMalloc
+    Site site; // the call that allocated it
     std::atomic<bool> open;
     bool holds(const void *p) const { return p >= body && p < end; }
     ptrdiff_t offset(const void *p) const { return static_cast<const char *>(p) - start; }
 };
 
 struct Memory {
-    std::map<uintptr_t, Allocation> allocations; // by mapping
+    std::map<uintptr_t, Allocation> allocations; // keys are addresses of mappings
     size_t used = 0;
     std::recursive_mutex mutex; // held by every call of the host API
 };
 inline Memory memory;
 
-// The allocation whose mapping, inaccessible pages included, holds this address.
+// Returns the allocation whose mapping, including inaccessible pages, contains this address, or NULL.
 EMU_UNTRACED inline Allocation *find_mapping(const void *p) {
     auto next = memory.allocations.upper_bound(reinterpret_cast<uintptr_t>(p));
     if (next == memory.allocations.begin()) return nullptr;
     Allocation &a = std::prev(next)->second;
     return p < a.mapping + a.mapped ? &a : nullptr;
 }
-// The allocation that a pointer points into; one past the end counts, as in C.
+// Returns the allocation that a pointer points into, or to one past its end as in C, or NULL.
 EMU_UNTRACED inline Allocation *find_allocation(const void *p) {
     Allocation *a = find_mapping(p);
     return a && p >= a->start && p <= a->start + a->bytes ? a : nullptr;
@@ -64,7 +65,7 @@ EMU_UNTRACED inline void close(Allocation &a) {
     if (mprotect(a.body, a.end - a.body, PROT_NONE)) abort();
 }
 
-// While one of these lives, the host API may use the memory.
+// Opens an allocation to the host API during the lifetime of the object.
 struct Opened {
     Allocation *allocation;
     explicit Opened(const void *p) : allocation(find_allocation(p)) {
@@ -76,7 +77,7 @@ struct Opened {
     Opened(const Opened &) = delete;
 };
 
-// After a kernel.
+// Called after a kernel: checks the guards of all device memory that it used and closes it.
 EMU_UNTRACED inline void close_all(const char *kernel) {
     for (auto &[key, a] : memory.allocations) {
         if (a.pinned || !a.open) continue;
@@ -95,13 +96,12 @@ inline size_t memory_limit() {
     return value;
 }
 
-// NULL when there is not that much memory.
+// Returns NULL if there is not enough memory.
 inline void *allocate(size_t bytes, bool pinned, Site site) {
     if (!pinned && (bytes > memory_limit() || memory.used > memory_limit() - bytes)) return nullptr;
     size_t unit = bytes >= huge_from ? huge_page : page;
     size_t size = round_up(bytes, device_alignment), body_size = round_up(size, unit);
-    size_t mapped = page + body_size + (unit - page) +
-                    page; // so that the body's end can be aligned to the unit
+    size_t mapped = page + body_size + (unit - page) + page; // unit - page: to align the body to the unit
     void *mapping = mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapping == MAP_FAILED) return nullptr;
     char *begin = static_cast<char *>(mapping);
@@ -155,7 +155,7 @@ EMU_UNTRACED inline void check_shared(const void *p, size_t bytes, Site site) {
 
 // ---- faults -----------------------------------------------------------------------------------------------
 
-inline struct sigaction previous_handlers[2]; // of SIGSEGV and SIGBUS
+inline struct sigaction previous_handlers[2]; // for SIGSEGV and SIGBUS
 
 __attribute__((format(printf, 1, 2))) EMU_UNTRACED inline void complain(const char *format, ...) {
     va_list arguments;
@@ -204,7 +204,7 @@ EMU_UNTRACED inline void on_fault(int number, siginfo_t *info, void *context) {
     if (number == SIGSEGV && previous_handlers[0].sa_flags & SA_SIGINFO && previous_handlers[0].sa_sigaction)
         return previous_handlers[0].sa_sigaction(number, info, context);
     if (in_kernel() || a) abort();
-} // returning repeats the access, with the previous handler in place
+} // returning repeats the access, now with the previous handler
 
 EMU_UNTRACED inline void install_fault_handlers() {
     struct sigaction action = {};
@@ -212,14 +212,14 @@ EMU_UNTRACED inline void install_fault_handlers() {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigaction(SIGSEGV, &action, &previous_handlers[0]);
     sigaction(SIGBUS, &action, &previous_handlers[1]);
-#ifdef EMU_ASAN // whose reports do not say which CUDA thread they are about
+#ifdef EMU_ASAN // its reports do not name the CUDA thread
     __sanitizer_set_death_callback([] {
         if (in_kernel()) fprintf(stderr, "cuda emulation: this was found\n"), print_thread();
     });
 #endif
 }
 
-// For every OS thread that can fault: the handler needs a stack of its own, since a fiber's may have
+// Must be called in every OS thread that can fault: the handler needs its own stack, since that of a fiber may have
 // overflowed.
 EMU_UNTRACED inline void prepare_for_faults() {
     static std::once_flag once;

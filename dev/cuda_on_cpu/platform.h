@@ -1,8 +1,7 @@
-// What the emulator asks of compiler, sanitizers and valgrind; and how it reports an error.
+// Interface to compiler, sanitizers and valgrind; source locations of errors.
 //
-// A Site is the source line of a call. Functions that stand for a CUDA call end their parameter list with
-// EMU_CALLER, whose default arguments are the caller's file and line, so that every message names the
-// kernel's own source.
+// A Site is the source line of a call. The parameter lists of functions that emulate a CUDA call end with EMU_CALLER,
+// whose default arguments are the file and line of the caller, so that every message names a line of the kernel.
 #pragma once
 #define CUDA_EMULATION 1
 #include <dlfcn.h>
@@ -46,7 +45,7 @@ void __tsan_java_free(uintptr_t begin, uintptr_t bytes);
 #define VALGRIND_MAKE_MEM_UNDEFINED(begin, bytes)
 #endif
 
-#define EMU_UNTRACED   __attribute__((no_sanitize("thread"))) // the emulator's own data is not the kernel's
+#define EMU_UNTRACED   __attribute__((no_sanitize("thread"))) // races on data of the emulator do not count
 #define EMU_CALLER     const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define EMU_HERE(what) (emulation::Site{what, file, line})
 
@@ -62,7 +61,7 @@ inline size_t round_up(size_t value, size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-// Non-zero shuffles the order of threads and blocks and makes asynchronous work complete at random times.
+// A nonzero seed shuffles the order of threads and blocks and makes asynchronous work complete at random times.
 EMU_UNTRACED inline uint64_t seed() {
     static const uint64_t value = [] {
         const char *text = getenv("CUDA_EMULATION_SEED");
@@ -80,11 +79,9 @@ EMU_UNTRACED inline uint64_t next_random(uint64_t &state) { // splitmix64
 
 // ---- the executable itself --------------------------------------------------------------------------------
 
-// Where it was loaded, and the calling thread's copy of its thread_local variables (which hold __shared__
-// arrays).
 struct Executable {
-    uintptr_t loaded_at;
-    char *tls;
+    uintptr_t loaded_at; // its load address
+    char *tls;           // the calling thread's copy of its thread_local variables, such as __shared__ arrays
     size_t tls_bytes;
 };
 EMU_UNTRACED inline const Executable &executable() {
@@ -103,7 +100,7 @@ EMU_UNTRACED inline const Executable &executable() {
     return found;
 }
 
-// Prints "function at file:line" of an address in the program, where addr2line and debug information exist.
+// Prints "function at file:line" for an address in the program, if addr2line and debug information are available.
 inline void print_source_of(uintptr_t code) {
     char command[200];
     snprintf(command, sizeof command, "addr2line -Cfpe /proc/%d/exe 0x%zx 2>/dev/null", int(getpid()),
@@ -118,14 +115,14 @@ inline void print_source_of(uintptr_t code) {
 
 // ---- memory contents --------------------------------------------------------------------------------------
 
-// Fresh memory is NaN for everybody, and "uninitialised" for valgrind.
+// Fills fresh memory with NaN and marks it as uninitialised for valgrind.
 inline void fill_undefined(void *begin, size_t bytes) {
     memset(begin, 0xff, bytes);
     VALGRIND_MAKE_MEM_UNDEFINED(begin, bytes);
 }
 
-// Bytes that nobody may touch: poisoned for AddressSanitizer, else a pattern (NaN as fp32 and as bf16) that
-// is looked at later.
+// Guard bytes must not be accessed: they are poisoned for AddressSanitizer, and otherwise filled with a pattern (NaN as
+// fp32 and as bf16) that is checked later.
 constexpr unsigned char guard_pattern[2] = {0xc1, 0x7f};
 EMU_UNTRACED inline void guard_bytes(char *begin, const char *end) {
     for (char *p = begin; p != end; p++) *p = char(guard_pattern[reinterpret_cast<uintptr_t>(p) % 2]);
@@ -145,7 +142,7 @@ EMU_UNTRACED inline const char *first_damaged_guard(const char *begin, const cha
 
 // ---- order between fibers, as the race detector sees it ---------------------------------------------------
 
-// Every fiber is a thread for ThreadSanitizer, ordered only by what orders CUDA threads.
+// Every fiber is a thread for ThreadSanitizer; only synchronisation between CUDA threads orders them.
 #ifdef EMU_TSAN
 inline void acquire(void *p) {
     __tsan_acquire(p);
@@ -153,8 +150,8 @@ inline void acquire(void *p) {
 inline void release(void *p) {
     __tsan_release(p);
 }
-// What a block shares is new to it: forget what the last block, which nothing orders with this one, did to
-// it.
+// Makes the race detector forget the last block's accesses to shared memory: the next block gets fresh shared memory,
+// but nothing orders the two.
 EMU_UNTRACED inline void forget_range(char *begin, size_t bytes) {
     if (!bytes) return;
     uintptr_t first = reinterpret_cast<uintptr_t>(begin) / 8 * 8,
@@ -164,7 +161,7 @@ EMU_UNTRACED inline void forget_range(char *begin, size_t bytes) {
 }
 EMU_UNTRACED inline void forget_last_block(char *begin, size_t bytes) {
     static bool initialised = false;
-    if (!initialised) __tsan_java_init(0x7e8000000000, 0x017ffffff000); // what may be forgotten
+    if (!initialised) __tsan_java_init(0x7e8000000000, 0x017ffffff000); // all addresses to forget are inside
     initialised = true;
     forget_range(executable().tls, executable().tls_bytes); // __shared__ arrays
     forget_range(begin, bytes);

@@ -1,13 +1,12 @@
 // The host API: memory, copies, streams, events, launches.
 //
-// A call is executed when it is made, in host order; what is asynchronous on a GPU shows in what the host may
-// see:
+// Every call is executed immediately, in host order. Asynchrony is emulated by what the host observes:
 //   - device to pinned memory: the target holds 0xff bytes until the host synchronises with the copy (its
-//     stream, an event recorded after it, the device); with a seed, about half of the copies arrive at once;
+//     stream, an event recorded after it, the device); with a seed, about half of the copies complete immediately;
 //   - pinned memory to device: the source must not change before the host synchronises with the copy;
-//   - cudaEventQuery says cudaErrorNotReady once after each record.
-// Wrong directions, sizes beyond an allocation, host pointers as kernel arguments end the process with a
-// message; what CUDA reports as an error (too much memory, an impossible launch) is reported as that error.
+//   - cudaEventQuery returns cudaErrorNotReady once after each record.
+// Wrong directions, sizes beyond an allocation and host pointers as kernel arguments end the process with a message.
+// Conditions that CUDA reports as errors (too much memory, an impossible launch) are returned as these errors.
 #pragma once
 #include "memory.h"
 #include <chrono>
@@ -93,9 +92,9 @@ inline cudaError_t result(cudaError_t error) {
     return error ? last_error = error : error;
 }
 
-// ---- what the host has synchronised with ------------------------------------------------------------------
+// ---- operations that the host has synchronised with -------------------------------------------------------
 
-// For each stream, by number: its operations up to this one are known to be complete.
+// For each stream, by number, the last operation that is known to be complete, with all before it.
 using Progress = std::map<unsigned, uint64_t>;
 
 inline void join(Progress &progress, const Progress &other) {
@@ -106,7 +105,7 @@ inline void join(Progress &progress, const Progress &other) {
 struct EmulatedStream {
     unsigned number;
     bool blocking;                 // ordered with the default stream
-    emulation::Progress completes; // what is complete once the stream's last operation is
+    emulation::Progress completes; // operations that are complete once the stream's last operation is
 };
 struct EmulatedEvent {
     bool timed, recorded = false, queried = false;
@@ -118,11 +117,11 @@ namespace emulation {
 struct Pending { // an asynchronous copy that the host has not synchronised with
     unsigned stream;
     uint64_t operation;
-    void *target; // device to host: delivered then
-    std::vector<char> snapshot;
-    const void *source; // host to device: must still have this checksum
+    void *target;               // device to host, else NULL
+    std::vector<char> snapshot; // device to host: the data to deliver
+    const void *source;         // host to device, else NULL
     size_t bytes;
-    uint64_t checksum;
+    uint64_t checksum; // host to device: of the source, which must not change
     Site site;
 };
 
@@ -157,7 +156,7 @@ inline void finish(const Pending &p, Site site) {
              p.bytes, p.site.what, p.site.file, p.site.line, site.what, site.file, site.line);
 }
 
-// The host waits for everything in `progress`.
+// Completes all copies that `progress` covers.
 inline void synchronize(const Progress &progress, Site site) {
     std::vector<Pending> rest;
     for (Pending &p : queue.pending) {
@@ -174,8 +173,7 @@ inline void synchronize_all(Site site) {
     queue.pending.clear();
 }
 
-// One more operation of a stream. The default stream waits for all others, and they for it, unless non-
-// blocking.
+// Adds an operation to a stream. The default stream and all blocking streams wait for each other.
 inline EmulatedStream &enqueue(cudaStream_t handle) {
     EmulatedStream &s = handle ? *handle : queue.default_stream;
     if (!handle)
@@ -212,7 +210,7 @@ inline void check_direction(const Allocation *to, const Allocation *from, cudaMe
              kind_of(from), kinds[kind]);
 }
 
-// Copies at once. Before that, a source that waits for a copy of its own gets it.
+// Copies immediately, after completing pending copies to the source.
 inline void copy_now(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, Site site) {
     Allocation *target = find_allocation(to), *source = find_allocation(from);
     check_direction(target, source, kind, site);
@@ -232,7 +230,7 @@ inline void copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind 
     bool to_pinned = target && target->pinned && source && !source->pinned;
     bool from_pinned = source && source->pinned && target && !target->pinned;
     copy_now(to, from, bytes, kind, site);
-    if (!bytes || (!to_pinned && !from_pinned)) return; // pageable memory: done when the call returns
+    if (!bytes || (!to_pinned && !from_pinned)) return; // copies of pageable memory are synchronous
     Pending p{stream.number, stream.completes[stream.number], nullptr, {}, nullptr, bytes, 0, site};
     if (from_pinned) {
         p.source = from, p.checksum = checksum(from, bytes);
@@ -270,17 +268,17 @@ inline cudaError_t free_synchronously(void *p, bool pinned, Site site) {
 
 // ---- launches ---------------------------------------------------------------------------------------------
 
-constexpr size_t l2_cache_size = 128 << 10; // little: what is cut to fit it is cut in small tests too
+constexpr size_t l2_cache_size = 128 << 10; // small, so that small tests too exceed it
 
-// What a GPU gives a block; asked for each time, so that a program can be several GPUs.
+// Returns the maximum shared memory of a block. The environment is read each time, so that a program can emulate
+// several GPUs.
 inline size_t shared_memory_of_block() {
     const char *text = getenv("CUDA_EMULATION_SHARED");
     return text ? std::min(size_t(strtoull(text, nullptr, 10)), max_shared) : max_shared;
 }
 
 constexpr size_t default_dynamic_shared = 48 << 10;
-inline std::map<const void *, size_t>
-    shared_limits; // of kernels that have cudaFuncAttributeMaxDynamicSharedMemorySize
+inline std::map<const void *, size_t> shared_limits; // set by cudaFuncSetAttribute
 
 inline size_t shared_limit(const void *kernel) {
     auto found = shared_limits.find(kernel);
@@ -485,7 +483,8 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t event, EMU_CALLER) {
     emulation::synchronize(event->completes, EMU_HERE("cudaEventSynchronize"));
     return cudaSuccess;
 }
-inline cudaError_t cudaEventQuery(cudaEvent_t event, EMU_CALLER) { // "not ready" is not an error to remember
+// "Not ready" is not an error that cudaGetLastError returns later.
+inline cudaError_t cudaEventQuery(cudaEvent_t event, EMU_CALLER) {
     emulation::Lock lock(emulation::memory.mutex);
     if (event->recorded && !std::exchange(event->queried, true)) return cudaErrorNotReady;
     emulation::synchronize(event->completes, EMU_HERE("cudaEventQuery"));
@@ -607,7 +606,7 @@ inline const ErrorText &error_text(cudaError_t error) {
         {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
         {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
         {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
-    }; // the others are for host code that asks for them: nothing here returns them
+    }; // the emulator never returns the other errors, which exist for host code that mentions them
     static const ErrorText other = {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"};
     for (const ErrorText &t : texts)
         if (t.error == error) return t;

@@ -1,8 +1,8 @@
-// Runs a grid: every CUDA thread of a block is a fiber, a block runs on one OS thread, and blocks are spread
-// over OS threads by OpenMP where it is compiled in.
+// Runs a grid: every CUDA thread of a block is a fiber, a block runs on one OS thread, and OpenMP, if enabled,
+// distributes blocks over OS threads.
 //
-// A thread gives up the processor only inside a barrier, a warp collective or a polling loop, so the order of
-// threads is chosen here: in index order by default, shuffled when CUDA_EMULATION_SEED is not zero.
+// A thread yields only inside a barrier, a warp collective or a polling loop, so the order of threads is determined
+// here: it is index order by default, and shuffled if CUDA_EMULATION_SEED is not zero.
 #pragma once
 #include "fibers.h"
 #include "language.h"
@@ -14,20 +14,20 @@
 
 namespace emulation {
 constexpr unsigned max_threads = 1024, max_warps = 32, named_barriers = 16, full_mask = 0xffffffffu;
-constexpr size_t max_shared = 227 << 10;    // per block on sm_90
-constexpr size_t shared_window = 256 << 10; // what a 32-bit shared address can lie in
-constexpr size_t shared_alignment = 1024;   // of dynamic shared memory
-constexpr size_t guard_below_shared = 256;  // bytes watched below it
-constexpr unsigned max_copies = 128;        // cp.async copies a thread can have in flight
+constexpr size_t max_shared = 227 << 10;    // bytes per block on sm_90
+constexpr size_t shared_window = 256 << 10; // bytes of the address range of 32-bit shared addresses
+constexpr size_t shared_alignment = 1024;   // alignment of dynamic shared memory
+constexpr size_t guard_below_shared = 256;  // guard bytes below dynamic shared memory
+constexpr unsigned max_copies = 128;        // maximum number of cp.async copies of a thread in flight
+// A fiber that runs in two blocks orders them for the race detector, so consecutive blocks use different sets.
 #ifdef EMU_TSAN
-constexpr unsigned thread_sets =
-    2; // a fiber that plays in two blocks orders them: neighbours have none in common
+constexpr unsigned thread_sets = 2;
 #else
 constexpr unsigned thread_sets = 1;
 #endif
-// Rounds of polling without any progress that mean a deadlock: of the only block under way, and of one that may wait
-// for another one's thread of the system (then every round takes 0.1 ms).
-constexpr uint64_t fruitless_polls = 1000, fruitless_polls_beside_others = 200000;
+// Rounds of polling without any progress after which a deadlock is reported: for the only running block, and for one
+// that may be waiting for a block on another OS thread (every round then takes 0.1 ms).
+constexpr uint64_t max_idle_polls_alone = 1000, max_idle_polls = 200000;
 
 struct AsyncCopy {
     void *target;
@@ -41,8 +41,8 @@ struct Thread : Fiber { // one CUDA thread
     uint3 index;
     unsigned warp, lane;
     State state;
-    Site site;   // where it waits
-    bool fenced; // has executed __threadfence(): its atomics now publish what it wrote
+    Site site;   // the call in which it waits
+    bool fenced; // has executed __threadfence(), so that its atomics now publish its writes
     AsyncCopy copies[max_copies];
     unsigned copy_count, copy_group;
 };
@@ -62,28 +62,31 @@ struct Group { // lanes of one warp that have reached a collective with the same
 };
 
 struct Warp {
-    unsigned live, groups; // lanes that have not exited; groups in use, of which those with mask 0 are free
+    unsigned live;   // mask of the lanes that have not exited
+    unsigned groups; // number of entries of `group` in use; those with mask 0 are free
     Group group[32];
-    unsigned sync_phase;  // __syncwarps of the whole warp so far
-    unsigned outstanding; // wgmma operations not yet waited for
+    unsigned sync_phase;  // number of __syncwarps of the whole warp so far
+    unsigned outstanding; // number of wgmma operations not yet waited for
 };
 
-struct Worker { // one OS thread's machinery, kept between launches
+struct Worker { // the state of one OS thread, kept between launches
     Thread host, threads[thread_sets][max_threads];
-    Thread *thread[max_threads]; // who plays CUDA thread i of the current block
+    Thread *thread[max_threads]; // the fiber of CUDA thread i of the current block
     Thread *ready[max_threads], *polling[max_threads];
     unsigned ready_count, polling_count, live, block_threads;
     Warp warps[max_warps];
     Barrier barriers[named_barriers];
     char *window, *dynamic_base, *order;
     size_t dynamic_bytes;
-    unsigned outstanding; // TMA copies not yet waited for
+    unsigned outstanding; // number of TMA copies not yet waited for
     void (*body)(const void *);
     const void *body_data;
     uint64_t random, switches, blocks_run;
-    uint64_t progress, polled_at, poll_rounds; // anything that can end somebody's polling counts as progress
-    bool polled_alone, uniform;  // uniform: pick the next thread uniformly instead of running one warp ahead
-    char block_start, block_end; // addresses for the race detector
+    uint64_t progress;               // incremented by every event that can end a polling loop
+    uint64_t polled_at, poll_rounds; // progress at the last round of polling; rounds without progress since
+    bool polled_alone;               // no other block was running at the last round of polling
+    bool uniform;                    // picks the next thread uniformly instead of letting one warp run ahead
+    char block_start, block_end;     // addresses for the race detector
 };
 inline thread_local Worker *worker = nullptr;
 inline thread_local Thread *self = nullptr;
@@ -117,13 +120,13 @@ EMU_UNTRACED inline void vcomplain(const char *format, va_list arguments) {
     abort();
 }
 
-// One line for each place at which threads of the block are.
+// Reports a deadlock, with one line for each place at which threads of the block are.
 [[noreturn]] EMU_UNTRACED inline void report_stuck(const char *why) {
     fflush(stdout);
     fprintf(stderr, "cuda emulation: %s in block (%u,%u,%u); threads are at:\n", why, blockIdx.x, blockIdx.y,
             blockIdx.z);
-    std::map<std::tuple<std::string, int, std::string>, std::pair<unsigned, unsigned>>
-        places; // first thread, count
+    // Values are the first thread and the number of threads.
+    std::map<std::tuple<std::string, int, std::string>, std::pair<unsigned, unsigned>> places;
     for (unsigned i = 0; i < worker->block_threads; i++) {
         const Thread &t = *worker->thread[i];
         Site site = t.state == FINISHED ? Site{"(exited)", "", 0} : t.site;
@@ -136,19 +139,19 @@ EMU_UNTRACED inline void vcomplain(const char *format, va_list arguments) {
     abort();
 }
 
-// ---- addresses by which the race detector tells barriers apart --------------------------------------------
+// ---- addresses that identify barriers to the race detector ------------------------------------------------
 
-// In the inaccessible page before the window, other ones for each set of threads. A barrier has one for each
-// parity of its phase.
+// The addresses are in the inaccessible page before the window, and different for each set of threads. A barrier has
+// one address for each parity of its phase.
 EMU_UNTRACED inline char *order_of_barrier(const Worker &w, unsigned id, unsigned phase) {
     return w.order + (id * 2 + phase % 2) * 8;
 }
-// Whole-warp __syncwarps have two parities as well; kind 2 is for partial masks.
+// For __syncwarp of a whole warp, `kind` is the parity of its phase; kind 2 is for partial masks.
 EMU_UNTRACED inline char *order_of_warp(const Worker &w, unsigned warp, unsigned kind) {
     return w.order + (named_barriers * 2 + warp * 3 + kind) * 8;
 }
 
-// ---- who runs next ----------------------------------------------------------------------------------------
+// ---- choosing the next thread -----------------------------------------------------------------------------
 
 EMU_UNTRACED inline void switch_to(Thread *next) {
     Thread *previous = self;
@@ -164,7 +167,7 @@ EMU_UNTRACED inline void make_ready(Worker &w, Thread *thread) {
     w.ready[w.ready_count++] = thread;
 }
 
-EMU_UNTRACED inline void exchange(Thread *&a, Thread *&b) { // std::swap would be seen by the race detector
+EMU_UNTRACED inline void exchange(Thread *&a, Thread *&b) { // the race detector would instrument std::swap
     Thread *t = a;
     a = b;
     b = t;
@@ -181,16 +184,17 @@ inline unsigned blocks_under_way = 0;
 EMU_UNTRACED inline void let_all_poll(Worker &w) {
     const bool alone = __atomic_load_n(&blocks_under_way, __ATOMIC_RELAXED) == 1;
     if (w.progress != w.polled_at || alone != w.polled_alone) w.poll_rounds = 0;
-    if (w.poll_rounds++ > (alone ? fruitless_polls : fruitless_polls_beside_others))
+    if (w.poll_rounds++ > (alone ? max_idle_polls_alone : max_idle_polls))
         report_stuck("deadlock (threads spin for ever)");
-    if (!alone && w.poll_rounds > 1) usleep(100); // the other block gets the processor
+    if (!alone && w.poll_rounds > 1) usleep(100); // yields the processor to the other block
     w.polled_alone = alone;
     w.polled_at = w.progress;
     while (w.polling_count) make_ready(w, w.polling[--w.polling_count]);
     shuffle_ready(w, 0);
 }
 
-// Last in, first out lets one warp run ahead as far as it can; odd seeds pick uniformly instead.
+// Returns the next thread, or NULL if none can run. Last in, first out lets one warp run ahead as far as it can; odd
+// seeds pick uniformly instead.
 EMU_UNTRACED inline Thread *pick(Worker &w) {
     if (!w.ready_count && w.polling_count) let_all_poll(w);
     if (!w.ready_count) return nullptr;
@@ -206,13 +210,13 @@ EMU_UNTRACED inline void wait(State state, const Site &site) {
     switch_to(next);
 }
 
-// Belongs into every loop that polls memory: nothing else would let the other threads run.
+// Must be called in every loop that polls memory: otherwise the other threads would never run.
 EMU_UNTRACED inline void spin(Site site) {
     worker->polling[worker->polling_count++] = self;
     wait(POLLING, site);
 }
 
-// ---- a thread's life, a block's life, a grid's life -------------------------------------------------------
+// ---- running threads, blocks and grids --------------------------------------------------------------------
 
 void leave_collectives(); // sync.h
 
@@ -256,7 +260,7 @@ EMU_UNTRACED inline Worker &this_worker() {
     return w;
 }
 
-// Dynamic shared memory ends, up to alignment, at an inaccessible page, and is NaN.
+// Fills dynamic shared memory with NaN and places it so that it ends, up to alignment, at an inaccessible page.
 EMU_UNTRACED inline void prepare_shared_memory(Worker &w) {
     ASAN_UNPOISON_MEMORY_REGION(w.window, shared_window);
     size_t rounded = round_up(w.dynamic_bytes, shared_alignment);
@@ -331,7 +335,7 @@ EMU_UNTRACED inline void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, v
     const uint64_t launch = ++launches;
     const std::vector<unsigned> order = block_order(size_t(grid.x) * grid.y * grid.z, launch);
     const long blocks = long(order.size());
-#if defined(_OPENMP) && !defined(EMU_TSAN) // which does not know OpenMP's barriers
+#if defined(_OPENMP) && !defined(EMU_TSAN) // ThreadSanitizer does not know OpenMP's barriers
 #pragma omp parallel for schedule(dynamic)
 #endif
     for (long i = 0; i < blocks; i++) {
@@ -348,6 +352,6 @@ EMU_UNTRACED inline void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, v
         run_block(w, {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)});
         __atomic_fetch_add(&total_switches, w.switches - before, __ATOMIC_RELAXED);
     }
-    if (worker) acquire(&worker->block_end); // the host waits for all blocks, blocks never for each other
+    if (worker) acquire(&worker->block_end); // orders the host after all blocks, but no block after another
 }
 } // namespace emulation

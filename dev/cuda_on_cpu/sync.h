@@ -1,6 +1,5 @@
-// Barriers, warp collectives (shuffles, votes, __syncwarp) and what they forbid: a barrier that threads reach
-// at different lines, a mask without the calling lane, a shuffle from a lane that does not take part, waiting
-// for ever.
+// Barriers and warp collectives (shuffles, votes, __syncwarp). Detects what they forbid: a barrier that threads reach
+// at different lines, a mask without the calling lane, a shuffle from a lane that does not take part, deadlocks.
 #pragma once
 #include "scheduler.h"
 #include <type_traits>
@@ -21,8 +20,8 @@ EMU_UNTRACED inline void release_barrier(Worker &w, Barrier &b) {
     shuffle_ready(w, first);
 }
 
-// Count 0 is __syncthreads: everybody who has not exited. Else `bar.sync id, count`, or `bar.arrive` if not
-// blocking.
+// With count 0 this is __syncthreads, for all threads that have not exited. Otherwise it is `bar.sync id, count`, or
+// `bar.arrive` if not blocking.
 EMU_UNTRACED inline int sync_block(unsigned id, unsigned count, int predicate, Site site,
                                    bool blocking = true) {
     Worker &w = *worker;
@@ -56,7 +55,7 @@ EMU_UNTRACED inline void complete_group(Worker &w, Warp &warp, Group *group) {
     while (warp.groups && !warp.group[warp.groups - 1].mask) warp.groups--;
 }
 
-// The group with this mask, or a new one: a free one among those in use, or the next.
+// Returns the group with this mask, or a new one: a free entry among those in use, or the next entry.
 EMU_UNTRACED inline Group *join_group(Warp &warp, unsigned mask, void (*run)(void **, unsigned),
                                       const Site &site) {
     Group *group = warp.group, *end = warp.group + warp.groups;
@@ -73,8 +72,8 @@ EMU_UNTRACED inline Group *join_group(Warp &warp, unsigned mask, void (*run)(voi
     return group;
 }
 
-// Each lane hands in a slot on its own stack; the last lane to arrive runs `run` over all of them. Exited
-// lanes do not count. `aligned`: an instruction that needs the whole warp.
+// Each lane passes a slot on its own stack; the last lane to arrive calls `run` with all of them. Exited lanes do not
+// count. `aligned` is true for an instruction that needs the whole warp.
 EMU_UNTRACED inline void warp_collective(unsigned mask, void *slot, void (*run)(void **, unsigned),
                                          const Site &site, bool aligned = false) {
     Worker &w = *worker;
@@ -92,7 +91,7 @@ EMU_UNTRACED inline void warp_collective(unsigned mask, void *slot, void (*run)(
         wait(AT_COLLECTIVE, site);
 }
 
-// The exit of a thread completes what waited only for it.
+// Called when a thread exits: completes collectives and barriers that waited only for it.
 EMU_UNTRACED inline void leave_collectives() {
     Worker &w = *worker;
     Warp &warp = w.warps[self->warp];
@@ -135,7 +134,7 @@ EMU_UNTRACED __forceinline__ T shuffle(unsigned mask, T value, int source, int w
 struct VoteSlot {
     long long value;
     unsigned ballot;
-    long long sum, least, greatest;
+    long long sum, minimum, maximum;
 };
 EMU_UNTRACED inline void run_vote(void **slots, unsigned lanes) {
     VoteSlot r{0, 0, 0, INT64_MAX, INT64_MIN};
@@ -144,8 +143,8 @@ EMU_UNTRACED inline void run_vote(void **slots, unsigned lanes) {
         long long value = static_cast<VoteSlot *>(slots[lane])->value;
         r.ballot |= unsigned(value != 0) << lane;
         r.sum += value;
-        r.least = value < r.least ? value : r.least;
-        r.greatest = value > r.greatest ? value : r.greatest;
+        r.minimum = value < r.minimum ? value : r.minimum;
+        r.maximum = value > r.maximum ? value : r.maximum;
     }
     for (int lane = 0; lane < 32; lane++)
         if (lanes >> lane & 1) *static_cast<VoteSlot *>(slots[lane]) = r;
@@ -162,7 +161,7 @@ template <class T> VoteSlot reduce(unsigned mask, T value, Site site) {
 }
 } // namespace emulation
 
-// ---- what kernels call ------------------------------------------------------------------------------------
+// ---- functions that kernels call --------------------------------------------------------------------------
 
 inline void __syncthreads(EMU_CALLER) {
     emulation::sync_block(0, 0, 0, EMU_HERE("__syncthreads"));
@@ -225,8 +224,8 @@ template <class T> T __reduce_add_sync(unsigned mask, T value, EMU_CALLER) {
     return T(emulation::reduce(mask, value, EMU_HERE("__reduce_add_sync")).sum);
 }
 template <class T> T __reduce_max_sync(unsigned mask, T value, EMU_CALLER) {
-    return T(emulation::reduce(mask, value, EMU_HERE("__reduce_max_sync")).greatest);
+    return T(emulation::reduce(mask, value, EMU_HERE("__reduce_max_sync")).maximum);
 }
 template <class T> T __reduce_min_sync(unsigned mask, T value, EMU_CALLER) {
-    return T(emulation::reduce(mask, value, EMU_HERE("__reduce_min_sync")).least);
+    return T(emulation::reduce(mask, value, EMU_HERE("__reduce_min_sync")).minimum);
 }

@@ -1,9 +1,9 @@
-// mma.sync, ldmatrix and cp.async, with the fragment layouts of the PTX ISA, and the rest of attention/ptx.h:
-// its emulated side.
+// The emulation of attention/ptx.h: mma.sync, ldmatrix and cp.async, with the fragment layouts of the PTX ISA, and the
+// rest.
 //
-// Checked: the whole warp takes part, alignment, operands lie where they must (shared memory), every cp.async
-// is waited for. By default cp.async writes NaN at once and delivers when it is waited for, as late as is
-// allowed; with a seed about half of the copies arrive at once, as early as is allowed.
+// It checks that the whole warp takes part, that operands are aligned and in shared memory where required, and that
+// every cp.async is waited for. By default, cp.async writes NaN immediately and the data only when they are waited for,
+// as late as allowed; with a seed, about half of the copies are performed immediately, as early as allowed.
 #pragma once
 #include "bf16.h"
 #include "memory.h"
@@ -13,8 +13,8 @@ namespace emulation {
 
 // ---- mma.m16n8k16 -----------------------------------------------------------------------------------------
 
-// First element of register r of a lane, in the 16x16 A fragment and (r = pair) in the 16x8 C and D
-// fragments.
+// Return row and column of the first element of register r of a lane, in the 16x16 A fragment, and of pair r in the
+// 16x8 C and D fragments.
 inline unsigned fragment_row(unsigned lane, unsigned r) {
     return lane / 4 + (r & 1) * 8;
 }
@@ -35,7 +35,7 @@ struct MmaSlot {
     float *d;
 };
 
-typedef float MmaRow __attribute__((vector_size(32))); // of b, c and d: what makes this product fast
+typedef float MmaRow __attribute__((vector_size(32))); // a row of b, c or d; vectors make the product fast
 
 EMU_UNTRACED inline void gather_mma(void **slots, float a[16][16], MmaRow b[16], MmaRow c[16]) {
     for (unsigned lane = 0; lane < 32; lane++) {
@@ -72,8 +72,8 @@ EMU_UNTRACED inline void run_mma_m16n8k16(void **slots, unsigned) {
 
 // ---- ldmatrix ---------------------------------------------------------------------------------------------
 
-// Eight rows of 16 bytes are one phase. Rows that share banks need more than one wavefront: each extra one
-// counts.
+// Eight rows of 16 bytes are one phase. Rows that share banks need more than one wavefront; each extra wavefront counts
+// as a conflict.
 inline uint64_t ldmatrix_phases = 0, ldmatrix_conflicts = 0;
 
 struct LdmatrixSlot {
@@ -105,7 +105,7 @@ template <bool transposed> EMU_UNTRACED void run_ldmatrix_x4(void **slots, unsig
     count_conflicts(slots);
 }
 
-// Every lane loads its own elements, so that a race detector blames the right thread.
+// Every lane loads its own elements, so that a race detector reports the right thread.
 template <bool transposed> void ldmatrix_x4(uint32_t (&r)[4], const void *row, Site site) {
     check_shared(row, 16, site);
     LdmatrixSlot slot{static_cast<const char *>(row), {}};
@@ -120,8 +120,8 @@ template <bool transposed> void ldmatrix_x4(uint32_t (&r)[4], const void *row, S
 
 // ---- cp.async ---------------------------------------------------------------------------------------------
 
-__attribute__((noinline)) inline void store_16(void *target,
-                                               const void *source) { // seen by sanitizers, unlike callers
+// Sanitizers instrument this function, unlike its callers.
+__attribute__((noinline)) inline void store_16(void *target, const void *source) {
     *static_cast<uint4 *>(target) = *static_cast<const uint4 *>(source);
 }
 
@@ -154,7 +154,7 @@ EMU_UNTRACED inline void cp_async_wait(unsigned allowed) {
 }
 } // namespace emulation
 
-// ---- what kernels call: see attention/ptx.h ---------------------------------------------------------------
+// ---- functions that kernels call: see attention/ptx.h -----------------------------------------------------
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               const float (&c)[4], EMU_CALLER) {
