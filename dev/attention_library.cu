@@ -1,18 +1,19 @@
-// Our attention launchers as a shared library with a C interface: dev/bench_attention.py calls them on PyTorch's
-// memory, in PyTorch's process.
+// Our attention launchers as a shared library with a C interface: dev/bench_attention.py calls them with PyTorch's
+// tensors, in the process of PyTorch.
 //
 //     make attention_library          build/<...>/dev/libattention.so
 //
-// A case is a struct. library_refusal says in a sentence why it cannot be had; the others may be called when it has
-// answered NULL. Pointers are the device's, and work is queued on `stream`, a cudaStream_t that the CPU ignores.
+// A case is described by a struct. library_refusal returns NULL if the case is supported, else a sentence that says why
+// not; the other functions require that it is NULL. Pointers are in device memory, and work is queued on `stream`, a
+// cudaStream_t that the CPU ignores.
 //
-// q, dq (B, T, NH, HS); k, v, dk, dv (B, T, NKV, HS); out, dout (B, T, NH, HS), each with its stride from a token to the
-// next, in elements of floatX, sequences one after the other; lse (B, NH, T); saved and scratch as many floats as
-// library_saved_size and library_scratch_size say.
+// q, dq (B, T, NH, HS); k, v, dk, dv (B, T, NKV, HS); out, dout (B, T, NH, HS); lse (B, NH, T). All but lse have a
+// stride between tokens, in elements of floatX; sequences are contiguous. saved and scratch are arrays of
+// library_saved_size and library_scratch_size floats.
 #include "attention/attention.cuh"
 
 typedef struct {
-    const char *variant; // one of library_variant's
+    const char *variant; // a name that library_variant returns
     uint64_t B, T, NH, NKV, HS;
     uint64_t q_token, kv_token, out_token;
     double dropout; // probability
@@ -66,7 +67,7 @@ int library_is_bf16(void) {
 void library_describe(char *text, size_t size) {
     device_describe(text, size);
 }
-// The names in turn, then NULL.
+// Returns the name of a variant, or NULL if there are no more.
 const char *library_variant(size_t index) {
     return index < NUM_VARIANTS ? VARIANTS[index].name : NULL;
 }

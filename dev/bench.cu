@@ -1,18 +1,18 @@
-// Speed on this machine, against a peak measured in the same run.
+// Measures speed on this machine, relative to a peak measured in the same run.
 //
-//     bench matmul       the products of L=6 C=384 and of gpt2-124M: GFLOP/s, % of peak, fp32 and bf16 inputs in turn
+//     bench matmul       the products of L=6 C=384 and of gpt2-124M: GFLOP/s, % of peak, for fp32 and bf16 inputs
 //     bench attention    naive and flash at T = 256 .. 4096: ms, GFLOP/s, memory
-//     bench step         whole training steps of three models, and where their time goes
+//     bench step         whole training steps of three models, with a profile
 //     bench serve L NH C T B V fp32|bf16 ATTENTION
-//                        trains on random tokens, one step for every line on standard input, answering with
-//                        its milliseconds: for dev/bench_torch.py, which takes turns with it
+//                        trains on random tokens, one step for every line on standard input, and prints the
+//                        milliseconds of each: for dev/bench_torch.py, which alternates it with PyTorch
 //
-// Figures are medians; rounds of the things compared alternate. Products also show their best round: what the code
-// can do when nothing else has the machine.
+// Results are medians; rounds of the alternatives that are compared alternate. For products, the best round is shown
+// too: the speed when no other program uses the machine.
 #include "data/progress.h"
 #include "gpt.cuh"
 
-enum { MOST_ROUNDS = 200 };
+enum { MAX_ROUNDS = 200 };
 
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -37,9 +37,9 @@ static void bench_product(const MatmulCpu *contexts, int precisions, double *pea
                           size_t M, size_t N, size_t K, double *worst) {
     static const char *names[] = {"NT", "NN", "TN"};
     float *A = random_memory(M * K), *B = random_memory(N * K), *C = random_memory(M * N);
-    // The highest peak seen so far: a slow moment of the machine must not flatter the products after it.
+    // Use the highest peak so far, so that a temporarily slow machine does not make the next products look better.
     for (int p = 0; p < precisions; p++) peak[p] = fmax(peak[p], matmul_measure_peak((Precision)p));
-    double seconds[2][MOST_ROUNDS];
+    double seconds[2][MAX_ROUNDS];
     int rounds = 25;
     for (int round = 0; round < rounds; round++)
         for (int p = 0; p < precisions; p++) {
@@ -51,7 +51,7 @@ static void bench_product(const MatmulCpu *contexts, int precisions, double *pea
     printf("%s %6zu x %6zu x %5zu", names[layout], M, N, K);
     for (int p = 0; p < precisions; p++) {
         double flop = 2.0 * (double)M * (double)N * (double)K / 1e9, middle = median(seconds[p], rounds);
-        double best = seconds[p][0]; // median has sorted them
+        double best = seconds[p][0]; // median() has sorted them
         printf("   %s %6.1f GFLOP/s %5.1f %%, best %5.1f %%", p ? "bf16" : "fp32", flop / middle,
                100 * flop / middle / peak[p], 100 * flop / best / peak[p]);
         worst[p] = fmin(worst[p], 100 * flop / best / peak[p]);
@@ -105,7 +105,7 @@ static void bench_attention_case(size_t B, size_t T, size_t NH, size_t HS, doubl
     float *lse = random_memory(B * NH * T);
     size_t saved_floats = attention_saved_size(ATTENTION_NAIVE, B, NH, T, T);
     float *saved = random_memory(saved_floats);
-    double seconds[2][2][MOST_ROUNDS];
+    double seconds[2][2][MAX_ROUNDS];
     int rounds = T <= 1024 ? 7 : 3;
     for (int round = 0; round < rounds; round++)
         for (int v = 0; v < 2; v++) {
@@ -172,7 +172,7 @@ static void create_model(GPT *m, const StepShape *s, Precision precision, Attent
     free(tokens);
 }
 
-// One optimizer step; returns its seconds.
+// Performs one optimizer step and returns its seconds.
 static double step_once(GPT *m, int64_t step) {
     double started = seconds_now();
     const size_t N = m->acts.B * m->acts.T;
@@ -195,7 +195,7 @@ static void bench_step(void) {
     int precisions = 1 + matmul_bf16_available();
     for (int i = 0; i < 3; i++) {
         GPT m[2];
-        double seconds[2][MOST_ROUNDS], typical[2], peak[2];
+        double seconds[2][MAX_ROUNDS], typical[2], peak[2];
         for (int p = 0; p < precisions; p++) {
             peak[p] = matmul_measure_peak((Precision)p);
             create_model(&m[p], &shapes[i], (Precision)p, ATTENTION_FLASH);

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Times our attention and PyTorch's in turns, in one process and on the same memory, and prints the ratio of the medians.
+"""Times our attention and PyTorch's alternately, in one process and on the same memory, and prints the ratio of the medians.
 
     python3 dev/bench_attention.py [--rounds N] [--lengths 512,1024] [--head-sizes 64,128] [--dropouts 0,0.1]
     python3 dev/bench_attention.py --cpu
 
-Causal self-attention on packed q, k, v. On a GPU (the default where there is one) our variants, with sums in a fixed
-order and with atomics, are compared with PyTorch's flash, cuDNN and efficient backends and its deterministic flash: NH * HS = 2048,
-16,384 tokens, bf16. On the CPU our flash is compared with PyTorch's: NH * HS = 768, 4,096 tokens, fp32. First run
-`make attention_library`, which builds our side.
+Causal self-attention on packed q, k, v. On a GPU (the default if there is one) our variants, with sums in a fixed order
+and with atomics, are compared with PyTorch's flash, cuDNN and efficient backends and its deterministic flash:
+NH * HS = 2048, 16,384 tokens, bf16. On the CPU our flash is compared with PyTorch's: NH * HS = 768, 4,096 tokens, fp32.
+First run `make attention_library`, which builds our side.
 
-A case (HS, T, dropout) first compares our out, dq, dk and dv with PyTorch's, without dropout, and ends with exit status 1
-when a row of HS elements differs by more than the tolerance. Then follows a line for each side: forward, backward and both, each in ms,
-in TFLOP/s (the causal half only; GFLOP/s on the CPU), and as the time of PyTorch's flash divided by the side's own: above 1
-is faster than PyTorch. Deterministic sides are compared with PyTorch's deterministic flash.
+For each case (HS, T, dropout), our out, dq, dk and dv are first compared with PyTorch's, without dropout; the program
+ends with exit status 1 if a row of HS elements differs by more than the tolerance. Then follows a line for each side:
+forward, backward and both, each in ms, in TFLOP/s (the causal half only; GFLOP/s on the CPU), and as the time of
+PyTorch's flash divided by that of the side: a ratio above 1 is faster than PyTorch. Deterministic sides are compared with
+PyTorch's deterministic flash.
 
-Threads that spin while they wait slow down the other side and other programs: on the CPU set OMP_WAIT_POLICY=passive.
+Threads that spin while they wait slow down the other side and other programs: on the CPU, set OMP_WAIT_POLICY=passive.
 """
 import argparse
 import contextlib
@@ -36,8 +37,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bench_torch import gpu_seconds
 
 FLASH, DETERMINISTIC = "torch flash", ", deterministic"
-# Of a row's error, relative to the mean of its own size and the average row's. Two correct results in bf16 were up to
-# 4e-2 apart (dq of the first queries), in fp32 1e-5.
+# Tolerance for the error of a row, relative to the mean of its own norm and the average norm of rows. Two correct
+# results differed by up to 4e-2 in bf16 (dq of the first queries) and by 1e-5 in fp32.
 TOLERANCE = {torch.bfloat16: 1e-1, torch.float32: 1e-4}
 PASSES = {"forward": 1, "backward": 2.5, "both": 3.5}  # times the FLOP of a forward pass
 
@@ -51,12 +52,12 @@ class Case(ctypes.Structure):
 
 
 class Inputs:
-    """What all sides read: q, k and v are parts of one tensor. All in shape (B, T, NH, HS)."""
+    """The inputs of all sides, of shape (B, T, NH, HS); q, k and v are parts of one tensor."""
 
     def __init__(self, place, B, T, NH, HS):
         torch.manual_seed(1)
         options = {"device": place.device, "dtype": place.dtype}
-        self.row = 3 * NH * HS  # elements from a token to the next
+        self.row = 3 * NH * HS  # stride between tokens, in elements
         packed = torch.randn(B, T, self.row, **options)
         self.q, self.k, self.v = (x.view(B, T, NH, HS) for x in packed.split(NH * HS, dim=2))
         self.dout = torch.randn(B, T, NH, HS, **options)
@@ -139,7 +140,7 @@ class Ours:
 
 
 class Place:
-    """A device, its sizes, its clock, and the sides that compete there."""
+    """A device, the sizes measured on it, its clock, and the sides that are compared."""
 
     def __init__(self, on_gpu, path):
         self.library = open_library(path or default_library(on_gpu))
@@ -153,7 +154,7 @@ class Place:
             self.device, self.name, self.channels, self.tokens = "cuda", torch.cuda.get_device_name(), 2048, 16384
             self.head_sizes, self.lengths, self.dropouts = (64, 128), (512, 1024, 2048, 4096, 8192, 16384), (0, 0.1)
             self.rate, self.unit, self.rounds = "TFLOP/s", 1e12, 5
-            self.seconds = lambda work: gpu_seconds(work, 4, warm_up=1)  # while one call runs the next is queued
+            self.seconds = lambda work: gpu_seconds(work, 4, warm_up=1)  # calls are queued, so the GPU is never idle
             self.sides[FLASH + DETERMINISTIC] = (Torch, SDPBackend.FLASH_ATTENTION, True)
             self.sides["torch cudnn"] = (Torch, SDPBackend.CUDNN_ATTENTION)
             self.sides["torch efficient"] = (Torch, SDPBackend.EFFICIENT_ATTENTION)
@@ -200,17 +201,17 @@ def cpu_seconds(work):
     return [time.perf_counter() - started]
 
 
-def reason_of(error, told):
-    """What says most: PyTorch gives its reasons as warnings, below a title each."""
-    reasons = [line for line in (str(w.message).split(" (Triggered")[0] for w in told) if not line.endswith("because:")]
+def reason_of(error, caught):
+    """Returns the most specific message: PyTorch states its reasons in warnings, each after a title."""
+    reasons = [line for line in (str(w.message).split(" (Triggered")[0] for w in caught) if not line.endswith("because:")]
     return (reasons + str(error).splitlines())[0][:80]
 
 
 def open_sides(place, inputs, dropout):
-    """The sides that can do it, each having run once, and the reasons why others cannot."""
+    """Returns the sides that support this case, each of which has run once, and the reasons why others do not."""
     sides, reasons = {}, {}
     for name, (kind, *arguments) in place.sides.items():
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 side = kind(inputs, dropout, *arguments)
@@ -218,19 +219,19 @@ def open_sides(place, inputs, dropout):
                     side.both()
                 sides[name] = side
             except RuntimeError as error:
-                reasons[name] = reason_of(error, told)
+                reasons[name] = reason_of(error, caught)
     return sides, reasons
 
 
 def difference(ours, theirs):
-    """The largest of all rows; NaN when there is one."""
+    """Returns the largest error of all rows; NaN if there is any NaN."""
     theirs = theirs.float()
     error, size = (ours.float() - theirs).norm(dim=-1), theirs.norm(dim=-1)
     return (2 * error / (size + size.mean())).max().item()
 
 
 def check(place, inputs, case):
-    """Prints the largest difference between us and PyTorch, or ends the program where they do not agree."""
+    """Prints the largest difference between our results and PyTorch's; ends the program if it exceeds the tolerance."""
     sides, reasons = open_sides(place, inputs, dropout=0.0)
     theirs = [side for side in sides.values() if isinstance(side, Torch)]
     ours = {name: side for name, side in sides.items() if isinstance(side, Ours)}
@@ -249,7 +250,7 @@ def check(place, inputs, case):
 
 
 def measure(place, sides, rounds):
-    """Median seconds of every side and pass, taking turns."""
+    """Returns the median seconds of every side and pass; the sides alternate."""
     seconds = {(name, work): [] for work in PASSES for name in sides}
     for work in PASSES:
         for _ in range(rounds):

@@ -1,10 +1,10 @@
-// Speed of every kernel at the shapes of one model, each against what the hardware allows: memory-bound kernels in
-// percent of a measured device-to-device copy, products in percent of a measured square product.
+// Measures the speed of every kernel at the shapes of one model, relative to what the hardware allows: of memory-bound
+// kernels in percent of a measured device-to-device copy, of products in percent of a measured square product.
 //
 //     build/cuda-bf16/dev/bench_kernels [B T C V]          (16 1024 768 50257: gpt2-124M)
 //
-// Bytes are the fewest: every input read once, every output written once. Before each round a large memory is
-// zeroed, so that nothing is left in the L2 cache. Medians of ROUNDS rounds. One line a kernel:
+// The number of bytes is the minimum: every input is read once, every output written once. Before each round, a large
+// buffer is zeroed to flush the L2 cache. Results are medians of ROUNDS rounds. There is one line per kernel:
 //     name, ms, GB/s, % of the copy   or   name, ms, TFLOP/s, % of the peak
 #include "attention/attention.cuh"
 #include "data/files.h"
@@ -18,14 +18,14 @@ enum { ROUNDS = 15, NUM_TENSORS = 6 };
 
 typedef struct {
     size_t B, T, N, C, V, Vp, parameters;
-    size_t HS;                  // of attention
+    size_t HS;                  // head size of attention
     floatX *x[NUM_TENSORS];     // (N, 4C) each
     floatX *logits, *wte, *wpe; // (N, Vp), (Vp, C), (T, C)
     float *f[2], *dwte;         // (N), (Vp, C)
     float *flat[4];             // (parameters): master, m, v, gradients
     floatX *weights;            // (parameters)
     double *totals;
-    float *scratch; // layernorm's
+    float *scratch; // for layernorm
     float *lse, *attention_scratch;
     int atomics;
     int32_t *tokens; // (N)
@@ -40,7 +40,7 @@ typedef struct {
     double copy_rate, product_rate; // GB/s, GFLOP/s
 } Bench;
 
-// ---- what is measured -------------------------------------------------------------------------------------
+// ---- the measured functions -------------------------------------------------------------------------------
 
 static void run_embedding_forward(Bench *b) {
     embedding_forward(b->x[0], b->tokens, b->wte, b->wpe, b->B, b->T, b->C, &b->dropout, b->stream);
@@ -122,11 +122,11 @@ static void run_copy(Bench *b) {
 
 // ---- measuring --------------------------------------------------------------------------------------------
 
-static int by_value(const void *a, const void *b) {
+static int compare_doubles(const void *a, const void *b) {
     return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
 }
 
-// Median seconds of one call.
+// Returns the median seconds of a call.
 static double seconds_of(Bench *b, void (*run)(Bench *)) {
     double seconds[ROUNDS];
     Event from = event_create(), to = event_create();
@@ -140,7 +140,7 @@ static double seconds_of(Bench *b, void (*run)(Bench *)) {
         seconds[round] = event_seconds(from, to);
     }
     event_destroy(from), event_destroy(to);
-    qsort(seconds, ROUNDS, sizeof(double), by_value);
+    qsort(seconds, ROUNDS, sizeof(double), compare_doubles);
     return seconds[ROUNDS / 2];
 }
 
@@ -193,8 +193,8 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
     b->weights = random_tensor(b->parameters);
     b->totals = (double *)must_alloc(step_totals(b->num_chunks) * sizeof(double));
     b->scratch = zero_floats(layernorm_scratch(C));
-    b->attention_scratch = zero_floats(
-        attention_flash_scratch_size(B, C / 64, T, 64)); // smaller with heads of 128
+    // Heads of 128 need less scratch space.
+    b->attention_scratch = zero_floats(attention_flash_scratch_size(B, C / 64, T, 64));
     b->lse = zero_floats(b->N * (C / 64));
     b->outcome = (StepOutcome *)zero_floats(sizeof(StepOutcome));
     b->cache_filler_bytes = (size_t)4 * b->N * C * sizeof(floatX);
@@ -208,7 +208,7 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
     int32_t *tokens = (int32_t *)malloc(b->N * sizeof(int32_t));
     AdamWChunk *chunks = (AdamWChunk *)malloc(b->num_chunks * sizeof(AdamWChunk));
     CHECK(tokens != NULL && chunks != NULL);
-    // Zipf's law, roughly: text has few frequent tokens and many rare ones.
+    // Approximates Zipf's law: as in text, there are few frequent tokens and many rare ones.
     for (size_t i = 0; i < b->N; i++) {
         double u = (double)((i * 2654435761u + 12345u) % 1000003u) / 1000003.0;
         tokens[i] = (int32_t)min_size((size_t)(pow((double)V, u) - 1), V - 1);
@@ -229,7 +229,7 @@ static void bench_open(Bench *b, size_t B, size_t T, size_t C, size_t V) {
 
 static void bench_close(Bench *b) {
     matmul_close(&b->matmul);
-    stream_destroy(b->stream); // the process's end frees the memory
+    stream_destroy(b->stream); // device memory is freed when the process ends
 }
 
 // ---- the table --------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ static void bench_products(Bench *b) {
     bench_product(b, "matmul output head backward", 4 * N * C * Vp, run_head_backward);
 }
 
-// Causal, by the products over visible pairs alone; backward has 2.5 times those of forward.
+// Counts only the products for visible pairs, of causal attention; backward has 2.5 times as many as forward.
 static void bench_attention(Bench *b) {
     static const size_t head_sizes[] = {64, 128};
     for (int i = 0; i < 4; i++) {
@@ -305,8 +305,8 @@ int main(int argc, char **argv) {
     bench_open(&bench, sizes[0], sizes[1], sizes[2], sizes[3]);
     bench.product_rate = matmul_peak(&bench.matmul, bench.logits, bench.N * bench.Vp * sizeof(floatX));
     double copy = seconds_of(&bench, run_copy);
-    bench.copy_rate = (double)(bench.N * bench.Vp * sizeof(floatX)) / copy /
-                      1e9; // half is read, half is written
+    // One half of the logits is read, the other written.
+    bench.copy_rate = (double)(bench.N * bench.Vp * sizeof(floatX)) / copy / 1e9;
     printf("%s, %s; B %zu T %zu C %zu V %zu\ncopy %.1f GB/s, square product %.2f TFLOP/s\n", device,
            DEVICE_IS_BF16 ? "bf16" : "fp32", sizes[0], sizes[1], sizes[2], sizes[3], bench.copy_rate,
            bench.product_rate * 1e-3);

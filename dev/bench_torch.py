@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Times the same training step here and in PyTorch, in turns in one run, and prints the ratio of the medians.
+"""Times the same training step here and in PyTorch, alternately in one run, and prints the ratio of the medians.
 
     python3 dev/bench_torch.py [--rounds N] [--shapes small,medium,gpt2] [--precisions fp32,bf16] [--variants eager,compiled]
     python3 dev/bench_torch.py --cuda --model gpt2-124M --batch 16 --sequence-length 1024 [--variants compiled,eager]
 
---cuda: times PyTorch alone, on a GPU, with bf16 autocast, SDPA and fused AdamW, as nanoGPT trains; dev/gpu_check.sh runs
+--cuda times PyTorch alone, on a GPU, with bf16 autocast, SDPA and fused AdamW, as nanoGPT trains; dev/gpu_check.sh runs
 our trainer on the same shape. Without it, on the CPU:
 
-PyTorch trains the same GPT-2 (F.scaled_dot_product_attention where it has it, AdamW, tied head, fp32 or bf16
+PyTorch trains the same GPT-2 (F.scaled_dot_product_attention if available, AdamW, tied head, fp32 or bf16
 autocast) on the CPU with the same number of threads. First run `make bench`, which builds the other side,
 build/cpu/dev/bench. For Debian's PyTorch 1.13, whose defaults are slow, set
     ATEN_CPU_CAPABILITY=avx512 LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/openblas-openmp
@@ -126,12 +126,12 @@ class Ours:
 
 
 def flop_per_token(L, C, T, V):
-    """Of a training step, as the trainer counts it: attention's causal half only, the padding of V not."""
+    """FLOPs of a training step per token, as the trainer counts them: only the causal half of attention, no padding of V."""
     return 3 * (L * (24 * C * C + 2 * T * C) + 2 * C * V)
 
 
 def gpu_seconds(work, rounds, warm_up=3):
-    """Seconds of each of `rounds` calls, by the GPU's own clock."""
+    """Returns the seconds of each of `rounds` calls, by the GPU's own clock."""
     for _ in range(warm_up):
         work()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
@@ -144,7 +144,7 @@ def gpu_seconds(work, rounds, warm_up=3):
 
 
 def measured_peak(n=8192):
-    """FLOP/s of a square product in bf16, on random numbers."""
+    """Returns the FLOP/s of a square product in bf16, on random numbers."""
     a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * n**3 / statistics.median(gpu_seconds(lambda: a @ b, 10))
 

@@ -1,6 +1,7 @@
-// The layouts of the CUDA emulator against CuTe's, an independent source: which element is in which register
-// of mma.m16n8k16 and of wgmma's accumulator, and where wgmma's descriptors and swizzles find an operand in
-// shared memory. On the host; no GPU. Both declare CUDA's names, so this file is compiled twice:
+// Checks the layouts of the CUDA emulator against those of CuTe, an independent source: which element is in which
+// register of mma.m16n8k16 and of the accumulator of wgmma, and the addresses in shared memory that descriptors and
+// swizzles of wgmma give. It runs on the host and needs no GPU. Emulator and CuTe both declare CUDA's names, so this
+// file is compiled twice:
 //
 //     pip download --no-deps nvidia-cutlass -d /tmp/cutlass && unzip -q '/tmp/cutlass/*.whl' -d /tmp/cutlass
 //     g++ -x c++ -std=c++17 -O2 -include dev/cuda_on_cpu/cuda_on_cpu.h -Idev/cuda_on_cpu/include -I.
@@ -11,19 +12,19 @@
 #include <cstdint>
 
 struct Layouts {
-    float a[16][16], b[16][8], c[16][8]; // of mma: lane * elements a lane + element
+    float a[16][16], b[16][8], c[16][8]; // operands of mma; values are lane * elements per lane + element
 };
 void emulated_mma(Layouts *layouts);
-// Row and column of element i of a thread's accumulator.
-void emulated_wgmma(int n, float *rows, float *columns); // [128 * n / 2]
+// Computes row and column of each element of the accumulators of 128 threads; rows, columns (128, n / 2).
+void emulated_wgmma(int n, float *rows, float *columns);
 unsigned emulated_address(uint64_t descriptor, bool mn_major, unsigned mn, unsigned k);
 
 #ifdef CUDA_EMULATION
 #include "attention/ptx_hopper.h"
 
-// ---- the emulator's side ----------------------------------------------------------------------------------
+// ---- emulator ---------------------------------------------------------------------------------------------
 
-// Every register holds its own number; the numbers up to 255 are exact in bf16.
+// The value of every element is its number; numbers up to 255 are exact in bf16.
 void emulated_mma(Layouts *layouts) {
     uint32_t a[32][4], b[32][2];
     float c[32][4];
@@ -42,8 +43,7 @@ void emulated_mma(Layouts *layouts) {
     emulation::gather_mma(pointers, layouts->a, layouts->b, layouts->c);
 }
 
-// a (64, 16) and b (16, n) are zero but for k = 0, where a is the row and b is 1, or a is 1 and b is the
-// column.
+// a (64, 16) and b (16, n) are zero except for k = 0, where a is its row and b is 1, or a is 1 and b is its column.
 template <int n> __global__ void wgmma_kernel(float *out, bool want_row) {
     DYNAMIC_SHARED(__nv_bfloat16, a);
     __nv_bfloat16 *b = a + 64 * 64;
@@ -88,9 +88,9 @@ unsigned emulated_address(uint64_t descriptor, bool mn_major, unsigned mn, unsig
 #include "test/test.h"
 using namespace cute;
 
-// ---- CuTe's side ------------------------------------------------------------------------------------------
+// ---- CuTe -------------------------------------------------------------------------------------------------
 
-// A thread-value layout gives, for (thread, element), the index into a column-major matrix with `rows` rows.
+// A thread-value layout maps (thread, element) to an index into a column-major matrix with `rows` rows.
 template <class Layout, class Number>
 static void check_registers(const char *name, Layout layout, int rows, int threads, int elements,
                             Number number_at) {
@@ -125,7 +125,7 @@ template <int n> static void check_accumulator(const char *name) {
         });
 }
 
-// Offsets in bytes of a 128 x `depth` operand that is laid out in atoms, and the descriptor that says so.
+// Compares the byte offsets of a 128 x `depth` operand that is laid out in atoms with those that its descriptor gives.
 template <int depth, class Atom>
 static void check_operand(const char *name, Atom atom, bool mn_major, unsigned mode, unsigned leading,
                           unsigned stride) {

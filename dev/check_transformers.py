@@ -3,12 +3,12 @@
 
     python3 dev/check_transformers.py CHECKPOINT SHARD       (needs torch and transformers, on the CPU)
 
-1. GPT2LMHeadModel.from_pretrained(CHECKPOINT) gives, on the first tokens of SHARD, the loss that ./train_gpt gives;
-   AutoTokenizer reads the folder too and decodes as we do.
+1. GPT2LMHeadModel.from_pretrained(CHECKPOINT) has the same loss on the first tokens of SHARD as ./train_gpt;
+   the tokenizer of the folder, too, can be loaded and decodes what it encodes.
 2. A GPT-2 with random weights, saved by transformers (with and without the `transformer.` prefix, with the attn.bias
-   buffers of old files), is loaded by ./train_gpt --init-from and gives the loss that transformers gives.
+   buffers of old files), is loaded by ./train_gpt --init-from and has the same loss there as in transformers.
 
-Exit status 0 when all losses agree to 1e-4.
+The exit status is 0 if all losses agree to 1e-4.
 """
 import json
 import os
@@ -28,7 +28,7 @@ BATCH, LENGTH = 4, 32
 
 
 def our_loss(weights, shard, vocabulary):
-    """The loss of the first validation batches, before any training: one step at learning rate 0."""
+    """Returns the loss of the first validation batches without training: runs one step at learning rate 0."""
     with tempfile.TemporaryDirectory() as run:
         words = [TRAINER, "--run", run, "--init-from", weights, "--train", shard, "--validation", shard,
                  "--batch", str(BATCH), "--sequence-length", str(LENGTH), "--steps", "1", "--warmup", "0",

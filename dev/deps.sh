@@ -1,20 +1,20 @@
 #!/bin/sh
-# Installs what a build or the tests lack, or says how to install it.
-#     dev/deps.sh GOAL...    what these goals of make need (`deps`: what every build needs)
-#     dev/deps.sh --print    installs nothing: one sentence about what a build lacks, if it lacks anything
-# The exit status is 0 if what is required is there at the end, else 1. What only some tests need (MPI, clang, curl,
-# Python) is never required: those tests are skipped without it.
-# On Debian and Ubuntu packages are installed by root, or through sudo where it asks for no password or there is a
-# terminal to ask on. Everywhere else nothing is tried, and the command to run is printed.
-# CC and CXX name the compilers; OS_RELEASE is the file that names the distribution, instead of /etc/os-release.
+# Installs missing dependencies of a build or of the tests, or says how to install them.
+#     dev/deps.sh GOAL...    installs what these goals of make need (`deps`: what every build needs)
+#     dev/deps.sh --print    installs nothing; if a build lacks anything, prints one sentence about it
+# The exit status is 0 if everything required is installed at the end, else 1. Dependencies of only some tests (MPI,
+# clang, curl, Python) are never required: those tests are skipped without them.
+# On Debian and Ubuntu, packages are installed by root, or through sudo if it needs no password or there is a terminal
+# to ask for it. On other systems, only the command to run is printed.
+# CC and CXX name the compilers; OS_RELEASE replaces /etc/os-release, the file that names the distribution.
 cd "$(dirname "$0")/.." || exit 1
 if [ -z "$CC" ]; then
     for CC in gcc cc clang gcc; do command -v "$CC" >/dev/null && break; done
 fi
-case "$CC $($CC --version 2>/dev/null | head -n 1)" in *clang*) clang=yes ;; *) clang= ;; esac # cc may be either
+case "$CC $($CC --version 2>/dev/null | head -n 1)" in *clang*) clang=yes ;; *) clang= ;; esac # cc may be gcc or clang
 export CC
 
-# One line for each thing: its name here, its name in a sentence, and its packages.
+# One line for each dependency: its name in this script, its name in a sentence, and its packages.
 #   apt|dnf|pacman|zypper|apk|brew|conda
 THINGS='
 gcc|a C compiler|gcc|gcc|gcc|gcc|gcc|gcc|c-compiler
@@ -33,31 +33,31 @@ curl|curl|curl|curl|curl|curl|curl|curl|curl
 pgrep|procps|procps|procps-ng|procps-ng|procps|procps||procps-ng
 python|Python 3|python3|python3|python|python3|python3|python|python
 '
-column() { # column NUMBER NAME...: of these things' lines
+column() { # column NUMBER NAME...: prints a column of the lines of these dependencies
     number=$1
     shift
     for name; do printf '%s\n' "$THINGS" | grep "^$name|" | cut -d '|' -f "$number"; done
 }
-packages() { # packages MANAGER NAME...: of these things, each once
+packages() { # packages MANAGER NAME...: prints the packages of these dependencies, each once
     case $1 in apt) number=3 ;; dnf) number=4 ;; pacman) number=5 ;; zypper) number=6 ;; apk) number=7 ;; brew) number=8 ;; *) number=9 ;; esac
     shift
     column $number "$@" | tr ' ' '\n' | awk 'NF && !seen[$0]++ { printf "%s%s", space, $0; space = " " }'
 }
-listed() { # listed NAME...: for a sentence: a, b and c
+listed() { # listed NAME...: prints the names as part of a sentence: a, b and c
     column 2 "$@" | awk '{ item[NR] = $0 }
         END { for (i = 1; i <= NR; i++) printf "%s%s", item[i], i == NR ? "" : i == NR - 1 ? " and " : ", " }'
 }
 
-# ---- what is missing ------------------------------------------------------------------------------------------------
+# ---- missing dependencies -------------------------------------------------------------------------------------------
 
 compiles() { "$@" -x c -fsyntax-only /dev/null 2>/dev/null; }
-required() { # what a build lacks
+required() { # prints what a build needs and is missing
     compiles $CC || echo "${clang:+clang}" | sed 's/^$/gcc/'
     compiles $CC -include stdio.h || echo headers
     [ -z "$clang" ] || compiles $CC -fopenmp -include omp.h || echo omp
     dev/find_libraries.sh missing | tr ' ' '\n'
 }
-optional() { dev/find_libraries.sh optional | tr ' ' '\n'; } # what makes the programs do more
+optional() { dev/find_libraries.sh optional | tr ' ' '\n'; } # missing libraries for optional features
 for_tests() {
     ${CXX:-c++} -x c++ -fsyntax-only -include vector /dev/null 2>/dev/null || echo "${clang:+clang}" | sed 's/^$/g++/'
     { dev/find_libraries.sh mpi-libs | grep -q . && command -v mpirun >/dev/null; } || echo MPI
@@ -68,7 +68,7 @@ for_tests() {
     command -v pgrep >/dev/null || echo pgrep
     command -v python3 >/dev/null || echo python
 }
-with_pkg_config() { # things on stdin; libraries that are to be found need pkg-config
+with_pkg_config() { # copies names from stdin; adds pkg-config if they include libraries
     things=$(awk 'NF && !seen[$0]++')
     case $things in
     *PCRE2* | *cJSON* | *zlib* | *libzstd* | *MPI*)
@@ -78,9 +78,9 @@ with_pkg_config() { # things on stdin; libraries that are to be found need pkg-c
     printf '%s\n' "$things"
 }
 
-# ---- how it is installed --------------------------------------------------------------------------------------------
+# ---- installation ---------------------------------------------------------------------------------------------------
 
-manager() { # the package manager of this system; nothing where it is not known
+manager() { # prints the package manager of this system, or nothing if it is not known
     if [ -n "$CONDA_PREFIX" ] && [ "$(id -u)" != 0 ]; then echo conda && return; fi
     for kind in $(sed -n 's/^ID\(_LIKE\)\{0,1\}=//p' "${OS_RELEASE:-/etc/os-release}" 2>/dev/null | tr -d "\"'"); do
         case $kind in
@@ -97,7 +97,7 @@ manager() { # the package manager of this system; nothing where it is not known
     done
     for tool in brew conda; do command -v $tool >/dev/null && echo $tool && return; done
 }
-command_for() { # command_for MANAGER NAME...: installs these things
+command_for() { # command_for MANAGER NAME...: prints the command that installs these dependencies
     case $1 in
     apt) words="apt-get install -y" ;;
     dnf) words="dnf install -y" ;;
@@ -110,7 +110,7 @@ command_for() { # command_for MANAGER NAME...: installs these things
     case $1 in brew | conda) ;; *) [ "$(id -u)" = 0 ] || words="sudo $words" ;; esac
     echo "$words $(packages "$@")"
 }
-as_root() { # as_root COMMAND...: fails where there is no way to become root
+as_root() { # as_root COMMAND...: runs it as root, or fails if that is impossible
     if [ "$(id -u)" = 0 ]; then
         "$@"
     elif sudo -n true 2>/dev/null; then
@@ -121,7 +121,7 @@ as_root() { # as_root COMMAND...: fails where there is no way to become root
         return 1
     fi
 }
-install_by_apt() { # install_by_apt NAME...: of the packages those that this release of the system has
+install_by_apt() { # install_by_apt NAME...: installs those of the packages that this release of the system has
     [ "$(manager)" = apt ] && command -v apt-get >/dev/null && as_root true || return
     echo "Installing $(packages apt "$@")."
     log=$(mktemp) found=
@@ -131,7 +131,7 @@ install_by_apt() { # install_by_apt NAME...: of the packages those that this rel
     as_root $apt install -y --no-install-recommends $found >>"$log" 2>&1 || grep '^[EW]:' "$log" | head -n 5 >&2
     rm -f "$log"
 }
-explain() { # explain WORD NAME...: WORD is before the sentence that names what is missing: error: or note:
+explain() { # explain WORD NAME...: prints WORD (error: or note:) and a sentence that names what is missing
     word=$1 which=$(manager)
     shift
     verb=is
@@ -148,7 +148,7 @@ explain() { # explain WORD NAME...: WORD is before the sentence that names what 
 
 # ---- the goals ------------------------------------------------------------------------------------------------------
 
-# A compiler that was asked for by name is not one that we can choose.
+# A compiler that the user named is not replaced by another one.
 if ! command -v "${CC%% *}" >/dev/null; then
     case $CC in gcc | cc | clang) ;; *) echo "error: CC is '$CC', but there is no program ${CC%% *}" >&2 && exit 1 ;; esac
 fi

@@ -1,20 +1,21 @@
 #!/bin/sh
-# Finds NVIDIA's compiler, libraries and tools, and prints what the Makefile asks for (nothing where there is none):
-#     dev/find_cuda.sh gpu             yes, when a GPU answers
+# Finds NVIDIA's compiler, libraries and tools, and prints what the Makefile asks for (nothing if it is not found):
+#     dev/find_cuda.sh gpu             yes, if there is a GPU
 #     dev/find_cuda.sh nvcc            the compiler
 #     dev/find_cuda.sh compile         options for the headers of CUDA, cuBLASLt, NVTX and NCCL
 #     dev/find_cuda.sh link            options for the libraries
 #     dev/find_cuda.sh cudnn-compile   options for the headers of CUDA, cuDNN and cuDNN's C++ frontend
 #     dev/find_cuda.sh cudnn-link      options for cuDNN
 #     dev/find_cuda.sh nvtx            the folder with nvtx3/nvToolsExt.h
-#     dev/find_cuda.sh architectures   sm_90a for a GPU of compute capability 9.0; all that nvcc knows of ours, without a GPU
+#     dev/find_cuda.sh architectures   that of the GPU, such as sm_90a; without a GPU, all of ours that nvcc knows
 #     dev/find_cuda.sh nsys            the profiler
-#     dev/find_cuda.sh places          where is looked, for a message
-# Looks in $CUDA_HOME, in $CUDA_PLACE (/usr/local/cuda), around an nvcc on PATH, and in a Python environment's packages
-# (nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cublas, nvidia-nccl-cu13, nvidia-cudnn-cu13, nvidia-cudnn-frontend ...).
-# NCCL=0 leaves NCCL out.
+#     dev/find_cuda.sh places          the places that are searched, for a message
+# Searches $CUDA_HOME, $CUDA_PLACE (/usr/local/cuda), the toolkit of an nvcc on PATH, and the packages of a Python
+# environment (nvidia-cuda-nvcc, nvidia-cuda-runtime, nvidia-cublas, nvidia-nccl-cu13, nvidia-cudnn-cu13,
+# nvidia-cudnn-frontend ...). NCCL=0 omits NCCL.
 
-# Packages keep to one folder (nvidia/cu13) or, older ones, to one each (nvidia/cublas); the frontend of cuDNN is in include/.
+# Newer packages share one folder (nvidia/cu13), older ones have one each (nvidia/cublas); cuDNN's frontend is in
+# include/.
 python_roots() {
     command -v python3 >/dev/null || return
     python3 -c 'import sys; print("\n".join(p for p in sys.path if p))' 2>/dev/null | while read -r folder; do
@@ -25,23 +26,23 @@ python_roots() {
 roots() {
     [ -z "$CUDA_HOME" ] || echo "$CUDA_HOME"
     echo "${CUDA_PLACE:-/usr/local/cuda}"
-    nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's,^#\$ TOP=\(.*[^/]\)/*bin/\.\.$,\1,p' # itself knows best, also behind a wrapper
+    nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's,^#\$ TOP=\(.*[^/]\)/*bin/\.\.$,\1,p' # correct even if nvcc is a wrapper
     echo /usr
     python_roots
 }
 ROOTS=$(roots)
 
-first_file() { # first_file PATH...: PATH under each root in turn
+first_file() { # first_file PATH...: prints the first of these paths that exists, root by root
     for root in $ROOTS; do
         for path in "$@"; do [ -e "$root/$path" ] && echo "$root/$path" && return; done
     done
     return 1
 }
 nvcc() { first_file bin/nvcc; }
-include_of() { # include_of HEADER: the folder it is in
+include_of() { # include_of HEADER: prints the folder that contains it
     header=$(first_file "include/$1" "include/$(uname -m)-linux-gnu/$1") && echo "${header%/"$1"}"
 }
-library() { # library NAME...: options that link the first there is; packages have libNAME.so.13 alone
+library() { # library NAME...: prints options that link the first one found; Python packages have only libNAME.so.13
     for root in $ROOTS; do
         for folder in "$root/lib64" "$root/lib" "$root"/targets/*/lib "$root/lib/$(uname -m)-linux-gnu"; do
             for name in "$@"; do
@@ -70,8 +71,8 @@ compile)
     has_nccl && echo -DHAVE_NCCL
     ;;
 link)
-    library cublasLt || echo -lcublasLt # whose message then says what is missing
-    # Linked even before anything calls it: a program without its library is found out when it is built.
+    library cublasLt || echo -lcublasLt # the linker then reports that it is missing
+    # Linked even if nothing calls it, so that a missing library is reported at build time.
     has_nccl && echo "-Wl,--no-as-needed $(library nccl || echo -lnccl) -Wl,--as-needed"
     echo "$(library cudart_static cudart || echo -lcudart_static) -ldl -lrt"
     ;;
@@ -81,7 +82,8 @@ cudnn-compile)
     echo -DHAVE_CUDNN
     ;;
 cudnn-link)
-    # cuDNN finds its parts beside itself. Its frontend may call NVRTC (newer ones do, for graphs that are not ours).
+    # cuDNN loads its parts from its own folder. Its frontend may call NVRTC (newer versions do, for graphs that we do
+    # not use).
     cudnn=$(library cudnn) && echo "-Wl,--as-needed $cudnn $(library nvrtc)"
     ;;
 nvtx) include_of nvtx3/nvToolsExt.h ;;

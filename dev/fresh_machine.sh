@@ -1,9 +1,9 @@
 #!/bin/bash
-# Proves that the project works on a new machine: Debian with a compiler, make and git and nothing else, in a folder of
-# its own (debootstrap and chroot), with a clean clone of the last commit. Each word GOALS is one command `make GOALS`,
-# run one after the other on one machine.
+# Proves that the project works on a new machine: a Debian system with only a compiler, make and git, in its own folder
+# (debootstrap and chroot), with a clean clone of the last commit. Each argument GOALS is one command `make GOALS`; they
+# are run one after the other on one machine.
 #     dev/fresh_machine.sh [OPTION...] [GOALS...]
-#     dev/fresh_machine.sh                                     both orders: train, then test; and on another machine, test, then train
+#     dev/fresh_machine.sh                                     train, then test; and on another machine test, then train
 #     dev/fresh_machine.sh --compiler clang train "test_layers test_data"
 # Options:
 #     --compiler gcc|clang   the only compiler that is installed (gcc)
@@ -11,9 +11,9 @@
 #     --as root|sudo|nobody  who builds: root, a user with passwordless sudo, or a user without sudo (root)
 #     --folder DIR           where machines are created and logs are kept (build/fresh_machine)
 #     --keep                 keep the machines; without it they are removed
-# A line for every step, with its result and time, goes to the terminal and to DIR/log.txt; the output of each step goes to
-# a file beside it. The exit status is 0 if every step succeeded. Needs root and debootstrap. The bare system is
-# made once and copied (DIR/base-SUITE-COMPILER; remove it to make it anew).
+# A line for every step, with its result and time, is written to the terminal and to DIR/log.txt; the output of each
+# step is written to a file next to it. The exit status is 0 if every step succeeded. Needs root and debootstrap. The
+# base system is created once and copied (DIR/base-SUITE-COMPILER; remove it to create it again).
 root=$(cd "$(dirname "$0")/.." && pwd)
 compiler=gcc suite=bookworm who=root folder=$root/build/fresh_machine keep=
 error() { echo "error: $*" >&2 && exit 1; }
@@ -41,13 +41,13 @@ mkdir -p "$folder" && folder=$(cd "$folder" && pwd) || exit 1
 [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] ||
     echo "note: uncommitted changes are not part of the clone"
 
-# The mirror that this machine uses, from either kind of apt's lists, for Debian or for Ubuntu.
+# Prints the mirror that this machine uses for Debian or Ubuntu, from apt's lists in either format.
 mirror() {
     local scheme=debian
     grep -q 'archive.ubuntu.com' "/usr/share/debootstrap/scripts/$suite" 2>/dev/null && scheme=ubuntu
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
         sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' |
-        grep -E "/$scheme/?\$" | head -n 1 # nothing where this machine is of the other kind: debootstrap then uses its own
+        grep -E "/$scheme/?\$" | head -n 1 # nothing on a machine of the other kind: debootstrap then uses its default
 }
 base=$folder/base-$suite-$compiler
 make_base() {
@@ -57,18 +57,18 @@ make_base() {
     rm -rf --one-file-system "$base.part"
     debootstrap --variant=minbase --components=$components --include="$compiler,make,git,ca-certificates,sudo" "$suite" "$base.part" \
         $(mirror) >"$folder/debootstrap.txt" 2>&1 || error "debootstrap failed; see $folder/debootstrap.txt"
-    cp /etc/resolv.conf /etc/hosts "$base.part/etc/" # an installer writes them; without them names take MPI seconds
+    cp /etc/resolv.conf /etc/hosts "$base.part/etc/" # as an installer does; else MPI takes seconds to resolve names
     cat /etc/apt/apt.conf /etc/apt/apt.conf.d/* 2>/dev/null | grep -i '^Acquire::.*proxy' >"$base.part/etc/apt/apt.conf.d/proxy"
     mv "$base.part" "$base"
 }
 
-# inside MACHINE COMMAND: in a namespace of its own, whose mounts and processes go away with it.
+# inside MACHINE COMMAND: runs it in its own namespace, whose mounts and processes end with it.
 inside() {
     unshare --mount --pid --fork --kill-child --propagation private bash -c '
         cd "$1" && mount -t proc proc proc && mount -t sysfs sysfs sys && mount -t devpts devpts dev/pts &&
             mount -t tmpfs tmpfs dev/shm && exec chroot . "${@:2}"' bash "$@"
 }
-new_machine() { # new_machine: its folder, in $machine
+new_machine() { # new_machine: creates a machine and sets $machine to its folder
     machine=$(mktemp -d "$folder/machine-XXXXXX") && cp -a "$base/." "$machine" || exit 1
     home=/root
     inside "$machine" useradd -m user
@@ -80,7 +80,7 @@ new_machine() { # new_machine: its folder, in $machine
 say() { echo "$*" | tee -a "$folder/log.txt"; }
 ordinal() { case $1 in 1) echo first ;; 2) echo second ;; 3) echo third ;; *) echo "${1}th" ;; esac; }
 failures=0
-run() { # run GOALS...: one machine
+run() { # run GOALS...: runs the commands on one new machine
     local number=0 goals output begun status words
     new_machine
     for goals; do

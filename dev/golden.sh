@@ -1,11 +1,11 @@
 #!/bin/bash
-# Shows that a change of structure changes no result: builds an old commit beside this working tree, trains with both, and compares
-# what comes out bit for bit. Bits depend on the machine's vector instructions, so nothing golden is stored.
+# Shows that a refactoring changes no result: builds an old commit and this working tree, trains with both, and compares
+# the results bit for bit. Bits depend on the vector instructions of the machine, so no golden results are stored.
 #     dev/golden.sh COMMIT            seven runs of the CPU build and of the emulated ones in bf16 and fp32
 #     dev/golden.sh COMMIT cpu        the runs of the CPU build only
-# For each run: losses, gradient norms and validations of all steps (metrics.jsonl without times), and checksums of the
-# weights, the optimizer's state and the training state of the last checkpoint; for sampling, the text. The exit status is 0 if all are equal. Builds of
-# the old commit are kept in build/golden.
+# Compared are, for each run, losses, gradient norms and validations of all steps (metrics.jsonl without times), and
+# checksums of the weights, the optimizer state and the training state of the last checkpoint; for sampling, the text.
+# The exit status is 0 if all are equal. Builds of the old commit are kept in build/golden.
 root=$(cd "$(dirname "$0")/.." && pwd)
 case $1 in '' | -*) sed -n '2,/^root=/{/^root=/d;s/^# \{0,1\}//p}' "$0" && exit 1 ;; esac
 commit=$(git -C "$root" rev-parse --short --verify "$1^{commit}" 2>/dev/null) || { echo "error: there is no commit $1" >&2 && exit 1; }
@@ -29,10 +29,10 @@ make_stories=$root/build/cpu/data/write_stories tokenize=$root/build/cpu/data/to
 
 data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json --validate-every 5 --validation-batches 2
     --steps 20 --warmup 4 --learning-rate 3e-3 --sample-tokens 12)
-small=(--num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 24) # where kernels are emulated
+small=(--num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 24) # for emulated kernels
 larger=(--num-layers 3 --num-heads 4 --channels 64 --batch 4 --sequence-length 40)
 failed=0
-train() { # train NAME DEVICE OPTION...: by both trees
+train() { # train NAME DEVICE OPTION...: trains with both trees
     local name=$1 device=$2 tree which
     for which in old new; do
         tree=$root && [ $which = new ] || tree=$old
@@ -40,13 +40,13 @@ train() { # train NAME DEVICE OPTION...: by both trees
             { echo "error: $which, $name: $(tail -n 1 "$which-$name.txt")" && exit 1; }
     done
 }
-results() { # results WHICH/NAME: all that must be equal
+results() { # results WHICH/NAME: prints everything that must be equal
     sed 's/"seconds": [^,}]*//' "$1/metrics.jsonl"
     local folder
     folder=$(ls -d "$1"/checkpoints/step_* | tail -n 1)
     (cd "$folder" && cksum model*.safetensors optimizer*.safetensors training_state.json config.json)
 }
-compare() { # compare NAME WHAT
+compare() { # compare NAME DESCRIPTION: compares the results of both trees
     if cmp -s <(results "old/$1") <(results "new/$1"); then
         echo "equal: $2: last loss $(sed -n 's/.*"loss": \([0-9.]*\).*/\1/p' "new/$1/metrics.jsonl" | tail -n 1)," \
             "weights $(results "new/$1" | awk '/ model/ { print $1 }' | tr '\n' ' ')"

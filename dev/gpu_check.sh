@@ -1,16 +1,17 @@
 #!/bin/bash
-# Everything that only a GPU can prove, in parts of under nine minutes, most important first, written into one report.
+# Checks everything that can be checked only on a GPU, in parts of less than nine minutes, most important first, and
+# writes one report.
 #     dev/gpu_check.sh                   all parts that have not yet passed
-#     dev/gpu_check.sh tests racecheck   these, again if need be; `sanitizer` and `training` stand for several
-#     dev/gpu_check.sh --list            the parts
-#     dev/gpu_check.sh --emulated        those that make sense without a GPU, on the emulated build
-#     dev/gpu_check.sh --prepare         for a machine without network: puts what Debian's packages would bring into .carry/
-# The report is appended to dev/gpu_report.txt, or to $OUT/report.txt where OUT is set; whole outputs are in the folder
-# beside it that ends in _logs, and the file that ends in _passed remembers the parts that passed. A part that fails or
-# is cut off does not keep the next from running.
+#     dev/gpu_check.sh tests racecheck   these parts, even if they have passed; `sanitizer` and `training` are groups
+#     dev/gpu_check.sh --list            lists the parts
+#     dev/gpu_check.sh --emulated        the parts that are useful without a GPU, on the emulated build
+#     dev/gpu_check.sh --prepare         for a machine without network: downloads Debian packages into .carry/
+# The report is appended to dev/gpu_report.txt, or to $OUT/report.txt if OUT is set. Next to it, the folder that ends in
+# _logs contains the complete outputs, and the file that ends in _passed lists the parts that passed. A part that fails
+# or is cut off does not prevent the next one from running.
 #
 # Other settings: DATA, a folder with train_*.bin, validation_*.bin and tokenizer.json to train on instead of
-# datasets/stories, which is made; BATCH_124M, BATCH_350M; PART_SECONDS (540); PYTHON (python3), one that has torch.
+# datasets/stories, which is created; BATCH_124M, BATCH_350M; PART_SECONDS (540); PYTHON (python3), one that has torch.
 cd "$(dirname "$0")/.." || exit 1
 SANITIZER="memcheck racecheck synccheck initcheck"
 TRAINING="training_124M training_350M"
@@ -23,14 +24,14 @@ report=${report:-dev/gpu_report.txt}
 logs=${report%.txt}_logs
 passed_file=${report%.txt}_passed
 data=${DATA:-datasets/stories}
-made=$([ -n "$DATA" ] || echo datasets/stories/validation_000000.bin) # by make, when it is not there
+made=$([ -n "$DATA" ] || echo datasets/stories/validation_000000.bin) # created by make if it does not exist
 
-# ---- running and reporting --------------------------------------------------------------------------------------------
+# ---- running and reporting ------------------------------------------------------------------------------------------
 
 say() { echo "$*" | tee -a "$report"; }
 
-# try LINES COMMAND...: the command and the last LINES lines of its output go into the report, all of it into the part's
-# log. Its failure is the part's.
+# try LINES COMMAND...: runs the command; writes it and the last LINES lines of its output to the report, and the whole
+# output to the log of the part. If it fails, the part fails.
 try() {
     local lines=$1 status
     shift
@@ -45,7 +46,7 @@ try() {
     fi
     return "$status"
 }
-# A measurement beside ours that the machine may not have the means for; nothing of ours is wrong without it.
+# Runs a measurement for comparison, which is skipped, without a failure, if the machine lacks the program for it.
 try_if_there() { # try_if_there PROGRAM-OR-MODULE LINES COMMAND...
     if command -v "$1" >/dev/null || "$PYTHON" -c "import $1" 2>/dev/null; then
         try "${@:2}"
@@ -53,8 +54,8 @@ try_if_there() { # try_if_there PROGRAM-OR-MODULE LINES COMMAND...
         say "skipped: $1 is not installed on this machine"
     fi
 }
-# In bf16 with cuDNN's attention, where cuDNN and its frontend are.
-export PACKAGES_CHECKED=yes # make installs nothing: the machine may have no network, and --prepare says what to bring
+export PACKAGES_CHECKED=yes # make installs nothing, because the machine may have no network; see --prepare
+# Builds in bf16 include cuDNN's attention if cuDNN and its frontend are installed.
 make_it() {
     local cudnn=0
     case "$DEVICE $*" in "cuda "*PRECISION=bf16*) [ -z "$(dev/find_cuda.sh cudnn-compile)" ] || cudnn=1 ;; esac
@@ -62,7 +63,7 @@ make_it() {
 }
 build_of() { echo "build/$DEVICE-$1"; }
 
-# ---- the parts --------------------------------------------------------------------------------------------------------
+# ---- the parts ------------------------------------------------------------------------------------------------------
 
 part_versions() {
     if [ "$DEVICE" = cuda ]; then
@@ -86,7 +87,7 @@ part_tests() {
     for precision in bf16 fp32; do try 15 make_it PRECISION=$precision test; done
 }
 
-# What each instruction does here, and what the emulator does.
+# Compares the result of each instruction on this device with that of the emulator.
 part_conformance() {
     try 2 make_it PRECISION=bf16 "$(build_of bf16)/test/attention/test_ptx" || return
     try 2 sh -c "$(build_of bf16)/test/attention/test_ptx --table >'$logs/table_$DEVICE.txt'; tail -n 1 '$logs/table_$DEVICE.txt'"
@@ -103,8 +104,8 @@ part_conformance() {
         "$logs/table_emulated.txt" "$logs/table_$DEVICE.txt"
 }
 
-# pair WORD...: the command as two processes that share the GPU. NCCL refuses that on one host, so each says it is another;
-# without a GPU over the stand-in for NCCL, which mpirun starts.
+# pair WORD...: runs the command as two processes that share the GPU. NCCL rejects that on one host, so each process
+# claims to be on a different host. Without a GPU, mpirun starts them, with the stand-in for NCCL.
 pair() {
     local rank pids= pid status=0
     if [ "$DEVICE" != cuda ]; then
@@ -125,7 +126,8 @@ same_losses() { # same_losses RUN RUN
         { d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > most) most = d; if (NF != 2) bad = 1 }
         END { print name ": losses of", NR, "steps differ by", most + 0, "at most"; exit bad || NR == 0 || most > 1e-5 }'
 }
-# NCCL with one process, then with two on one GPU: its operations, then training, which must be that of one process.
+# Tests NCCL with one process, then with two on one GPU: first its operations, then training, which must give the same
+# losses as one process.
 part_processes() {
     local build shard shape
     shape=(--train "$data/train_*.bin" --num-layers 3 --num-heads 2 --channels 64 --vocab-size 3400 --global-batch 8 --sequence-length 64
@@ -146,7 +148,7 @@ part_processes() {
     rm -rf "$logs"/pair_*
 }
 
-watch_with() { # watch_with TOOL, of compute-sanitizer
+watch_with() { # watch_with TOOL: runs tests and the trainer under this tool of compute-sanitizer
     local program build
     build=$(build_of bf16)
     try 2 make_it PRECISION=bf16 programs tests $made || return
@@ -170,7 +172,8 @@ part_kernels() {
     try 60 "$(build_of bf16)/dev/bench_kernels" 8 1024 1024 50257
 }
 
-# train NAME OPTION...: our trainer; median of the later steps, and the most memory that the GPU held meanwhile.
+# train NAME OPTION...: runs our trainer; reports the median time of the steps after the first ones, and the peak
+# memory.
 train() {
     local name=$1 watcher figures
     shift
@@ -204,13 +207,15 @@ part_training_tiny() {
     skip=1 train tiny --num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 4 --vocab-size 3400
 }
 
-# Ours beside PyTorch's: backends, head sizes, lengths, dropout; cuDNN's too, where its frontend is.
+# Compares our attention with PyTorch's: backends, head sizes, lengths, dropout; also cuDNN's if its frontend is
+# installed.
 part_attention() {
     try 2 make_it PRECISION=bf16 attention_library || return
     try_if_there torch 200 "$PYTHON" dev/bench_attention.py
 }
 
-# Runs that are killed and go on, bit for bit; what three saves cost, none, beside training and in step with it.
+# Checks that runs that are killed resume bit for bit; measures the time without saves, and with three saves that are
+# written in the background or synchronously.
 part_saving() {
     local build how begun every=15 shape=(--model gpt2-124M --vocab-size 50257 --batch 16 --sequence-length 1024 --steps 59)
     if [ "$DEVICE" != cuda ]; then every=2 shape=(--num-layers 1 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 7 --vocab-size 3400); fi
@@ -225,7 +230,7 @@ part_saving() {
     done
     rm -rf "$logs/saving"
 }
-step_seconds() { # of a run, in all
+step_seconds() { # prints the total seconds of the steps of a run
     sed -n 's/.*"tokens": .*"seconds": \([0-9.]*\)}/\1/p' "$1/metrics.jsonl" | awk '{ sum += $1 } END { printf "%.2f s\n", sum }'
 }
 
@@ -243,7 +248,7 @@ part_curve() {
     rm -rf "$logs/curve/checkpoints"
 }
 
-# ---- what a machine without network lacks -----------------------------------------------------------------------------
+# ---- dependencies for a machine without network ---------------------------------------------------------------------
 
 prepare() {
     local carry=$PWD/.carry folder library
@@ -254,7 +259,7 @@ prepare() {
     cp -rL "$folder"/usr/include/pcre2.h "$folder"/usr/include/cjson "$carry/include/" &&
         cp -L "$folder"/usr/bin/make "$carry/bin/" || exit 1
     for library in libpcre2-8.a libcjson.so.1; do cp -L "$folder"/usr/lib/*/$library "$carry/lib/" || exit 1; done
-    # Headers alone; without them there is no --attention cudnn to compare with.
+    # Headers only; without them the comparison with --attention cudnn is omitted.
     if python3 -m pip download -q --no-deps --dest "$folder" nvidia-cudnn-frontend; then
         rm -rf "$carry/python" && mkdir "$carry/python" &&
             python3 -c 'import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith("include/")])' \
@@ -263,7 +268,7 @@ prepare() {
     rm -rf "$folder"
     cat >"$carry/bin/pkg-config" <<'END'
 #!/bin/sh
-# Answers for the packages that are here.
+# Stands in for pkg-config, for the packages in this folder.
 for word; do case $word in -* | libpcre2-8 | libcjson) ;; *) exit 1 ;; esac done
 here=$(cd "$(dirname "$0")/.." && pwd)
 case "$*" in
@@ -285,9 +290,9 @@ use_carried() {
     fi
 }
 
-# ---- all of it --------------------------------------------------------------------------------------------------------
+# ---- running the parts ----------------------------------------------------------------------------------------------
 
-run_part() { # in a process of its own, so that its time can be limited
+run_part() { # runs in its own process, so that its time can be limited
     part=$1
     part_failed=0
     : >"$logs/$part.log"
@@ -304,7 +309,7 @@ for word in "$@"; do
         exit
         ;;
     --emulated) DEVICE=emulated PARTS=$EMULATED_PARTS ;;
-    --part) break ;; # below: how this script calls itself
+    --part) break ;; # used when this script calls itself; handled below
     sanitizer) named="$named $SANITIZER" ;;
     training) named="$named $TRAINING" ;;
     -*) echo "error: unknown option $word; the options are --list, --emulated and --prepare" >&2 && exit 1 ;;

@@ -3,13 +3,13 @@
 
     dev/kernel_resources.py --nvcc NVCC [--architectures sm_80,sm_90a] [--nvcc-flags "FLAGS"] SOURCE...
 
-Prints one line for each kernel and architecture. A kernel that spills registers, keeps an array in local memory, does not fit on a
-multiprocessor, or does not tell the compiler its block size (__launch_bounds__) is a failure; the last line is
-`N passed, N failed`. `make kernel_resources` calls this for the trainer with the build's own options.
+Prints one line for each kernel and architecture. A kernel fails if it spills registers, keeps an array in local memory,
+does not fit on a multiprocessor, or does not tell the compiler its block size (__launch_bounds__); the last line is
+`N passed, N failed`. `make kernel_resources` calls this for the trainer with the options of the build.
 
-Occupancy: warps that can be resident on a multiprocessor, as a share of those it has room for, by the rules of the CUDA C++
-Programming Guide (section "Compute Capabilities") and of cuda_occupancy.h. Where it says "dynamic", the kernel also
-asks for shared memory when it is launched (DYNAMIC below).
+Occupancy is the number of warps that can be resident on a multiprocessor, as a share of its maximum, by the rules of the
+CUDA C++ Programming Guide (section "Compute Capabilities") and of cuda_occupancy.h. "dynamic" is shared memory that is
+allocated when the kernel is launched (DYNAMIC below).
 """
 import argparse
 import concurrent.futures
@@ -19,26 +19,26 @@ import subprocess
 import sys
 import tempfile
 
-# Of a multiprocessor: warps, blocks, shared memory in KB.
+# Limits of a multiprocessor: warps, blocks, shared memory in KB.
 LIMITS = {"sm_80": (64, 32, 164), "sm_86": (48, 16, 100), "sm_89": (48, 24, 100), "sm_90": (64, 32, 228),
           "sm_100": (64, 32, 228), "sm_120": (48, 24, 100)}
-REGISTERS = 64 * 1024  # of a multiprocessor, in four parts; a warp gets them in units of 256
-RESERVED = 1024  # bytes of shared memory that every block costs beside its own, which comes in units of 128
+REGISTERS = 64 * 1024  # of a multiprocessor, in four parts; a warp is allocated units of 256
+RESERVED = 1024  # bytes of shared memory that every block uses in addition to its own, in units of 128
 
-# Dynamic shared memory in bytes, by the kernel's name, with its template arguments (as the table shows them) where it
-# depends on them, else without; where it depends on the model, of gpt2-124M.
+# Dynamic shared memory in bytes, by the name of the kernel. The name includes the template arguments (as the table
+# shows them) if the memory depends on them. If it depends on the model, it is that of gpt2-124M.
 DYNAMIC = {
     "matmul_own_kernel": 2 * (128 + 64) * 128,  # two buffers of tiles of A and B, rows of 128 bytes
-    "layernorm_forward_kernel": 4 * 768 * 4,  # LAYERNORM_WARPS rows, as wide as they are in fp32
+    "layernorm_forward_kernel": 4 * 768 * 4,  # LAYERNORM_WARPS rows in fp32
 }
 
-# Tiles of flash attention (attention/flash.cu) that only GPUs with more shared memory get; elsewhere others are chosen.
+# Tiles of flash attention (attention/flash.cu) that need more than this are used only on GPUs with more shared memory.
 SMALL_SHARED_MEMORY = 99 * 1024
 
 
 def dynamic_shared(name, element):
-    """Bytes; `element`: of floatX. Of flash attention what ForwardShared and BackwardShared hold."""
-    block = 64  # ForwardBlock and BackwardBlock have a few bytes less
+    """Returns bytes. `element` is the size of floatX. For flash attention, mirrors ForwardShared and BackwardShared."""
+    block = 64  # ForwardBlock and BackwardBlock are a few bytes smaller
     tile = re.search(r"(Forward|Backward)Tile<([\d, ]+)>", name)
     if tile and "finish_dq" not in name:
         numbers = [int(n) for n in tile.group(2).split(",")]
@@ -70,9 +70,9 @@ def run(words):
     return done.stdout
 
 
-def what_ptx_says(ptx):
-    """By mangled name: the most threads of a block (0 where the compiler was not told), and whether dynamic shared
-    memory is used."""
+def parse_ptx(ptx):
+    """Returns a dictionary from mangled names to the maximum number of threads of a block (0 if it is not declared) and
+    whether dynamic shared memory is used."""
     result = {}
     for part in ptx.split(".entry ")[1:]:
         name, attributes, body = re.match(r"(\w+)\s*\([^)]*\)([^{]*)(.*)", part, re.DOTALL).groups()
@@ -97,21 +97,21 @@ def short(name):
 
 
 def report_of(source, architecture, options):
-    """What PTX says of each kernel, and what ptxas does."""
+    """Returns the properties of each kernel from its PTX (parse_ptx), and the report of ptxas."""
     with tempfile.TemporaryDirectory() as folder:
         ptx = os.path.join(folder, "kernels.ptx")
         virtual = architecture.replace("sm_", "compute_")
         run([options.nvcc, *options.nvcc_flags.split(), "-ptx", f"-arch={virtual}", "-x", "cu", source, "-o", ptx])
         with open(ptx) as file:
-            says = what_ptx_says(file.read())
+            properties = parse_ptx(file.read())
         ptxas = os.path.join(os.path.dirname(options.nvcc), "ptxas")
-        return says, run([ptxas, "-v", f"-arch={architecture}", ptx, "-o", os.path.join(folder, "kernels.cubin")])
+        return properties, run([ptxas, "-v", f"-arch={architecture}", ptx, "-o", os.path.join(folder, "kernels.cubin")])
 
 
 def kernels_of(source, architecture, options):
-    """A list of (mangled name, (threads or 0, dynamic shared memory used), registers, static shared bytes, stack bytes,
-    spilled bytes)."""
-    says, report = report_of(source, architecture, options)
+    """Returns a list of (mangled name, (threads or 0, whether dynamic shared memory is used), registers, static shared
+    bytes, stack bytes, spilled bytes)."""
+    properties, report = report_of(source, architecture, options)
     kernels = []
     for part in report.split("Compiling entry function ")[1:]:
         def number(pattern):
@@ -120,7 +120,7 @@ def kernels_of(source, architecture, options):
         name = re.match(r"'(\w+)'", part).group(1)
         if "Used " not in part or "bytes stack frame" not in part:
             sys.exit(f"error: no resource report from ptxas for {name}")
-        kernels.append((name, says[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
+        kernels.append((name, properties[name], number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"),
                         number(r"(\d+) bytes stack frame"),
                         number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")))
     return kernels
@@ -136,7 +136,7 @@ def main():
     passed = failed = 0
     print(f"{'kernel':58} {'':7} {'threads':>7} {'registers':>9} {'shared':>7} {'dynamic':>7} {'stack':>5} {'spills':>6} {'occupancy':>9}")
     architectures = options.architectures.split(",")
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # as many compilers at a time
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # one compiler per processor
         found = {a: [pool.submit(kernels_of, source, a, options) for source in options.sources] for a in architectures}
     for architecture in architectures:
         rows = [row for job in found[architecture] for row in job.result()]

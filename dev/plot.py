@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Draws runs' loss curves from their metrics.jsonl, as an SVG file; needs nothing but Python.
+"""Draws the loss curves of runs from their metrics.jsonl, as an SVG file; needs only Python.
 
     python3 dev/plot.py curves.svg runs/a [runs/b ...]
 
-Lines: training loss, smoothed over the last 20 steps; dots: validation. Nats per token.
+Lines show the training loss, averaged over the last 20 steps, and dots the validation loss, both in nats per token.
 """
 import json
 import os

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Removes what make train and make profile have made, and nothing else that may be in the same folders.
-#     dev/remove_made.sh run FOLDER        a run: the checkpoints that name its id in their manifest, its metrics and options
+# Removes the files that make train and make profile created, and no other files in the same folders.
+#     dev/remove_made.sh run FOLDER        a run: checkpoints with its id in their manifest, its metrics and options
 #     dev/remove_made.sh stories FOLDER    the corpus of stories, its tokenizer and shards
-# A folder that does not exist is fine; one without the mark of what it should be (run_id, floor.json) is an error.
+# A folder that does not exist is ignored; one without its identifying file (run_id or floor.json) is an error.
 fail() {
     echo "error: $*" >&2
     exit 1
