@@ -9,8 +9,8 @@
 #include <string.h>
 #include "test.h"
 
-// References are watched by sanitizers in the CPU's build; beside emulated kernels, which are to be watched there, they
-// would take most of the time.
+// Marks reference implementations. Sanitizers check them in the CPU build, but not in emulated builds, where they would
+// take most of the time and only the kernels are to be checked.
 #ifdef CUDA_EMULATION
 #define REFERENCE __attribute__((no_sanitize("address", "undefined", "thread")))
 #else
@@ -19,7 +19,7 @@
 
 static uint64_t test_random_state = 1;
 
-// Uniform in (-1, 1), from a 64-bit linear congruential generator (Knuth's MMIX constants).
+// Returns a uniform random number in (-1, 1), from a 64-bit linear congruential generator (Knuth's MMIX constants).
 static inline double test_random(void) {
     test_random_state = test_random_state * 6364136223846793005ull + 1442695040888963407ull;
     return (double)(test_random_state >> 11) / 4503599627370496.0 - 1.0;
@@ -41,7 +41,7 @@ static inline double *as_doubles(const float *x, size_t n) {
 
 enum { GUARD = 64 }; // floats on either side
 
-// n floats of NaN between guards: what is not written shows, and what is written outside too.
+// Returns n floats of NaN between guards, so that missing writes and writes out of bounds are detected.
 static inline float *poisoned_floats(size_t n) {
     float *memory = (float *)aligned_alloc(64, (n + 2 * GUARD + 15) / 16 * 16 * sizeof(float));
     for (size_t i = 0; i < n + 2 * GUARD; i++) memory[i] = i < GUARD || i >= n + GUARD ? 12345.0f : NAN;
@@ -60,7 +60,7 @@ static inline void free_poisoned(float *x) {
 
 // ---- comparison -------------------------------------------------------------------------------------------
 
-// Largest |got - wanted|, relative to the largest |wanted| (but at least `floor`); NaN counts as infinite.
+// Returns the largest |got - wanted|, relative to the largest |wanted| (but at least `floor`); NaN counts as infinite.
 static inline double relative_error(const float *got, const double *wanted, size_t n, double floor) {
     double error = 0, size = floor;
     for (size_t i = 0; i < n; i++) {
@@ -77,7 +77,7 @@ static inline void expect_close(const char *what, const float *got, const double
     EXPECT(error <= bound, "%s: relative error %.3g, allowed %.3g", what, error, bound);
 }
 
-// d loss / d x by central differences in double; x is put back.
+// Returns d loss / d x by central differences in double; x is restored.
 REFERENCE static inline double *central_differences(double (*loss)(void *), void *context, double *x,
                                                     size_t n) {
     double *gradient = (double *)malloc((n + 1) * sizeof(double));

@@ -1,6 +1,6 @@
-// Arrays in device memory, for tests of kernels: inputs rounded to floatX, outputs filled with NaN between
-// guards, and back. The same for bf16 and fp32, on a GPU and emulated; host code never touches device memory
-// itself.
+// Arrays in device memory for tests of kernels: uploads of inputs rounded to floatX, outputs filled with NaN between
+// guards, and downloads. They work for bf16 and fp32, on a GPU and emulated; host code never accesses device memory
+// directly.
 //
 //     float *x = random_floatX(n, 1);                   // host floats that floatX represents exactly
 //     floatX *in = upload(x, n);                        // the same values on the device
@@ -24,7 +24,7 @@ static inline float as_float(__nv_bfloat16 x) {
     return __bfloat162float(x);
 }
 #endif
-// x rounded to T, to nearest even.
+// Returns x rounded to T, to nearest even.
 template <class T> static T rounded_to(float x);
 template <> inline float rounded_to<float>(float x) {
     return x;
@@ -34,17 +34,18 @@ template <> inline __nv_bfloat16 rounded_to<__nv_bfloat16>(float x) {
     return __float2bfloat16_rn(x);
 }
 #endif
-// The value that is stored when x is written as floatX.
+// Returns the value that is stored when x is written as floatX.
 static inline float as_floatX(float x) {
     return as_float(rounded_to<floatX>(x));
 }
 
-// Largest relative error of rounding to floatX.
+// Returns the largest relative error of rounding to floatX.
 static inline double floatX_epsilon(void) {
     return sizeof(floatX) == 2 ? 1.0 / 256 : 1.0 / (1 << 24);
 }
 
-// Uniform in (-scale, scale), rounded to floatX: the reference computes from what the device gets.
+// Returns uniform random numbers in (-scale, scale), rounded to floatX, so that the reference has the same inputs as
+// the device.
 static inline float *random_floatX(size_t n, double scale) {
     float *x = random_floats(n, scale);
     for (size_t i = 0; i < n; i++) x[i] = as_floatX(x[i]);
@@ -58,7 +59,7 @@ static inline void copy_and_wait(void *device, const void *host, size_t bytes) {
     stream_wait(0);
 }
 
-// n elements of any type, as they are.
+// Copies n elements of any type to the device.
 template <class T> static T *upload_as_is(const T *x, size_t n) {
     T *device = (T *)device_alloc(n * sizeof(T));
     CHECK(device != NULL);
@@ -66,7 +67,7 @@ template <class T> static T *upload_as_is(const T *x, size_t n) {
     return device;
 }
 
-// n floats as T (floatX when nothing else is said), rounded.
+// Copies n floats to the device, rounded to T (floatX by default).
 template <class T = floatX> static T *upload(const float *x, size_t n) {
     T *host = (T *)malloc((n + 1) * sizeof(T));
     CHECK(host != NULL);
@@ -80,7 +81,7 @@ template <class T = floatX> static T *upload(const float *x, size_t n) {
 
 enum { GUARD_BYTE = 0x5a, POISON_BYTE = 0xff }; // in bf16 and fp32 all ones is NaN
 
-// n elements between guards, NaN until written; `content`, where it is not NULL, is what they hold.
+// Returns n elements between guards. They are initialised with `content`, or with NaN if it is NULL.
 template <class T> static T *guarded(const T *content, size_t n) {
     size_t bytes = n * sizeof(T), whole = bytes + 2 * DEVICE_ALIGNMENT;
     char *host = (char *)malloc(whole), *device = (char *)device_alloc(whole);
@@ -99,7 +100,7 @@ template <class T> static T *poisoned(size_t n) {
     return guarded<T>(NULL, n);
 }
 
-// Holds x, rounded to T, between guards.
+// Returns a copy of x, rounded to T, between guards.
 template <class T = float> static T *poisoned_copy(const float *x, size_t n) {
     T *host = (T *)malloc((n + 1) * sizeof(T));
     CHECK(host != NULL);
@@ -113,9 +114,9 @@ template <class T> static void device_free_poisoned(T *x) {
     device_free((char *)x - DEVICE_ALIGNMENT);
 }
 
-// ---- from the device; these wait for all of its work ------------------------------------------------------
+// ---- from the device; these functions wait for all of its work --------------------------------------------
 
-// n elements as they are; the caller frees.
+// Returns n elements of any type; the caller frees them.
 template <class T> static T *download_as_is(const T *device, size_t n) {
     size_t bytes = n * sizeof(T);
     T *x = (T *)malloc(bytes + 1);
@@ -126,7 +127,7 @@ template <class T> static T *download_as_is(const T *device, size_t n) {
     return x;
 }
 
-// n elements as floats; the caller frees.
+// Returns n elements as floats; the caller frees them.
 template <class T> static float *download(const T *device, size_t n) {
     T *host = download_as_is(device, n);
     float *x = (float *)malloc((n + 1) * sizeof(float));
@@ -155,8 +156,8 @@ template <class T> static int same_bits_on_device(const T *a, const T *b, size_t
 
 // ---- comparison -------------------------------------------------------------------------------------------
 
-// Every element within `bound` of the one wanted; bound: an absolute error, one for each element. Says which
-// element is farthest outside.
+// Expects every element of `got` within its absolute error in `bound` of the one in `wanted`. Reports the element with
+// the largest excess.
 static inline void expect_within(const char *what, const float *got, const double *wanted,
                                  const double *bound, size_t n) {
     size_t worst = 0;

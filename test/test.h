@@ -1,7 +1,7 @@
-// A test harness in a few macros. A test program calls EXPECT as often as it likes and ends with
+// A small test harness. A test program calls EXPECT any number of times and ends with
 //     return test_finish();
-// which prints the one line `N passed, N failed` and returns the exit status (0 only if nothing failed).
-// Compiles as C, as C++ and with nvcc, and needs nothing installed.
+// which prints the line `N passed, N failed` and returns the exit status (0 only if there were checks and none failed).
+// Compiles as C, as C++ and with nvcc, without dependencies.
 #ifndef TEST_H
 #define TEST_H
 
@@ -16,7 +16,7 @@ static inline int test_finish(void) {
     return test_failed == 0 && test_passed > 0 ? 0 : 1;
 }
 
-// Counts one check; when it does not hold, prints where, what, and the message (printf format, required).
+// Counts one check. If it fails, prints its location, the condition and the message (printf format, required).
 #define EXPECT(condition, ...) test_expect((condition) != 0, __FILE__, __LINE__, #condition, __VA_ARGS__)
 
 #if defined(__GNUC__)
@@ -36,11 +36,12 @@ test_expect(int holds, const char *file, int line, const char *condition, const 
     va_end(arguments);
     printf("\n");
     fflush(stdout);
-    if (getenv("TEST_STOP_AT_FIRST") != NULL) exit(test_finish()); // for those who only ask whether it fails
+    if (getenv("TEST_STOP_AT_FIRST") != NULL) exit(test_finish()); // callers that need only the status
     return 0;
 }
 
-// Where everything is slow (emulated kernels under ThreadSanitizer) TEST_SMALL is set, and only small shapes are tried.
+// Returns 1 if only small shapes are to be tested: TEST_SMALL is set where everything is slow (emulated kernels under
+// ThreadSanitizer).
 static inline int test_is_small(void) {
     return getenv("TEST_SMALL") != NULL;
 }

@@ -1,10 +1,10 @@
-// The CUDA emulator itself: kernels that are right must run, kernels and host code with a planted mistake
-// must be caught, with a message that names the right source line or thread.
+// Tests the CUDA emulator: correct kernels must run, and a mistake that is planted in a kernel or in host code must be
+// found, with a message that names the right source line or thread.
 //
-// Every mistake is a template parameter of a kernel or host function: <WRONG> has it, <RIGHT> is its correct
-// twin. Both run in child processes of their own, under several CUDA_EMULATION_SEEDs, their output captured.
-// Who must notice a mistake depends on the build: see `Finder`. Only for g++ and clang++ with
-// dev/cuda_on_cpu; the program reads its own source to learn the lines that are marked with [name].
+// Every mistake is a template parameter of a kernel or host function: <WRONG> has it, <RIGHT> is correct. Both run in
+// child processes with several CUDA_EMULATION_SEEDs, and their output is captured. Which builds must find a mistake is
+// given by `Finder`. The test is only for g++ and clang++ with dev/cuda_on_cpu; the program reads its own source to
+// find the lines that are marked with [name].
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -50,7 +50,7 @@ static bool ubsan() {
 enum Version { RIGHT, WRONG };
 enum { THREADS = 128 };
 
-// ---- launching, and the memory of a case ------------------------------------------------------------------
+// ---- launching and memory ---------------------------------------------------------------------------------
 
 template <class... P, class... A>
 static cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
@@ -89,7 +89,7 @@ struct Arrays {
     }
 };
 
-// 0, or 1 after a message when out[i] is not wanted(i).
+// Returns 0, or 1 with a message if any out[i] differs from wanted(i).
 template <class Wanted> static int compare(const float *out, Wanted wanted) {
     std::vector<float> got = download(out, THREADS);
     for (int i = 0; i < THREADS; i++)
@@ -216,7 +216,7 @@ template <Version version> int case_race_of_blocks() {
     return run(race_of_blocks<version>, 4, 0, [](int i) { return i + (version == WRONG ? 4.0f : 2.0f); });
 }
 
-// Blocks that add to one counter are not thereby ordered.
+// Adding to the same counter does not order blocks.
 template <Version version> __global__ void race_beside_atomic(float *out, const float *in) {
     if (threadIdx.x != 0) return;
     atomicAdd(out, in[0]);
@@ -228,7 +228,7 @@ template <Version version> int case_race_beside_atomic() {
                [](int i) { return i == 0 ? 4.0f : float(i <= (version == WRONG ? 2 : 4)); });
 }
 
-// The last block to arrive adds up what all have written.
+// The last block to arrive adds up what all blocks have written.
 template <Version version> __global__ void missing_threadfence(float *out, const float *in) {
     __shared__ bool last;
     if (threadIdx.x == 0) {
@@ -367,7 +367,7 @@ template <Version version> int case_global_overflow() {
     return run(global_overflow<version>, 1, 0, [](int i) { return float(i + 1); });
 }
 
-// Sizes that do not fill CUDA's alignment: the bytes behind them are not separated by pages.
+// If a size is not a multiple of CUDA's alignment, the bytes after the end are on an accessible page.
 template <Version version> __global__ void tail(float *p, bool write) {
     if (write) p[version == WRONG ? 33 : 32] = 1;     // [tail write]
     if (!write) p[0] = p[version == WRONG ? 33 : 32]; // [tail read]
@@ -408,7 +408,7 @@ template <Version version> int case_misaligned_vector() {
     return run(misaligned_vector<version>, 1, 0, [](int) { return 10.0f; });
 }
 
-// ---- mistakes of the host ---------------------------------------------------------------------------------
+// ---- mistakes in host code --------------------------------------------------------------------------------
 
 __global__ void copy_kernel(float *out, const float *in) {
     out[threadIdx.x] = in[threadIdx.x];
@@ -475,7 +475,7 @@ template <Version version> int case_read_too_early() {
     return got != 10;
 }
 
-// Synchronising with something else does not help.
+// Synchronising with another event is not enough.
 template <Version version> int case_wrong_event() {
     Arrays a;
     Pinned pinned;
@@ -521,23 +521,24 @@ template <Version version> int case_freed_twice() {
     return 0;
 }
 
-// ---- the list, and who must notice what -------------------------------------------------------------------
+// ---- the cases, and what must find each mistake -----------------------------------------------------------
 
 enum Finder {
-    ALWAYS,    // every build, with every seed, with the message `says`
-    VALUES,    // wrong values under some seed; ThreadSanitizer: a race between the marked lines
+    ALWAYS,    // every build, with every seed, reports the message `says`
+    VALUES,    // wrong values with some seed; ThreadSanitizer reports a race between the marked lines
     STALE,     // wrong values with seed 0, in every build
-    RACE,      // ThreadSanitizer only
-    BLOCKS,    // g++'s ThreadSanitizer only: clang's forgets among so many threads
-    ADDRESS,   // AddressSanitizer only
-    UNDEFINED, // UndefinedBehaviorSanitizer only
+    RACE,      // only ThreadSanitizer
+    BLOCKS,    // only g++'s ThreadSanitizer: clang's supports too few threads
+    ADDRESS,   // only AddressSanitizer
+    UNDEFINED, // only UndefinedBehaviorSanitizer
 };
 struct Case {
     const char *name;
     int (*right)(), (*wrong)();
     Finder finder;
-    const char *says,
-        *asan_says; // parts of the message, separated by '|'; [mark] stands for its file and line
+    // Parts of the message, separated by '|', and with AddressSanitizer, if it differs; [mark] stands for file and
+    // line.
+    const char *says, *asan_says;
 };
 #define CASE(name) #name, case_##name < RIGHT>, case_##name < WRONG>
 static const Case cases[] = {
@@ -605,11 +606,11 @@ static const Case cases[] = {
 // ---- running them -----------------------------------------------------------------------------------------
 
 struct Outcome {
-    bool silent; // exit status 0 and no sanitizer's report
+    bool silent; // exit status 0 and no report of a sanitizer
     std::string output;
 };
 
-// This program again, as a child: `--case name right|wrong`.
+// Runs this program as a child process: `--case name right|wrong`.
 static Outcome run_child(const char *program, const Case &c, Version version, int seed) {
     int ends[2];
     if (pipe(ends)) abort();
@@ -637,7 +638,7 @@ static Outcome run_child(const char *program, const Case &c, Version version, in
     return outcome;
 }
 
-// "test_cuda_on_cpu.cu:LINE" of the line whose comment is "// [mark]".
+// Returns "test_cuda_on_cpu.cu:LINE" for the line whose comment is "// [mark]".
 static std::string place_of(const std::string &mark) {
     static std::vector<std::string> source;
     if (source.empty()) {
@@ -652,7 +653,7 @@ static std::string place_of(const std::string &mark) {
     return mark;
 }
 
-// The first part of the message that the output lacks, or "".
+// Returns the first part of the message that the output lacks, or "".
 static std::string missing_part(const std::string &output, const std::string &says) {
     for (size_t begin = 0; begin < says.size();) {
         size_t end = std::min(says.find('|', begin), says.size());
@@ -667,7 +668,7 @@ static std::string missing_part(const std::string &output, const std::string &sa
     return "";
 }
 
-static bool must_notice(const Case &c) {
+static bool must_be_found(const Case &c) {
     if (c.finder == RACE) return TSAN;
     if (c.finder == BLOCKS) return TSAN && !CLANG;
     if (c.finder == ADDRESS) return ASAN;
@@ -681,7 +682,7 @@ static void test_case(const char *program, const Case &c) {
         EXPECT(o.silent && o.output.empty(), "%s is right, but with seed %d: %s", c.name, seed,
                o.output.c_str());
     }
-    if (!must_notice(c)) return;
+    if (!must_be_found(c)) return;
     bool by_values = c.finder == STALE || (c.finder == VALUES && !TSAN);
     const char *says = by_values ? "" : ASAN && c.asan_says ? c.asan_says : c.says;
     int seeds = c.finder == VALUES && !TSAN ? 10 : 1;
@@ -695,14 +696,14 @@ static void test_case(const char *program, const Case &c) {
     EXPECT(lacks.empty(), "%s: the message lacks '%s':\n%s", c.name, lacks.c_str(), o.output.c_str());
 }
 
-// ---- kernels that are right -------------------------------------------------------------------------------
+// ---- correct kernels --------------------------------------------------------------------------------------
 
 __constant__ float scale[2];
 __device__ float scaled(float x) {
     return x * scale[1];
 }
 
-// One __shared__ array for each instantiation.
+// Every instantiation has its own __shared__ array.
 template <class T, int n> __global__ void __launch_bounds__(n) reverse_kernel(float *out) {
     __shared__ T s[n];
     __shared__ __align__(16) float one[4];
@@ -735,7 +736,7 @@ static void test_grid() {
     cudaFree(out);
 }
 
-// Threads that have exited are not waited for, in barriers and in warps.
+// Barriers and warp collectives do not wait for threads that have exited.
 __global__ void early_return_kernel(int *out, int limit) {
     if (int(threadIdx.x) >= limit) return;
     __shared__ int s[64];
@@ -786,7 +787,7 @@ static void test_block_votes() {
     cudaFree(out);
 }
 
-// Fresh memory is NaN; so is dynamic shared memory of every block.
+// Fresh device memory, and the dynamic shared memory of every block, is NaN.
 __global__ void fresh_kernel(int *nans, const float *global) {
     DYNAMIC_SHARED(float, s);
     atomicAdd(nans, int(s[threadIdx.x] != s[threadIdx.x]) + int(global[threadIdx.x] != global[threadIdx.x]));
@@ -802,7 +803,7 @@ static void test_fresh_memory() {
     cudaFree(global);
 }
 
-// Lanes read rows of 64 bf16: without a swizzle all rows begin in the same bank.
+// Lanes read rows of 64 bf16; without a swizzle, all rows begin in the same bank.
 __global__ void banks_kernel(bool swizzled) {
     DYNAMIC_SHARED(__nv_bfloat16, s);
     uint32_t r[4];
@@ -818,7 +819,7 @@ static void test_bank_conflicts() {
     }
 }
 
-// Beyond the memory, a kernel can point into pinned host memory.
+// A kernel can also access pinned host memory.
 static void test_pinned_argument() {
     Arrays a;
     Pinned pinned;
@@ -871,7 +872,7 @@ static void test_memory_limit() {
     EXPECT(cudaMalloc(&q, 0) == cudaSuccess && q == nullptr && cudaFree(nullptr) == cudaSuccess, "nothing");
 }
 
-// What the host may see when, by streams and events, directly and through others.
+// Copies are visible to the host after synchronisation by streams and events, directly or through other streams.
 static void test_order_of_copies() {
     Arrays a;
     Pinned one, two;
@@ -892,7 +893,7 @@ static void test_order_of_copies() {
 
     std::vector<float> pageable(THREADS, 3.0f);
     cudaMemcpyAsync(a.in, pageable.data(), bytes, cudaMemcpyHostToDevice, one.stream);
-    pageable[7] = 4; // may be changed at once
+    pageable[7] = 4; // may be changed immediately
     cudaMemcpyAsync(pageable.data(), a.in, bytes, cudaMemcpyDeviceToHost, one.stream);
     EXPECT(pageable[7] == 3, "pageable memory: %g", pageable[7]);
     cudaEventDestroy(event);

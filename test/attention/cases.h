@@ -1,7 +1,7 @@
-// Runs one variant of attention on a case, and compares what it gives with the definition (reference.h).
+// Runs one variant of attention on a case, and compares its results with the definition (reference.h).
 //
-// On the device there is room behind every token and every sequence, and guards around every array. In inputs it
-// holds NaN, which would show in the results of whoever reads it; in outputs it must stay as it was.
+// On the device, there are gaps after every token and every sequence, and guards around every array. In inputs the gaps
+// contain NaN, which would appear in results if they were read; in outputs they must not change.
 #ifndef TEST_ATTENTION_CASES_H
 #define TEST_ATTENTION_CASES_H
 
@@ -20,7 +20,7 @@ enum { EMULATED = 0 };
 
 // ---- arrays on the device ---------------------------------------------------------------------------------
 
-// put: a copy between guards. take: what it holds now; its memory is freed.
+// put returns a copy between guards; take returns the contents of one and frees it on the device.
 #ifdef DEVICE_CUDA
 static floatX *put(const float *x, size_t n) {
     return poisoned_copy<floatX>(x, n);
@@ -63,9 +63,9 @@ static float *put_poison(size_t n) {
     return device;
 }
 
-// ---- where tensors lie on the device ----------------------------------------------------------------------
+// ---- layout of tensors on the device ----------------------------------------------------------------------
 
-static const float OUTSIDE = 12352; // around outputs; bf16 has it
+static const float OUTSIDE = 12352; // content of gaps in outputs; exact in bf16
 
 // A tensor of B sequences of T tokens in a buffer.
 typedef struct {
@@ -74,14 +74,14 @@ typedef struct {
 
 // q, k and v in one buffer, and so their gradients.
 typedef struct {
-    Attention a; // with its strides
+    Attention a; // has the strides on the device
     Rows q_rows, kv_rows, out_rows;
-    size_t q, k, v, size; // where each begins, and elements of all
-    size_t out_size;
+    size_t q, k, v;        // offsets in the buffer
+    size_t size, out_size; // elements of the buffer, and of that of out
 } Layout;
 
 static Layout layout_of(const Inputs *in) {
-    enum { ELEMENTS = 8, TOKENS = 3 }; // left free behind each token, behind each sequence
+    enum { ELEMENTS = 8, TOKENS = 3 }; // sizes of the gaps after each token and after each sequence
     Layout l;
     l.a = in->a;
     Attention *a = &l.a;
@@ -104,13 +104,13 @@ static Layout layout_of(const Inputs *in) {
     return l;
 }
 
-// Dense to buffer; without `dense`, NaN.
+// Copies a dense tensor into the buffer, or fills the tensor there with NaN if `dense` is NULL.
 static void scatter(float *buffer, const float *dense, const Rows *r) {
     for (size_t i = 0; i < r->B * r->T * r->row; i++)
         buffer[i / r->row / r->T * r->sequence + i / r->row % r->T * r->token + i % r->row] = dense ? dense[i]
                                                                                                     : NAN;
 }
-// And back; what is outside all tensors is the only thing left in the buffer.
+// Copies a tensor from the buffer to a dense one, and sets it to OUTSIDE in the buffer.
 static void gather(float *dense, float *buffer, const Rows *r) {
     for (size_t i = 0; i < r->B * r->T * r->row; i++) {
         float *x = buffer + i / r->row / r->T * r->sequence + i / r->row % r->T * r->token + i % r->row;
@@ -124,7 +124,7 @@ static void expect_outside(const float *buffer, size_t n) {
     EXPECT(damaged == 0, "%zu elements between the tokens of an output are written", damaged);
 }
 
-// Inputs; without them an output, NaN.
+// Return inputs on the device or, for NULL, outputs that contain NaN.
 static floatX *put_qkv(const Layout *l, const float *q, const float *k, const float *v) {
     float *host = filled(l->size, q ? NAN : OUTSIDE);
     scatter(host + l->q, q, &l->q_rows), scatter(host + l->k, k, &l->kv_rows),
@@ -148,7 +148,7 @@ static const char *const variant_names[] = {"auto", "naive", "flash", "cudnn"};
 enum { OUT, LSE, DQ, DK, DV, TENSORS };
 static const char *const tensor_names[] = {"out", "lse", "dq", "dk", "dv"};
 
-// Dense, as the inputs are.
+// Outputs, dense as the inputs are.
 typedef struct {
     float *x[TENSORS], *saved;
 } Outputs;
@@ -190,7 +190,7 @@ static void run_forward(AttentionVariant variant, const Inputs *in, Outputs *o) 
     o->saved = take(saved, saved_size(variant, &in->a));
 }
 
-// After run_forward, from what it left in `o`.
+// Must be called after run_forward, whose results are in `o`.
 static void run_backward(AttentionVariant variant, const Inputs *in, Outputs *o) {
     const Layout l = layout_of(in);
     const Attention *a = &in->a;
@@ -232,7 +232,7 @@ typedef struct {
     double of[TENSORS];
 } Errors;
 
-// Largest |got - wanted|; the same infinity is no error, NaN an infinite one.
+// Returns the largest |got - wanted|. Equal infinities count as 0, a NaN as infinite.
 static double absolute_error(const float *got, const double *wanted, size_t n) {
     double error = 0;
     for (size_t i = 0; i < n; i++) {
@@ -259,11 +259,11 @@ static Errors errors_of(const Outputs *o, const Inputs *in, const Reference *r) 
     return e;
 }
 
-// Of the plain implementation, naive: relative to the largest element, and of gradients that cancel to nothing to
-// their terms; `out` and `gradients` are relative errors of the arithmetic.
+// Returns the errors that are allowed for naive, the plain implementation. `out`, `lse` and `gradients` are errors of
+// the arithmetic relative to the largest element or, if gradients cancel almost completely, to the size of their terms.
 static Errors allowed_plain(const Inputs *in, const Reference *r, double out, double lse, double gradients) {
-    // What rounding to bf16 adds: half a unit in the last place of 8 bits; gradients also see the rounded out
-    // in D, and cancel.
+    // Rounding to bf16 adds half a unit in the last place of 8 bits. In gradients there are also the rounding of out in
+    // D, and cancellation.
     const double forward_rounding = DEVICE_IS_BF16 ? 1.0 / 256 : 0,
                  backward_rounding = DEVICE_IS_BF16 ? 1.0 / 32 : 0;
     const double relative[] = {out + forward_rounding, lse, gradients + backward_rounding};
@@ -276,9 +276,10 @@ static Errors allowed_plain(const Inputs *in, const Reference *r, double out, do
     return e;
 }
 
-// Of the others, Dao's rule: twice the plain implementation's error for out and lse, three times for gradients, plus
-// 1e-5. An lse of thousands is no better than its own last place, to which naive may come closer by chance. Where numbers
-// are extreme, `slack` times that, and `more` for gradients; else 1 and 0.
+// Returns the errors that are allowed for other variants, by Dao's rule: twice the error of the plain implementation
+// for out and lse, three times for gradients, plus 1e-5. An lse of thousands is only accurate to its last place, to
+// which naive may be closer by chance. For extreme values, `slack` is a factor and `more` is added for gradients;
+// otherwise they are 1 and 0.
 static Errors allowed_by(const Errors *plain, const Inputs *in, const Reference *r, double slack,
                          double more) {
     Errors e;
@@ -288,7 +289,7 @@ static Errors allowed_by(const Errors *plain, const Inputs *in, const Reference 
     return e;
 }
 
-// The line of a case.
+// Prints the line of a case and checks its errors.
 static void report(AttentionVariant variant, const Inputs *in, const Errors *e, const Errors *allowed,
                    double milliseconds) {
     const Attention *a = &in->a;

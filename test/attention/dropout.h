@@ -1,5 +1,5 @@
-// Dropout of attention: its mask read back through the kernels and compared with the closed form of
-// attention/attention.h element for element, its statistics, the mean of what it leaves.
+// Tests dropout of attention: its mask, which is read back through the kernels and compared with the closed form of
+// attention/attention.h element by element, its statistics, and the mean of the results.
 #ifndef TEST_ATTENTION_DROPOUT_H
 #define TEST_ATTENTION_DROPOUT_H
 
@@ -7,10 +7,10 @@
 
 static const double dropout_rates[] = {0.1, 0.17, 0.5, 0.9};
 
-// ---- read back through the kernels ------------------------------------------------------------------------
+// ---- masks read back through the kernels ------------------------------------------------------------------
 
-// With q = 0 and full attention every probability is 1 / Tk; V one-hot in a window of HS keys makes out the
-// mask. Two sequences, three heads that share one of the keys.
+// With q = 0 and full attention every probability is 1 / Tk; if V is one-hot in a window of HS keys, out is nonzero
+// exactly where the mask keeps an element. Two sequences, three heads that share one key-value head.
 static void test_mask_forward(AttentionVariant variant, size_t Tq, size_t Tk, size_t HS, double p) {
     Inputs in = inputs_create(attention_dense(2, Tq, Tk, 3, 1, HS, MASK_NONE, 1, p), 1);
     const Attention *a = &in.a;
@@ -35,8 +35,8 @@ static void test_mask_forward(AttentionVariant variant, size_t Tq, size_t Tk, si
     outputs_free(&o), inputs_free(&in);
 }
 
-// dO one-hot in a window of HS / 2 queries, for each of two heads in a half of the columns of their own: column c of
-// dV_j, of the keys they share, is A of (query c of the window, key j).
+// dO is one-hot in a window of HS / 2 queries, with a separate half of the columns for each of the two heads that share
+// keys: column c of dV_j is then A at (query c of the window, key j).
 static void test_mask_backward(AttentionVariant variant, size_t Tq, size_t Tk, size_t HS, double p) {
     Inputs in = inputs_create(attention_dense(2, Tq, Tk, 4, 2, HS, MASK_NONE, 1, p), 1);
     const Attention *a = &in.a;
@@ -73,7 +73,7 @@ static void test_masks(AttentionVariant variant, size_t Tq, size_t Tk, size_t HS
            p, 1e3 * (seconds_now() - started));
 }
 
-// Every layout of warps that reads the mask in another way, at every rate; emulated, not every pair of them.
+// Tests every layout of warps that reads the mask differently, at every rate; emulated, only some of the pairs.
 static void test_all_masks(void) {
     static const size_t sizes[] = {32, 64, 96, 128, 256};
     for (int i = test_is_small() ? 3 : 0; i < 4; i++)
@@ -85,10 +85,10 @@ static void test_all_masks(void) {
                            dropout_rates[i]);
 }
 
-// The mean of out over many seeds is the undropped out.
+// The mean of out over many seeds equals out without dropout.
 static void test_mean(AttentionVariant variant, size_t HS, double p) {
     enum { T = 40 };
-    // Of fewer the estimated sigma is too small now and then, of one element among hundreds.
+    // With fewer seeds, the estimated sigma is sometimes too small for one element among hundreds.
     const uint32_t SEEDS = test_is_small() ? 150 : 1000;
     Inputs in = inputs_create(attention_dense(1, T, T, 1, 1, HS, MASK_CAUSAL, 0.25f, p), 1);
     Outputs o = outputs_create(&in);
@@ -117,7 +117,7 @@ static void test_mean(AttentionVariant variant, size_t HS, double p) {
 
 // ---- the closed form itself -------------------------------------------------------------------------------
 
-// A mask of T x T elements as 0 and 1, in one byte each.
+// Returns a mask of Tq x Tk elements, 0 or 1 in one byte each.
 static uint8_t *mask_of(const Attention *a, size_t b, size_t h) {
     uint8_t *mask = (uint8_t *)malloc(a->Tq * a->Tk);
     for (size_t i = 0; i < a->Tq * a->Tk; i++)
@@ -125,8 +125,8 @@ static uint8_t *mask_of(const Attention *a, size_t b, size_t h) {
     return mask;
 }
 
-// The rate, and no correlation with the mask of another step, layer, head, sequence or seed, nor with its
-// transpose.
+// Tests the keep rate, and that a mask is uncorrelated with the masks of other steps, layers, heads, sequences and
+// seeds, and with its transpose.
 static void test_mask_statistics(double p) {
     enum { T = 512 };
     Attention a = attention_dense(1, T, T, 4, 4, 16, MASK_NONE, 1, p), other[5] = {a, a, a, a, a};
@@ -154,7 +154,7 @@ static void test_mask_statistics(double p) {
     free(mask);
 }
 
-// A block of bytes is what the one-element definition says; masks do not depend on how a batch is split.
+// A block of bytes agrees with the definition for single elements; masks do not depend on how a batch is split.
 static void test_mask_blocks(void) {
     Attention a = attention_dense(3, 64, 96, 3, 3, 16, MASK_NONE, 1, 0.5);
     for (size_t row = 0; row < 4; row++)

@@ -1,5 +1,5 @@
-// Attention's definition (attention/attention.h) in double precision, forward and backward, held against central
-// differences; and the inputs of a test case.
+// The definition of attention (attention/attention.h) in double precision, forward and backward, which is tested with
+// central differences; and the inputs of a test case.
 #ifndef TEST_ATTENTION_REFERENCE_H
 #define TEST_ATTENTION_REFERENCE_H
 
@@ -8,11 +8,11 @@
 
 // ---- a case -----------------------------------------------------------------------------------------------
 
-// The inputs, dense: q (B, Tq, NH, HS), k and v (B, Tk, NKV, HS), dout as q; the strides of `a` say so.
+// The inputs, dense: q, dout (B, Tq, NH, HS), k and v (B, Tk, NKV, HS). The strides of `a` are those of dense tensors.
 typedef struct {
     Attention a;
     size_t q_size, kv_size, lse_size;
-    int packed; // on the device q, k and v lie in one tensor, as the QKV matmul writes it
+    int packed; // 1 if q, k and v are one tensor on the device, as the QKV matmul writes it
     float *q, *k, *v, *dout;
 } Inputs;
 
@@ -25,7 +25,7 @@ static Attention attention_dense(size_t B, size_t Tq, size_t Tk, size_t NH, size
     return a;
 }
 
-// Numbers that floatX has, so that the reference computes from the same.
+// Returns numbers that floatX represents exactly, so that the reference has the same inputs as the kernels.
 static float *random_inputs(size_t n, double size) {
     float *x = random_floats(n, size);
     for (size_t i = 0; i < n; i++) x[i] = (float)(floatX)x[i];
@@ -79,7 +79,7 @@ REFERENCE static double keep_factor(const Attention *a, size_t b, size_t h, size
     return attention_dropout_keeps(a, b, h, i, j) ? 256.0 / a->dropout.threshold : 0;
 }
 
-// One query: p (Tk) and out; returns lse.
+// Computes p (Tk) and out of one query, and returns its lse.
 REFERENCE static double reference_query(const Reference *r, size_t b, size_t h, size_t i, double *p,
                                         double *out) {
     const Attention *a = &r->a;
@@ -101,7 +101,7 @@ REFERENCE static double reference_query(const Reference *r, size_t b, size_t h, 
     return visible ? maximum + log(sum) : INFINITY;
 }
 
-// Gradients of one query, added to dk and dv.
+// Computes the gradients of one query: dq =, dk +=, dv +=.
 REFERENCE static void reference_query_backward(Reference *r, size_t b, size_t h, size_t i, const double *p) {
     const Attention *a = &r->a;
     size_t query = b * a->q_sequence + i * a->q_token + h * a->HS;
@@ -139,9 +139,9 @@ REFERENCE static void reference_run(Reference *r) {
         }
 }
 
-// ---- its gradients, against central differences -----------------------------------------------------------
+// ---- its gradients, compared with central differences -----------------------------------------------------
 
-REFERENCE static double reference_loss(void *context) { // sum(dout * out)
+REFERENCE static double reference_loss(void *context) { // returns sum(dout * out)
     Reference *r = (Reference *)context;
     reference_run(r);
     double loss = 0;

@@ -1,10 +1,11 @@
-// Every variant of attention against its definition in double precision (reference.h), which is itself held against
-// central differences; dropout read back through the kernels (dropout.h); edges, extremes, NaN; the same bits
-// twice, for any number of threads, and, emulated, in any order of threads. One line a case: variant, shape,
-// options, then error and allowed error of out, lse and the gradients, and the time.
+// Compares every variant of attention with its definition in double precision (reference.h), which is itself compared
+// with central differences. Reads dropout masks back through the kernels (dropout.h). Tests edge cases, extreme values,
+// NaN, and that results are bitwise the same twice, for any number of threads and, emulated, in any order of threads.
+// Prints one line per case: variant, shape, options, then error and allowed error of out, lse and the gradients, and
+// the time.
 //
-// Allowed (Dao's rule): twice the error of naive, the plain implementation of the same precision, for out and lse,
-// three times for gradients, plus 1e-5.
+// The allowed error (Dao's rule) is twice the error of naive, the plain implementation in the same precision, for out
+// and lse, and three times its error for gradients, plus 1e-5.
 #include "dropout.h"
 
 // ---- one case ---------------------------------------------------------------------------------------------
@@ -25,7 +26,7 @@ static void expect_repeats(AttentionVariant variant, const Inputs *in, const Out
     outputs_free(&again);
 }
 
-// dQ added up in any order: as exact as in order, and nothing else changes.
+// dQ that is added up in any order is as accurate as in the fixed order, and no other output changes.
 static void test_atomics(Inputs *in, const Outputs *ordered, const Reference *r, const Errors *allowed) {
     Outputs o = outputs_create(in);
     in->a.atomics = 1;
@@ -38,7 +39,8 @@ static void test_atomics(Inputs *in, const Outputs *ordered, const Reference *r,
     outputs_free(&o);
 }
 
-// Both variants; `out`, `lse` and `gradients`: allowed to naive, see allowed_plain; `slack` and `more`: see allowed_by.
+// Tests both variants. `out`, `lse` and `gradients` are the errors allowed for naive, see allowed_plain; for `slack`
+// and `more`, see allowed_by.
 static void test_inputs(Inputs *in, double out, double lse, double gradients, double slack, double more) {
     Reference r = reference_create(in);
     reference_run(&r);
@@ -58,7 +60,7 @@ static void test_inputs(Inputs *in, double out, double lse, double gradients, do
     reference_free(&r);
 }
 
-// How scores are added up shows where they are large: on the CPU naive has 16 sums side by side, flash one.
+// The order in which scores are added up matters if they are large: on the CPU, naive has 16 partial sums, flash one.
 static double slack_for_large_scores(void) {
     return DEVICE_IS_GPU ? 1 : 4;
 }
@@ -78,7 +80,8 @@ static void test_causal(size_t B, size_t T, size_t NH, size_t NKV, size_t HS, do
 static const size_t head_sizes[] = {8, 16, 24, 32, 40, 64, 80, 96, 128, 160, 192, 200, 256};
 enum { HEAD_SIZES = sizeof(head_sizes) / sizeof(head_sizes[0]) };
 
-// `count` cases of one length; each call goes on through head sizes, heads and rates where the last one stopped.
+// Tests `count` cases of one length; each call continues with the head sizes, heads and rates that follow the last
+// ones.
 static void test_length(size_t T, size_t count) {
     static const size_t heads[][2] = {{1, 1}, {2, 1}, {3, 3}, {6, 2}, {2, 2}, {6, 3}, {3, 1}, {6, 1}};
     static const double rates[] = {0, 0.1, 0, 0.17, 0.5, 0, 0.9};
@@ -95,14 +98,14 @@ static void test_shapes(void) {
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++)
         if (lengths[i] <= (test_is_small() ? 33 : 257) || on_gpu)
             test_length(lengths[i], on_gpu ? HEAD_SIZES : EMULATED ? 3 : 4);
-    // Several tiles of queries and of keys, for each way to share them among warps.
+    // Several tiles of queries and of keys, for each way to divide them among warps.
     test_causal(1, 150, 2, 1, 64, 0.17);
     test_causal(1, 70, 2, 2, 256, 0.5);
     test_causal(1, 130, 1, 1, 128, 0);
     if (test_is_small()) return;
     for (size_t i = 0; i < HEAD_SIZES; i++) test_causal(1, 70, 2, 1, head_sizes[i], i % 2 ? 0.17 : 0);
-    test_causal(1, 257, 3, 1, 64, 0.1);  // three parts of every dq
-    test_causal(40, 3, 12, 12, 16, 0.1); // many small ones
+    test_causal(1, 257, 3, 1, 64, 0.1);  // every dq has three parts
+    test_causal(40, 3, 12, 12, 16, 0.1); // many small sequences
     test_causal(10, 3, 12, 4, 64, 0);
     test_causal(1, 512, 1, 1, 64, 0.1);
     test_causal(1, 1025, 1, 1, 32, 0);
@@ -113,14 +116,13 @@ static void test_shapes(void) {
 
 static void test_masks_and_scales(void) {
     test_case(attention_dense(2, 65, 65, 2, 1, 32, MASK_NONE, 0.2f, 0.1));
-    test_case(attention_dense(1, 1, 77, 2, 2, 40, MASK_CAUSAL, 0.2f, 0)); // one new token, a cache before it
+    test_case(attention_dense(1, 1, 77, 2, 2, 40, MASK_CAUSAL, 0.2f, 0)); // one new token after a cache
     test_case(attention_dense(1, 33, 100, 2, 1, 16, MASK_CAUSAL, 0.2f, 0.5));
     test_case(attention_dense(1, 50, 129, 3, 3, 24, MASK_NONE, 0.2f, 0));
-    test_case(attention_dense(1, 100, 100, 1, 1, 16, MASK_CAUSAL, 0.0f, 0.1)); // all keys count alike
+    test_case(attention_dense(1, 100, 100, 1, 1, 16, MASK_CAUSAL, 0.0f, 0.1)); // all keys have equal weights
     test_case(attention_dense(1, 100, 100, 1, 1, 16, MASK_CAUSAL, 7.5f, 0));
-    test_case(attention_dense(1, 150, 180, 2, 1, 64, MASK_CAUSAL, 0.1f,
-                              0.1)); // the diagonal in the middle of tiles
-    test_case(attention_dense(5, 140, 140, 2, 1, 16, MASK_CAUSAL, 0.1f, 0)); // more than the L2 cache holds
+    test_case(attention_dense(1, 150, 180, 2, 1, 64, MASK_CAUSAL, 0.1f, 0.1)); // diagonal inside tiles
+    test_case(attention_dense(5, 140, 140, 2, 1, 16, MASK_CAUSAL, 0.1f, 0));   // larger than the L2 cache
     if (test_is_small()) return;
     test_case(attention_dense(1, 70, 200, 2, 1, 128, MASK_CAUSAL, 0.1f, 0.17));
     test_case(attention_dense(1, 131, 66, 2, 1, 64, MASK_NONE, 0.1f, 0.9));
@@ -129,7 +131,7 @@ static void test_masks_and_scales(void) {
     test_case(attention_dense(1, 90, 90, 2, 1, 128, MASK_CAUSAL, 2.0f, 0.1));
 }
 
-// The same tensors packed in one, as the trainer has them: the same bits.
+// Tensors that are packed into one, as in the trainer, give bitwise the same results as separate ones.
 static void test_packed(size_t T, size_t HS, double p) {
     Attention a = attention_dense(2, T, T, 4, 2, HS, MASK_CAUSAL, 1.0f / sqrtf((float)HS), p);
     Inputs in = inputs_create(a, 1);
@@ -164,15 +166,16 @@ static void test_less_shared_memory(void) {
         test_masks(ATTENTION_FLASH, 137, 150, 64, 0.5);
         test_masks(ATTENTION_FLASH, 137, 150, 128, 0.1);
         for (size_t i = 0; i < HEAD_SIZES; i++)
-            test_causal(1, 33, 1, 1, head_sizes[i], 0); // all can be launched
+            test_causal(1, 33, 1, 1, head_sizes[i], 0); // every head size can be launched
     }
     unsetenv("CUDA_EMULATION_SHARED");
 #endif
 }
 
-// ---- cuDNN, where it is built -----------------------------------------------------------------------------
+// ---- cuDNN, if the build has it ---------------------------------------------------------------------------
 
-// Without dropout by the same rule as flash. With dropout its masks are its own: the same twice, others in another step.
+// Without dropout, the rule is that of flash. With dropout, cuDNN has its own masks, which must repeat, and differ in
+// another step.
 #ifdef HAVE_CUDNN
 static void test_cudnn_case(size_t T, size_t NH, size_t NKV, size_t HS, double p) {
     Inputs in = inputs_create(attention_dense(2, T, T, NH, NKV, HS, MASK_CAUSAL, 1.0f / sqrtf((float)HS), p),
@@ -212,7 +215,8 @@ static void test_cudnn(void) {
 
 // ---- extremes ---------------------------------------------------------------------------------------------
 
-// Magnitudes: q times 5 and k, v times 3; a query whose scores are all equal; a row of equal numbers; one huge key.
+// Tests large values (q times 5, k and v times 3), a query whose scores are all equal, a key of equal elements, and a
+// huge key.
 static void test_extremes(size_t HS) {
     Attention a = attention_dense(1, 130, 130, 2, 1, HS, MASK_CAUSAL, 0.125f, 0.1);
     Inputs in = inputs_create(a, 3);
@@ -220,16 +224,16 @@ static void test_extremes(size_t HS) {
     for (size_t i = 0; i < HS; i++) in.q[100 * a.q_token + i] = 0.0f;
     for (size_t i = 0; i < HS; i++) in.k[40 * a.kv_token + i] = 1.0f;
     for (size_t i = 0; i < HS; i++) in.k[90 * a.kv_token + i] = 1000.0f;
-    // In bf16 D is off by about 2^-9 of a sum of 64 terms of size 3, which is multiplied by scale and the key of 1000:
-    // several units, where gradients that do not cancel have some too.
-    // Scores of thousands leave fp32 few digits behind the point; and flash on a GPU knows of P only lse in other
-    // units: 2^-22 of 10^4.
+    // In bf16, the error of D is about 2^-9 of a sum of 64 terms of size 3, which is multiplied by scale and the key of
+    // 1000: several units, while gradients without cancellation are of that size too.
+    // In fp32, scores of thousands have few digits after the decimal point; and flash on a GPU computes P from lse in
+    // other units, with an error of 2^-22 of 10^4.
     const double more = DEVICE_IS_GPU && !DEVICE_IS_BF16 ? 2.5e-3 : 0;
     test_inputs(&in, 1e-3, 1e-4, DEVICE_IS_BF16 ? 4 : 1e-3, slack_for_large_scores(), more);
     inputs_free(&in);
 }
 
-// Causal with more queries than keys: the first Tq - Tk see nothing.
+// With causal attention and more queries than keys, the first Tq - Tk queries see no key.
 static void test_blind(size_t Tq, size_t Tk, size_t HS, double p) {
     Inputs in = inputs_create(attention_dense(2, Tq, Tk, 2, 1, HS, MASK_CAUSAL, 0.2f, p), 1);
     const Attention *a = &in.a;
@@ -249,16 +253,16 @@ static void test_blind(size_t Tq, size_t Tk, size_t HS, double p) {
     inputs_free(&in);
 }
 
-// ---- NaN stays where it can be seen -----------------------------------------------------------------------
+// ---- NaN affects only what depends on it ------------------------------------------------------------------
 
 enum { NAN_T = 150, NAN_KEY = 100, NAN_QUERY = 20, LARGEST_TILE = 128 };
 
-// Element i of a tensor whose rows are of sequence 0, head 0, and its token.
+// Returns 1 if element i of a tensor belongs to sequence 0 and head 0.
 static int is_first(const Attention *a, size_t i) {
     return i < a->q_sequence && i % a->q_token < a->HS;
 }
 
-// In key and value of one token: other heads, other sequences and tiles of queries before it are unchanged.
+// With a NaN in key and value of one token, other heads, other sequences and earlier tiles of queries do not change.
 static void test_nan_in_key(AttentionVariant variant, Inputs *in, const Outputs *clean) {
     const Attention *a = &in->a;
     const size_t at = NAN_KEY * a->kv_token;
@@ -284,15 +288,15 @@ static void test_nan_in_key(AttentionVariant variant, Inputs *in, const Outputs 
     outputs_free(&dirty);
 }
 
-// In one number of a query, or of its gradient: other heads, other sequences, tiles of keys after it and all other
-// queries are unchanged.
-static void test_nan_in_query(AttentionVariant variant, Inputs *in, const Outputs *clean, float *number) {
+// With a NaN in one element of a query, or of its gradient, other heads, other sequences, later tiles of keys and all
+// other queries do not change.
+static void test_nan_in_query(AttentionVariant variant, Inputs *in, const Outputs *clean, float *element) {
     const Attention *a = &in->a;
-    const float before = *number;
+    const float before = *element;
     Outputs dirty = outputs_create(in);
-    *number = NAN;
+    *element = NAN;
     run_variant(variant, in, &dirty);
-    *number = before;
+    *element = before;
     int others = 1, unseen = 1, queries = 1, seen = 1;
     for (size_t i = 0; i < in->q_size; i++) {
         int same_keys = clean->x[DK][i] == dirty.x[DK][i] && clean->x[DV][i] == dirty.x[DV][i];
@@ -322,9 +326,9 @@ static void test_nan_stays(AttentionVariant variant, size_t HS) {
     outputs_free(&clean), inputs_free(&in);
 }
 
-// ---- the same in every order of threads -------------------------------------------------------------------
+// ---- bitwise the same results in every order of threads ---------------------------------------------------
 
-// Of the bits of all outputs of a few cases (FNV-1a).
+// Returns a hash (FNV-1a) of the bits of all outputs of a few cases.
 static uint64_t digest(void) {
     static const size_t shapes[][5] = {
         {2, 150, 150, 64, 3}, {1, 200, 140, 128, 2}, {1, 70, 70, 192, 2}, {1, 33, 257, 32, 4}};
@@ -344,7 +348,7 @@ static uint64_t digest(void) {
     return sum;
 }
 
-// This program again, with the threads of emulated kernels in other orders: it prints its digest and ends.
+// Runs this program, which then only prints its digest, with other orders of the threads of emulated kernels.
 static void test_orders(const char *program) {
 #ifdef CUDA_EMULATION
     if (test_is_small() || getenv("CUDA_EMULATION_SEED") != NULL) return;
@@ -365,7 +369,7 @@ static void test_orders(const char *program) {
     (void)program;
 }
 
-// Rows that one ldmatrix reads at a time lie in different banks, in every kernel above.
+// In every kernel above, the rows that one phase of ldmatrix reads are in different banks.
 static void test_bank_conflicts(void) {
 #ifdef CUDA_EMULATION
     printf("%llu phases of ldmatrix, %llu bank conflicts\n", (unsigned long long)emulation::ldmatrix_phases,
@@ -383,7 +387,7 @@ static void test_variants(void) {
         test_nan_stays(ATTENTION_FLASH, sizes[i]);
     }
     test_blind(100, 33, 16, 0);
-    test_blind(135, 4, 64, 0.1); // a tile of queries without a key
+    test_blind(135, 4, 64, 0.1); // a tile of queries that see no key
     if (!test_is_small()) {
         test_blind(200, 70, 64, 0.1);
         test_blind(130, 1, 128, 0);

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Planted mistakes: each of the list below, made in a copy of the flash attention kernels, must turn the attention test
-red, emulated; where one does not, the test is blind to it. The kernels as they are must pass the same runs. One line a
-mistake: what found it, and after how long.
+"""Mutation test: each of the mistakes listed below, made in a copy of the flash attention kernels, must make the
+emulated attention test fail; otherwise the test cannot detect it. The unchanged kernels must pass the same runs. Prints
+one line per mistake: what found it, and the time it took.
 
     make DEVICE=emulated test_mutations                       all of them
     make DEVICE=emulated test_mutations MUTATIONS='dq: blind'       those with one of these words in their names
 
-The Makefile says how to compile and link: MUTATION_COMPILE, and MUTATION_LINK, which has all of the test but
-attention/flash.o. Only that is compiled, without optimisation, which is quickest."""
+The Makefile sets the commands to compile and link: MUTATION_COMPILE, and MUTATION_LINK, which has all objects of the
+test except attention/flash.o. Only that is compiled, without optimisation, which is fastest."""
 import concurrent.futures
 import os
 import re
@@ -18,17 +18,17 @@ import sys
 import tempfile
 import time
 
-# What is looked at, until something fails: the test once, or with threads in other orders too (CUDA_EMULATION_SEED).
-# A block runs to its end before the next one begins, except BESIDE others.
-ONCE, ORDERS, BESIDE = ["0"], ["1", "2", "3", "0"], ["1", "2", "3", "0"]
-LONGEST_RUN = 120  # seconds; whoever waits for ever is told so by the emulator, long before
+# The runs of a mistake, until one fails: the test once, or also with other orders of threads (CUDA_EMULATION_SEED).
+# Blocks run one after the other, except in CONCURRENT runs.
+ONCE, ORDERS, CONCURRENT = ["0"], ["1", "2", "3", "0"], ["1", "2", "3", "0"]
+LONGEST_RUN = 120  # seconds; the emulator reports a deadlock long before
 
 FORWARD, BACKWARD, TILE, LAUNCH = "flash_forward.cuh", "flash_backward.cuh", "flash_tile.cuh", "flash.cu"
 RELEASE = "if (unpublished && threadIdx.x == 0) store_release(scratch.parts + row_of(%s) / QUERIES, (unsigned)block.tile + 1);"
 
-# Name; file; a text that occurs in it once, where spaces and ends of lines do not count; what stands in its place; runs.
+# Name; file; a text that occurs in it once, ignoring spaces and line breaks; its replacement; runs.
 MUTATIONS = [
-    # ---- what is seen
+    # ---- visibility
     ("forward: a key too many is seen", FORWARD, "if (8 * j + e > last) s[", "if (8 * j + e > last + 1) s[", ONCE),
     ("forward: a key too few is seen", FORWARD, "if (8 * j + e > last) s[", "if (8 * j + e >= last) s[", ONCE),
     ("forward: only rows of the last query's tile are hidden", FORWARD, "KEYS - 1 > last_key(block.visible, query)",
@@ -95,7 +95,8 @@ MUTATIONS = [
      ONCE),
     ("the last group of heads is as large as the others", TILE, "min(group, heads - first)", "group", ONCE),
     # ---- barriers and copies in flight
-    ("forward: who works on what is not waited for", FORWARD, "__syncthreads(); // the block is visible to all threads", "", ORDERS),
+    ("forward: the block's work is not waited for", FORWARD, "__syncthreads(); // the block is visible to all threads", "",
+     ORDERS),
     ("forward: a tile is not waited for", FORWARD, "cp_async_wait<Tile::STAGES - 2>();",
      "cp_async_wait<Tile::STAGES - 1>();", ORDERS),
     ("forward: no barrier before a tile", FORWARD, "cp_async_wait<Tile::STAGES - 2>(); __syncthreads();",
@@ -115,10 +116,10 @@ MUTATIONS = [
      "// the last part", ORDERS),
     # ---- dq, a sum over blocks
     ("dq: a block does not wait for its turn", BACKWARD,
-     "while (load_acquire(scratch.parts + row_of(step) / QUERIES) != (unsigned)block.tile) __nanosleep(20);", ";", BESIDE),
+     "while (load_acquire(scratch.parts + row_of(step) / QUERIES) != (unsigned)block.tile) __nanosleep(20);", ";", CONCURRENT),
     ("dq: the last part is never told", BACKWARD, RELEASE % "block.steps - 1", "", ONCE),
     ("dq: a part is told before it is written", BACKWARD, "__syncthreads(); // the step",
-     RELEASE % "step - 1" + "__syncthreads(); // the step", BESIDE),
+     RELEASE % "step - 1" + "__syncthreads(); // the step", CONCURRENT),
     ("dq: the wrong tile is told", BACKWARD, "row_of(step - 1) / QUERIES", "row_of(step) / QUERIES", ONCE),
     ("dq: nobody is told", BACKWARD, "unpublished = !a.atomics && !is_last;", "unpublished = false;", ONCE),
     ("dq: the sum so far is left out", BACKWARD, "load_partial_dq(x, partial);", ";", ONCE),
@@ -134,7 +135,7 @@ MUTATIONS = [
 
 
 def mutated(text, old, new):
-    """`text` with the one occurrence of `old`, spaces and ends of lines aside, replaced."""
+    """Returns `text` with the only occurrence of `old`, ignoring spaces and line breaks, replaced by `new`."""
     places = [i for i, c in enumerate(text) if not c.isspace()]
     flat, wanted = "".join(text[i] for i in places), "".join(old.split())
     if flat.count(wanted) != 1:
@@ -144,7 +145,7 @@ def mutated(text, old, new):
 
 
 def build(folder, file=None, old=None, new=None):
-    """The test with the kernels as they are, or with one mistake."""
+    """Builds the test with unchanged kernels, or with one mistake, and returns its path."""
     shutil.copytree("attention", f"{folder}/attention")
     if file:
         with open(f"attention/{file}") as f:
@@ -161,9 +162,9 @@ def build(folder, file=None, old=None, new=None):
 
 
 def run(program, seed, runs):
-    """What is wrong, in a few words, or None."""
+    """Runs the test. Returns None if it passes, else what failed, in a few words."""
     environment = dict(os.environ, TEST_SMALL="1", TEST_STOP_AT_FIRST="1", CUDA_EMULATION_SEED=seed)
-    if runs is not BESIDE:
+    if runs is not CONCURRENT:
         environment["OMP_THREAD_LIMIT"] = "1"
     done = subprocess.run([program], env=environment, capture_output=True, text=True, errors="replace", timeout=LONGEST_RUN)
     said = re.search(r"^cuda emulation: .*", done.stderr, re.MULTILINE) or re.search(r"FAILED: .*", done.stdout)
@@ -174,8 +175,8 @@ def run(program, seed, runs):
     return said.group(0)
 
 
-def look(name, runs, *mutation):
-    """Builds and runs; whether that is as it should be, and the line that says so."""
+def check(name, runs, *mutation):
+    """Builds and runs a mutation, or the unchanged kernels. Returns whether the result is as expected, and its line."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=work.name) as folder:
         try:
@@ -201,8 +202,8 @@ def main():
     chosen = [m for m in MUTATIONS if not sys.argv[1:] or any(word in m[0] for word in sys.argv[1:])]
     passed = failed = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(look, "the kernels as they are", ["0", "1"])]
-        jobs += [pool.submit(look, name, runs, file, old, new) for name, file, old, new, runs in chosen]
+        jobs = [pool.submit(check, "the kernels as they are", ["0", "1"])]
+        jobs += [pool.submit(check, name, runs, file, old, new) for name, file, old, new, runs in chosen]
         for job in concurrent.futures.as_completed(jobs):
             good, line = job.result()
             passed, failed = passed + good, failed + (not good)

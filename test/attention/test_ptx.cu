@@ -1,11 +1,12 @@
-// What one instruction does, lane by lane: the wrappers of attention/ptx.h and ptx_hopper.h, shuffles, votes,
-// conversions, integer intrinsics, atomics. Emulator and hardware are held to one table: expected values are
-// literals, or formulas as they stand in the PTX ISA and the CUDA programming guide.
+// Tests single instructions, lane by lane: the wrappers of attention/ptx.h and ptx_hopper.h, shuffles, votes,
+// conversions, integer intrinsics, atomics. Emulator and hardware are compared with the same table: expected values are
+// literals, or formulas from the PTX ISA and the CUDA programming guide.
 //
 //     nvcc -std=c++17 -arch=sm_80 -I. test/attention/test_ptx.cu
 //     nvcc -std=c++17 -gencode arch=compute_90a,code=sm_90a -DHOPPER -I. test/attention/test_ptx.cu
 //
-// and with g++ as in dev/cuda_on_cpu/cuda_on_cpu.h. `--table` prints every lane's values, for diff.
+// It compiles with g++ as described in dev/cuda_on_cpu/cuda_on_cpu.h. `--table` prints the values of every lane, for
+// diff.
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <math.h>
@@ -58,9 +59,10 @@ static uint32_t bits_of(float x) {
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+// x must be representable in bf16.
 static uint32_t bf16_of(float x) {
     return bits_of(x) >> 16;
-} // of values that bf16 holds
+}
 
 // ---- mma.m16n8k16 -----------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ static void test_mma() {
 
 // ---- ldmatrix ---------------------------------------------------------------------------------------------
 
-// Where row r of matrix m lies, in rows of 16 bytes: not in order.
+// Returns the position of row r of matrix m, in units of 16 bytes; rows are deliberately not in order.
 __host__ __device__ inline int row_place(int m, int r) {
     return ((m * 8 + r) * 5 + 3) % 32;
 }
@@ -133,8 +135,8 @@ template <bool transposed> __global__ void ldmatrix_kernel(uint32_t *out) {
     for (int i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = registers[i];
 }
 
-// PTX ISA, ldmatrix: thread T holds row T / 4, columns 2 (T % 4) and + 1 of each matrix; with .trans of its
-// transpose.
+// PTX ISA, ldmatrix: thread T holds row T / 4, columns 2 (T % 4) and 2 (T % 4) + 1 of each matrix, or of its transpose
+// with .trans.
 static void test_ldmatrix() {
     Words want(128), want_transposed(128);
     for (int lane = 0; lane < 32; lane++)
@@ -150,7 +152,7 @@ static void test_ldmatrix() {
 
 // ---- cp.async ---------------------------------------------------------------------------------------------
 
-// Two groups of copies; lanes 0, 3, 6, ... get zeros.
+// Two groups of copies; lanes 0, 3, 6, ... copy zeros.
 __global__ void cp_async_kernel(uint32_t *out, const uint32_t *in) {
     DYNAMIC_SHARED(uint32_t, s);
     for (int group = 0; group < 2; group++) {
@@ -189,7 +191,7 @@ __global__ void shuffle_kernel(uint32_t *out) {
             out[next++ * 32 + lane] = __shfl_xor_sync(all, value, int(b), widths[w]);
         }
 }
-// PTX ISA, shfl.sync: a segment mask from the width; `clamp` is the segment's end, or 0 for .up.
+// PTX ISA, shfl.sync: the segment mask depends on the width; `clamp` is the end of the segment, or 0 for .up.
 static int shuffle_source(char mode, int lane, int b, int width) {
     int segment = 32 - width, clamp = mode == 'u' ? 0 : 31;
     int max_lane = (lane & segment) | (clamp & ~segment), min_lane = lane & segment, j = 0;
@@ -250,7 +252,7 @@ __global__ void pair_to_bf16_kernel(uint32_t *out, const uint32_t *in) {
     memcpy(out + threadIdx.x, &pair, 4);
 }
 static void test_conversions() {
-    // fp32 bits, bf16 bits: to nearest, ties to even; every NaN becomes 7fff
+    // fp32 bits, bf16 bits: rounding is to nearest, ties to even; every NaN becomes 7fff.
     const uint32_t table[][2] = {
         {0x3f800000, 0x3f80}, {0x3f807fff, 0x3f80}, {0x3f808000, 0x3f80},
         {0x3f808001, 0x3f81}, // 1 and a little
@@ -289,7 +291,7 @@ __global__ void integer_kernel(uint32_t *out, const uint32_t *in) {
     to[4] = __brev(a);
 }
 static void test_integers() {
-    // a, b; then __umulhi(a, b), __popc(a), __ffs(a), __clz(a), __brev(a)
+    // Columns: a, b, __umulhi(a, b), __popc(a), __ffs(a), __clz(a), __brev(a).
     const uint32_t table[][7] = {
         {0, 0xffffffff, 0, 0, 0, 32, 0},
         {1, 0xffffffff, 0, 1, 1, 31, 0x80000000},
@@ -320,7 +322,7 @@ static void test_fma() {
                              0x1p100f, 0x1p100f, -INFINITY, // -infinity: the product does not overflow
                              0x1p100f, 0x1p100f, 1.0f,      // infinity
                              tiny,     0.5f,     0.0f,      // subnormal
-                             0.1f,     10.0f,    -1.0f};    // what 0.1f is more than 0.1
+                             0.1f,     10.0f,    -1.0f};    // 10 times the rounding error of 0.1f
     Words want = {0x33800000, 0x00000000, 0xff800000, 0x7f800000, 0x00400000, 0x32800000};
     float *device = to_device(in);
     check("fma.rn.f32", want, fma_kernel, 6, 0, device);
@@ -347,7 +349,7 @@ __global__ void atomic_kernel(uint32_t *out) {
     unsigned before = atomicExch(out + 8, 5u);
     atomicMin(out + 9, unsigned(100 + i));
     __syncthreads();
-    if (before == 0) atomicAdd(out + 8, 100u); // exactly one thread has seen the 0
+    if (before == 0) atomicAdd(out + 8, 100u); // exactly one thread reads the 0
 }
 static void test_atomics() {
     Words want = {2016, bits_of(32.0f), 43, 0xffffffff, 0xffff0000, 4, 0, 77, 105, 100};
@@ -357,7 +359,7 @@ static void test_atomics() {
 // ---- Hopper -----------------------------------------------------------------------------------------------
 
 #ifdef TEST_HOPPER
-// The driver's library is not linked; its function is asked for.
+// Returns the function of the driver's library, which is not linked.
 static decltype(&cuTensorMapEncodeTiled) encode_tiled() {
 #ifdef CUDA_EMULATION
     return cuTensorMapEncodeTiled;
@@ -382,14 +384,14 @@ __host__ __device__ inline int small_value(int row, int column) {
     return (row * 5 + column * 3 + row * column) % 11 - 5;
 }
 
-// d (64, 64) = a (64, 64) b (64, 64), the elements small_value(row, k) and small_value(k, column + 1).
+// d (64, 64) = a (64, 64) b (64, 64), with the elements small_value(row, k) and small_value(k, column + 1).
 template <bool b_mn_major> __global__ void wgmma_kernel(uint32_t *out) {
     DYNAMIC_SHARED(__nv_bfloat16, a);
     __nv_bfloat16 *b = a + 64 * 64;
     for (int i = threadIdx.x; i < 64 * 64; i += blockDim.x) {
         int row = i / 64, column = i % 64;
         a[swizzled(row, column)] = __float2bfloat16(float(small_value(row, column)));
-        // K-major: a row for each n. MN-major: a row for each k.
+        // K-major has a row for each n, MN-major a row for each k.
         int k = b_mn_major ? row : column, n = b_mn_major ? column : row;
         b[swizzled(row, column)] = __float2bfloat16(float(small_value(k, n + 1)));
     }
@@ -422,8 +424,8 @@ static void test_wgmma() {
     check("wgmma.m64n64k16, B MN-major", want, wgmma_kernel<true>, 128, 2 * 8192);
 }
 
-// A box of 16 rows and 64 columns of a matrix of 40 rows and 48 columns, partly outside of it, comes into
-// shared memory.
+// Copies a box of 16 rows and 64 columns of a matrix of 40 rows and 48 columns, partly outside the matrix, into shared
+// memory.
 __global__ void tma_kernel(uint32_t *out, const __grid_constant__ CUtensorMap map, int x, int y) {
     DYNAMIC_SHARED(uint16_t, box);
     uint64_t *barrier = reinterpret_cast<uint64_t *>(box + 1024);
@@ -464,7 +466,7 @@ static void test_tma() {
     cudaFree(device);
 }
 
-// 32 threads produce for 32 others, through one buffer, eight times.
+// 32 threads pass data to 32 others through one buffer, eight times.
 __global__ void mbarrier_kernel(uint32_t *out) {
     DYNAMIC_SHARED(uint64_t, barriers);
     uint64_t *full = barriers, *empty = barriers + 1;

@@ -1,4 +1,4 @@
-// layers/host_memory.c, on made-up trees of /proc and /sys/fs/cgroup.
+// Tests layers/host_memory.c with made-up trees of /proc and /sys/fs/cgroup.
 #define _GNU_SOURCE
 #include "layers/host_memory.h"
 

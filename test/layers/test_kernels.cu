@@ -1,9 +1,10 @@
-// Every CUDA kernel of the layers but matmul and attention (which have tests of their own) against its _cpu
-// specification and against double precision, from the same rounded inputs: odd sizes, dropout on and off, outputs
-// poisoned and guarded, the same bits twice. Runs on a GPU and emulated, in bf16 and fp32.
+// Compares every CUDA kernel of the layers, except matmul and attention, which have their own tests, with its _cpu
+// specification and with double precision, from the same rounded inputs: odd sizes, dropout on and off, outputs
+// poisoned and guarded, bitwise repeatability. Runs on a GPU and emulated, in bf16 and fp32.
 //
-// Bounds: a result that is stored as floatX may be off by one rounding, floatX_epsilon relative to it; sums in fp32
-// by 1e-5 of the sum of their terms' sizes, which a few hundred additions and fast exponentials stay below.
+// Bounds: the error of a result that is stored as floatX may be one rounding, floatX_epsilon relative to the result.
+// The error of a sum in fp32 may be 1e-5 of the sum of the magnitudes of its terms; a few hundred additions and fast
+// exponentials stay below that.
 #include "layers/adamw.cuh"
 #include "layers/embedding.cuh"
 #include "layers/gelu.cuh"
@@ -17,7 +18,7 @@ static Dropout some_dropout(double p, RandomStream stream) {
     return dropout_make(dropout_threshold(p), 77, stream, 3, 9, 5);
 }
 
-// Within one rounding to floatX of `wanted`, and `slack` more.
+// Expects results within one rounding to floatX of `wanted`, plus `slack`.
 static void expect_rounded(const char *what, const floatX *got, const double *wanted, size_t n,
                            double slack) {
     float *x = download(got, n);
@@ -28,7 +29,7 @@ static void expect_rounded(const char *what, const floatX *got, const double *wa
     free(x), free(bound);
 }
 
-// Within SUM_ERROR of the largest of `wanted`.
+// Expects errors of at most SUM_ERROR, relative to the largest element of `wanted` (or 1, if it is larger).
 static void expect_sum(const char *what, const float *got, const double *wanted, size_t n) {
     float *x = download(got, n);
     double size = 1;
@@ -39,7 +40,7 @@ static void expect_sum(const char *what, const float *got, const double *wanted,
     free(x);
 }
 
-// The _cpu function's result from the same inputs: equal up to a few roundings to floatX of the largest element.
+// Expects results that equal those of the _cpu function up to a few roundings to floatX of the largest element.
 template <class T>
 static void expect_specification(const char *what, const T *got, const float *cpu, size_t n) {
     float *x = download(got, n);
@@ -87,7 +88,7 @@ static void test_gelu(size_t n) {
 
 // ---- embedding --------------------------------------------------------------------------------------------
 
-// Tokens 0 .. used - 1 of V.
+// Uses only the tokens 0 .. used - 1 of V.
 static void test_embedding(size_t B, size_t T, size_t C, size_t V, size_t used, double p) {
     const size_t N = B * T;
     Dropout dropout = some_dropout(p, RANDOM_EMBEDDING_DROPOUT);
@@ -173,7 +174,7 @@ static void layernorm_case_free(LayernormCase *k) {
     for (int i = 0; i < 9; i++) free(all[i]);
 }
 
-// Forward in double from the stored residual stream `x`.
+// Computes forward in double from the stored residual stream `x`.
 static void normalise_in_double(const LayernormCase *k, const float *x, double *out, double *mean,
                                 double *rstd) {
     for (size_t row = 0; row < k->rows; row++) {
@@ -227,7 +228,7 @@ static void test_layernorm_forward(const LayernormCase *k, int has_branch) {
     device_free_poisoned(mean), device_free_poisoned(rstd);
 }
 
-// Gradients in double, added to.
+// Computes gradients in double: dresidual +=, dgamma +=, dbeta +=.
 static void layernorm_backward_in_double(const LayernormCase *k, const float *mean, const float *rstd,
                                          double *dresidual, double *dgamma, double *dbeta) {
     for (size_t row = 0; row < k->rows; row++) {
@@ -267,7 +268,7 @@ static void test_layernorm_backward(const LayernormCase *k, int has_branch) {
                            partial, dout, x, d_mean, d_rstd, gamma, k->rows / k->T, k->T, C, &k->dropout, 0);
     }
     expect_rounded("layernorm dresidual", got_residual[0], dresidual, n, 1e-5);
-    if (has_branch) { // of the stored dresidual, exactly
+    if (has_branch) { // dbranch is exactly the stored dresidual after dropout
         float *stored = download(got_residual[0], n), *branch = download(got_branch[0], n);
         size_t wrong = 0;
         for (size_t i = 0; i < n; i++) wrong += branch[i] != as_floatX(stored[i] * k->mask[i]);
@@ -382,7 +383,7 @@ static AdamWCase adamw_case(size_t n) {
     k.chunks = (AdamWChunk *)calloc(divide_up(n, 496), sizeof(AdamWChunk));
     for (size_t first = 0; first < n; first += 496, k.num_chunks++) {
         AdamWChunk *c = &k.chunks[k.num_chunks];
-        size_t neighbour = 496 * (k.num_chunks ^ 1); // gradients and moments of two chunks change places
+        size_t neighbour = 496 * (k.num_chunks ^ 1); // gradients and moments of two chunks are swapped
         c->number = k.num_chunks;
         c->weight = c->master = first;
         c->gradient = c->moment = min_size(first, neighbour) + 2 * 496 <= n ? neighbour : first;
@@ -392,7 +393,7 @@ static AdamWCase adamw_case(size_t n) {
     return k;
 }
 
-// Two steps on the device and on the CPU; then one that a NaN forbids.
+// Performs two steps on the device and on the CPU, then one that is skipped because of a NaN.
 static void test_adamw(size_t n, double max_norm, int stochastic) {
     AdamWCase k = adamw_case(n);
     AdamW a = {1e-2, 0.9, 0.95, 1e-8, max_norm, stochastic, 99};
@@ -452,8 +453,8 @@ static void test_adamw(size_t n, double max_norm, int stochastic) {
     free(k.master), free(k.m), free(k.v), free(k.gradients), free(k.chunks);
 }
 
-// Rounding up or down at random is right on average, independently for neighbours and from update to update, and
-// can be done again: 1 + 0.3 / 128 is three tenths of the way between two bf16 numbers.
+// Stochastic rounding is unbiased, independent for adjacent elements and from update to update, and reproducible.
+// 1 + 0.3 / 128 is three tenths of the way between two bf16 numbers.
 static void test_stochastic_rounding(void) {
     enum { N = 8192 };
     static float master[N], zeros[N];
@@ -505,14 +506,14 @@ int main(int argc, char **argv) {
     test_embedding(1, 1, 8, 1, 1, 0);
     test_embedding(3, 5, 24, 7, 7, 0.17);
     test_embedding(2, 17, 264, 70, 70, 0.5);
-    test_embedding(1, 4200, 8, 300, 3, 0); // two segments; most blocks find nothing in either
+    test_embedding(1, 4200, 8, 300, 3, 0); // two segments; most blocks have no token in either
     if (!small) test_embedding(5, 1000, 16, 40, 40, 0.1);
     test_layernorm(1, 1, 8, 0);
     test_layernorm(2, 3, 40, 0.17);
     test_layernorm(3, 7, 264, 0.5);
     test_layernorm(1, 5, 768, 0);
     if (!small) test_layernorm(3, 400, 16, 0.1); // more rows than blocks
-    if (!small) test_layernorm(1, 3, 4104, 0.1); // two units a thread
+    if (!small) test_layernorm(1, 3, 4104, 0.1); // two units per thread
     test_cross_entropy(1, 1, 8, 1);
     test_cross_entropy(5, 19, 128, 5);
     test_cross_entropy(3, 128, 128, 30);

@@ -1,5 +1,5 @@
-// Every layer but matmul and attention: against definitions in double precision, gradients against central
-// differences of those definitions, odd sizes, dropout's statistics and closed form.
+// Compares every layer on the CPU, except matmul and attention, with definitions in double precision, and gradients
+// with central differences of those definitions; odd sizes. Tests the statistics and the closed form of dropout.
 #include <omp.h>
 
 #include "layers/adamw.cuh"
@@ -59,7 +59,7 @@ static void test_dropout_threshold(void) {
                dropout_threshold(cases[i].p));
 }
 
-// dropout_row's factors are the closed form of dropout.h, for any width, and depend on what they should.
+// The factors of dropout_row equal the closed form of dropout.h, for any width.
 static void test_dropout_closed_form(void) {
     Dropout d = dropout_make(dropout_threshold(0.17), 77, RANDOM_MLP_RESIDUAL, 5, 9, 1000);
     for (size_t C = 1; C < 600; C += 61) {
@@ -77,7 +77,8 @@ static void test_dropout_closed_form(void) {
     }
 }
 
-// Share of elements kept, and the correlation with the mask of another step, layer, token, sequence, stream.
+// Tests the share of elements kept, and the correlation with the masks of other steps, layers, tokens, sequences and
+// streams.
 static void test_dropout_statistics(void) {
     enum { C = 4096, ROWS = 64 };
     static const double rates[] = {0.1, 0.17, 0.5, 0.9};
@@ -191,11 +192,11 @@ typedef struct {
     size_t N, T, C;
     int has_branch;
     double *residual, *branch, *mask, *gamma, *beta; // inputs
-    double *dout, *dresidual;                        // what the loss weighs the outputs with
+    double *dout, *dresidual;                        // weights of the outputs in the loss
     double *out, *residual_out, *mean, *rstd;
 } LayernormCase;
 
-// Forward in double; the loss is sum(dout * out) + sum(dresidual * residual_out).
+// Computes forward in double; returns the loss sum(dout * out) + sum(dresidual * residual_out).
 static double layernorm_loss(void *context) {
     LayernormCase *k = (LayernormCase *)context;
     double loss = 0;
@@ -253,7 +254,7 @@ static void test_layernorm_case(size_t N, size_t T, size_t C, int has_branch, do
     double *wanted_gamma = central_differences(layernorm_loss, &k, k.gamma, C);
     double *wanted_beta = central_differences(layernorm_loss, &k, k.beta, C);
     for (size_t c = 0; c < C; c++) {
-        wanted_gamma[c] += dgamma_before[c]; // backward adds to these
+        wanted_gamma[c] += dgamma_before[c]; // backward adds to both
         wanted_beta[c] += dbeta_before[c];
     }
     layernorm_loss(&k);
@@ -312,7 +313,7 @@ static void test_cross_entropy_case(size_t N, size_t V, size_t Vp, double size) 
     int32_t *targets = (int32_t *)malloc(N * sizeof(int32_t));
     for (size_t i = 0; i < N; i++) {
         targets[i] = i % 4 == 3 ? IGNORE_TARGET : (int32_t)((test_random() + 1) / 2 * (double)V);
-        for (size_t v = V; v < Vp; v++) logits[i * Vp + v] = 1e30f; // padding must not count
+        for (size_t v = V; v < Vp; v++) logits[i * Vp + v] = 1e30f; // padding must be ignored
     }
     double *doubles = as_doubles(logits, N * Vp), *wanted_losses = as_doubles(losses, N);
     LossCase k = {N, V, Vp, doubles, 0.37, targets, wanted_losses};
@@ -384,33 +385,34 @@ static void test_adamw(void) {
     free(w), free(wanted);
 }
 
-// Losses around 3 with a deviation of 0.1: what is far above is an outlier; what is far below, or was far above often, or is
-// NaN, changes nothing about that.
+// With losses around 3 and a deviation of 0.1, a loss far above is an outlier and one far below is not, even if some of
+// the recent losses were far above, and others NaN.
 static void test_outliers(void) {
-    enum { MOST = 128 };
-    double recent[MOST], same[20];
+    enum { CAPACITY = 128 };
+    double recent[CAPACITY], same[20];
     int64_t count = 0;
     EXPECT(is_outlier(NAN, recent, 0, 8) && is_outlier(INFINITY, recent, 0, 8), "NaN is an outlier at once");
-    for (int i = 0; i < OUTLIER_MIN_LOSSES - 1; i++) outlier_add(3, recent, &count, MOST);
+    for (int i = 0; i < OUTLIER_MIN_LOSSES - 1; i++) outlier_add(3, recent, &count, CAPACITY);
     EXPECT(!is_outlier(1e9, recent, count, 8), "%d losses are no judge", OUTLIER_MIN_LOSSES - 1);
     for (int i = 0; i < 1000; i++) {
         double loss = 3 + 0.1 * sqrt(3) * test_random(); // uniform: MAD 0.0866, scale 0.128
-        outlier_add(i % 3 == 0 ? NAN : i % 7 == 0 ? 1e6 : loss, recent, &count, MOST);
+        outlier_add(i % 3 == 0 ? NAN : i % 7 == 0 ? 1e6 : loss, recent, &count, CAPACITY);
     }
-    EXPECT(count == MOST, "%d losses are kept", (int)count);
-    for (int i = 0; i < MOST; i++) EXPECT(isfinite(recent[i]), "a loss that is not finite was kept");
+    EXPECT(count == CAPACITY, "%d losses are kept", (int)count);
+    for (int i = 0; i < CAPACITY; i++) EXPECT(isfinite(recent[i]), "a loss that is not finite was kept");
     EXPECT(!is_outlier(3.3, recent, count, 8) && is_outlier(5, recent, count, 8),
            "a sixth of 1e6 among them moves the limit");
     EXPECT(!is_outlier(-100, recent, count, 8), "a low loss is an outlier");
-    for (int i = 0; i < MOST; i++) outlier_add(i, recent, &count, MOST);
-    for (int i = 0; i < MOST; i++) EXPECT(recent[i] == i, "the oldest first: %g is number %d", recent[i], i);
+    for (int i = 0; i < CAPACITY; i++) outlier_add(i, recent, &count, CAPACITY);
+    for (int i = 0; i < CAPACITY; i++)
+        EXPECT(recent[i] == i, "the oldest first: %g is number %d", recent[i], i);
     for (int i = 0; i < 20; i++) same[i] = 2;
     EXPECT(is_outlier(2.1, same, 20, 8) && !is_outlier(2.07, same, 20, 8), "losses that are all the same");
     same[0] = 1, same[1] = 4; // the median of 20 is the mean of two
     EXPECT(outlier_median(same, 20) == 2 && outlier_median(same, 2) == 1.5, "medians");
 }
 
-// Chunks of any size, of which others may have some: the norm is that of all.
+// The norm is that of all chunks, of any size, including those of other processes.
 static void test_global_norm(void) {
     const AdamW adamw = {1e-2, 0.9, 0.95, 1e-8, 3, 0, 0};
     for (size_t n = 1; n < 60000; n = n * 3 + 7) {
@@ -462,7 +464,7 @@ static void test_sampling(void) {
     EXPECT(sample_token(huge, 3, 1, 0, 1, 0.5) == 0, "large logits do not overflow");
 }
 
-// ---- same bits for any number of threads ------------------------------------------------------------------
+// ---- bitwise the same results for any number of threads ---------------------------------------------------
 
 static void test_threads(void) {
     enum { N = 3, T = 41, C = 100 };

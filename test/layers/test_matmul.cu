@@ -1,6 +1,6 @@
-// Matmul on the CPU against double precision: all layouts, modes, precisions, epilogues, odd sizes; gradients
-// of the layer against central differences; the same bits for any number of threads and wherever a matrix is
-// cut.
+// Compares matmul on the CPU with double precision: all layouts, modes, precisions, epilogues, odd sizes; gradients
+// of the layer with central differences. Results are bitwise the same for any number of threads and any division of a
+// matrix.
 #include <omp.h>
 
 #include "layers/matmul.cuh"
@@ -9,7 +9,7 @@
 
 static const char *layout_names[] = {"NT", "NN", "TN"};
 
-// To the nearest bf16, ties to even: what --precision bf16 does to the inputs.
+// Rounds to the nearest bf16, ties to even, as --precision bf16 does with the inputs.
 static float round_to_bf16(float x) {
     uint32_t bits = bits_from_float(x);
     return float_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
@@ -19,7 +19,7 @@ static double gelu_in_double(double x) {
     return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
 }
 
-// Element (i, k) of A or (k, j) of B, whichever way they are stored.
+// Returns the product of elements (i, k) of A and (k, j) of B, for any layout.
 static double term(const float *A, const float *B, MatmulLayout layout, size_t i, size_t j, size_t k,
                    size_t lda, size_t ldb, Precision precision) {
     float a = layout == MATMUL_TN ? A[k * lda + i] : A[i * lda + k];
@@ -31,7 +31,7 @@ static double term(const float *A, const float *B, MatmulLayout layout, size_t i
     return (double)a * (double)b;
 }
 
-// Leading dimensions are larger than the rows by `gap`; what lies in the gap of C must stay.
+// Leading dimensions are larger than the rows by `gap`; the elements in the gaps of C must not change.
 static void test_product(Precision precision, MatmulLayout layout, size_t M, size_t N, size_t K,
                          MatmulMode mode, size_t gap) {
     MatmulCpu context;
@@ -73,7 +73,7 @@ static void test_products(void) {
                                  shapes[s][2], (MatmulMode)mode, s % 3);
 }
 
-// Bias and GELU apply once, although the sum over K comes in several blocks.
+// Bias and GELU are applied once, although the sum over K is computed in several blocks.
 static void test_epilogue_once(Precision precision, size_t N, size_t C, size_t OC) {
     MatmulCpu context;
     matmul_cpu_open(&context, precision);
@@ -94,7 +94,7 @@ static void test_epilogue_once(Precision precision, size_t N, size_t C, size_t O
     matmul_cpu_close(&context);
 }
 
-// A sum without terms is zero, or what was there; the epilogue still applies.
+// With K = 0, C is zero or, if accumulating, unchanged; the epilogue is still applied.
 static void test_empty_sum(void) {
     MatmulCpu context;
     matmul_cpu_open(&context, PRECISION_FP32);
@@ -154,7 +154,7 @@ static void test_layer(size_t N, size_t C, size_t OC, int has_gelu, MatmulMode m
     double *wanted_weight = central_differences(linear_loss, &k, k.weight, C * OC);
     double *wanted_bias = central_differences(linear_loss, &k, k.bias, OC);
     for (size_t i = 0; i < C * OC && mode == MATMUL_ACCUMULATE; i++) wanted_weight[i] += (double)dweight[i];
-    for (size_t i = 0; i < OC; i++) wanted_bias[i] += (double)dbias[i]; // always added
+    for (size_t i = 0; i < OC; i++) wanted_bias[i] += (double)dbias[i]; // += in every mode
     linear_loss(&k);
 
     matmul_forward(&context, out, in, weight, bias, N, C, OC, 0);
@@ -203,8 +203,8 @@ static void test_head(void) {
 
 // ---- order of sums ----------------------------------------------------------------------------------------
 
-// The first rows and columns of a product are the product of the first rows and columns, bit for bit, with 1,
-// 2 or 3 threads: the sum over K has one order.
+// The first rows and columns of a product are bitwise equal to the product of the first rows and columns, with 1, 2 or
+// 3 threads, because the order of the sum over K is fixed.
 static void test_order(Precision precision) {
     enum { M = 150, N = 330, K = 900, ROWS = 37, COLUMNS = 101 };
     MatmulCpu context;
@@ -233,7 +233,7 @@ static void test_order(Precision precision) {
     matmul_cpu_close(&context);
 }
 
-// A NaN or infinity in A reaches its row only.
+// A NaN in A affects only its row of C.
 static void test_not_finite(void) {
     enum { M = 40, N = 50, K = 60 };
     MatmulCpu context;

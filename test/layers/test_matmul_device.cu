@@ -1,6 +1,6 @@
-// Matmul and GELU kernels against double precision computed from the same rounded inputs: every layout and
-// mode, sizes around the tiles' edges, bias, GELU and its derivative, gradients of biases; outputs between
-// guards, the same bits twice; for our own kernels and, on a GPU, for cuBLASLt. Also the list of cuBLASLt's
+// Compares matmul and GELU kernels with double precision computed from the same rounded inputs: every layout and
+// mode, sizes around multiples of the tile sizes, bias, GELU and its derivative, gradients of biases; outputs between
+// guards, bitwise repeatability; for our own kernels and, on a GPU, for cuBLASLt. Also tests the list of cuBLASLt's
 // algorithms on disk, which needs no GPU.
 #include <unistd.h>
 
@@ -32,12 +32,12 @@ static void reference_free(Reference *r) {
     free(r->wanted), free(r->bound);
 }
 
-// A product with `bias` (N) or NULL, added to `initial` (M, N) or NULL, stored with a relative error of
+// Returns a product with `bias` (N) or NULL, added to `initial` (M, N) or NULL, and stored with a relative error of
 // `rounding`.
 //
 // Bound: products of floatX are exact or rounded once in fp32, and each of the K + 2 additions rounds (or, on
-// tensor cores, truncates) a partial sum that is at most S = the sum of all absolute values: 2 (K + 3) 2^-24
-// S. Then the result is rounded once more.
+// tensor cores, truncates) a partial sum that is at most S = the sum of all absolute values, which gives
+// 2 (K + 3) 2^-24 S. Then the result is rounded once more.
 static Reference reference_product(MatmulLayout layout, size_t M, size_t N, size_t K, const float *A,
                                    const float *B, const float *bias, const float *initial, double rounding) {
     Reference r = reference_create(M * N);
@@ -56,7 +56,7 @@ static Reference reference_product(MatmulLayout layout, size_t M, size_t N, size
     return r;
 }
 
-// The product's values are rounded, then multiplied by GELU'(input), which the kernel computes to about 1e-5,
+// The values of the product are rounded, then multiplied by GELU'(input), which the kernel computes to about 1e-5,
 // then rounded again.
 static void reference_gelu_derivative(Reference *r, const float *input) {
     for (size_t i = 0; i < r->n; i++) {
@@ -79,7 +79,7 @@ static Reference reference_bias(const float *dout, size_t N, size_t OC, const fl
     return r;
 }
 
-// Checks an output and its repetition on the device, and frees both.
+// Checks an output and that its repetition has the same bits, and frees both.
 template <class T> static void expect_output(const char *what, T *got, T *again, const Reference *r) {
     float *values = download(got, r->n);
     expect_within(what, values, r->wanted, r->bound, r->n);
@@ -130,7 +130,7 @@ static void describe(char *text, size_t size, const char *what, const Case *k) {
     snprintf(text, size, "%s: %s, N %zu, C %zu, OC %zu", library, what, k->N, k->C, k->OC);
 }
 
-// in (N, C) weight (C, OC): with and without bias, and with GELU.
+// Tests in (N, C) weight (C, OC) with and without bias, and with GELU.
 static void test_forward(const Case *k) {
     size_t n = k->N * k->OC;
     char what[128];
@@ -145,7 +145,8 @@ static void test_forward(const Case *k) {
         expect_output(what, out[0], out[1], &r);
         reference_free(&r);
     }
-    // out and gelu at once: the same out, gelu from the stored out with the same bits as gelu_forward.
+    // Computing out and gelu in one call gives the same out, and bitwise the same gelu as gelu_forward of the stored
+    // out.
     floatX *plain = poisoned<floatX>(n), *out = poisoned<floatX>(n),
            *gelu[2] = {poisoned<floatX>(n), poisoned<floatX>(n)};
     matmul_forward(&context, plain, k->d_in, k->d_weight, k->d_bias, k->N, k->C, k->OC, stream);
@@ -194,7 +195,7 @@ static void test_backward(const Case *k, int has_gelu, MatmulMode mode) {
     free(old_weight), free(old_bias);
 }
 
-// The head, with V = OC: wte (V, C) is the case's weight under another shape.
+// Tests the head, with V = OC; wte (V, C) is the weight of the case, interpreted with another shape.
 static void test_head(const Case *k, MatmulMode mode) {
     size_t N = k->N, C = k->C, V = k->OC;
     float *old = random_floats(V * C, 1);
@@ -223,8 +224,7 @@ static void test_head(const Case *k, MatmulMode mode) {
     free(old);
 }
 
-// Every pair of a number of tokens and a width, and every pair of widths; each case with one mode,
-// alternating.
+// Tests every pair of a number of tokens and a width, and every pair of widths; modes alternate.
 static void test_sizes(void) {
     static const size_t tokens[] = {1, 3, 17, 63, 64, 65, 129}, widths[] = {8, 24, 40, 64, 72, 136};
     for (size_t i = 0; i < 7; i++)
@@ -237,7 +237,7 @@ static void test_sizes(void) {
         }
 }
 
-// More rows of tiles than a strip has, and many chunks of rows for the bias.
+// Tests more rows of tiles than a strip has, and many chunks of rows for the bias.
 static void test_tall(void) {
     Case k = case_create(1100, 8, 136);
     test_forward(&k);
@@ -248,7 +248,7 @@ static void test_tall(void) {
     case_free(&k);
 }
 
-// The gradient of a bias alone: chunks of the least number of rows, and of more.
+// Tests the gradient of a bias alone, with chunks of the minimum number of rows and of more.
 static void test_bias(size_t N, size_t OC) {
     float *dout = random_floatX(N * OC, 1), *old = random_floats(OC, 1);
     floatX *d_dout = upload(dout, N * OC);
@@ -262,7 +262,7 @@ static void test_bias(size_t N, size_t OC) {
     free(dout), free(old), device_free(d_dout);
 }
 
-// A NaN in a row of A reaches that row of C only.
+// A NaN in a row of A affects only that row of C.
 static void test_not_finite(void) {
     enum { N = 70, C = 72, OC = 72, ROW = 17 };
     float *in = random_floatX(N * C, 1), *weight = random_floatX(C * OC, 1);
@@ -324,7 +324,7 @@ static MatmulAlgorithms some_algorithms(void) {
 }
 
 static int parses(const char *text, size_t size) {
-    char *copy = (char *)malloc(size + 1); // a sanitizer sees a read past the end
+    char *copy = (char *)malloc(size + 1); // so that a sanitizer detects a read past the end
     memcpy(copy, text, size);
     copy[size] = '\0';
     MatmulAlgorithms a;
@@ -334,7 +334,7 @@ static int parses(const char *text, size_t size) {
     return result == 0;
 }
 
-// Lines that a checksum makes whole but that say nothing sensible.
+// Tests malformed lines with a correct checksum.
 static void test_bad_lines(void) {
     static const char *const words = " 0000000000000000 0000000000000001 0000000000000002 0000000000000003"
                                      " 0000000000000004 0000000000000005 0000000000000006 0000000000000007";
@@ -412,7 +412,7 @@ static void test_saved_algorithms(void) {
     void *workspace = device_alloc(matmul_gpu_workspace_size(512));
     Case k = case_create(300, 256, 512);
     floatX *out[2];
-    for (int i = 0; i < 2; i++) { // once with a search, then with what it found
+    for (int i = 0; i < 2; i++) { // first with a search, then with the algorithms it found
         MatmulContext saved;
         matmul_open(&saved, MATMUL_CUBLAS, PRECISION_FP32);
         matmul_set_workspace(&saved, workspace, matmul_gpu_workspace_size(512));
