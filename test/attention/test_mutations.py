@@ -104,7 +104,7 @@ MUTATIONS = [
     ("forward: a buffer is filled before the barrier", FORWARD, "__syncthreads(); fetch(index + Tile::STAGES - 1);",
      "fetch(index + Tile::STAGES - 1); __syncthreads();", ORDERS),
     ("forward: queries that see nothing are not waited for", FORWARD, "cp_async_wait<0>();", "", ORDERS),
-    ("forward: no barrier before rows are stored", FORWARD, "__syncthreads(); // also where", "// also where", ORDERS),
+    ("forward: no barrier before rows are stored", FORWARD, "__syncthreads(); // also if", "// also if", ORDERS),
     ("a warp's rows are stored before they are complete", TILE, "__syncwarp(); // the", "// the", ORDERS),
     ("backward: the ticket is not waited for", BACKWARD, "__syncthreads(); // the ticket", "// the ticket", ORDERS),
     ("backward: a tile is not waited for", BACKWARD, "cp_async_wait<0>();", "cp_async_wait<1>();", ORDERS),
