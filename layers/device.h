@@ -73,8 +73,8 @@ static inline void device_describe(char *text, size_t size) {
     snprintf(text, size, "%.200s, sm_%d%d, %d multiprocessors", properties.name, properties.major,
              properties.minor, properties.multiProcessorCount);
 }
-// Returns the bytes of memory that this process may still allocate, and the total. `sharing` is the number of processes
-// on this host; they share its memory, but not a GPU's.
+// Sets *available to the bytes of memory that this process may still allocate, and *total to all of it. `sharing` is
+// the number of processes on this host; they share its memory, but not that of a GPU.
 static inline void device_memory(size_t *available, size_t *total, int sharing) {
     (void)sharing;
     CHECK(cudaMemGetInfo(available, total));

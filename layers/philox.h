@@ -5,7 +5,7 @@
 // Every use of randomness in training has its own stream. Its counter identifies the object that the random bits are
 // for, never when or where they are computed:
 //     key     = (seed low, seed high ^ (stream << 16 | layer))
-//     counter = four numbers that each stream defines; the last one is the step, or 0
+//     counter = four numbers that each stream defines, usually with the step last
 #ifndef LAYERS_PHILOX_H
 #define LAYERS_PHILOX_H
 
