@@ -75,32 +75,33 @@ else
 include dev/make/compiler.mk dev/make/device.mk
 
 # ---- programs, tests, and what they are made of ---------------------------------------------------------------
-COMMON    := data/files.o data/options.o data/progress.o data/json_keys.o data/overwrite.o
-TOKENIZER := data/json.o data/tokenizer.o data/tokenizer_added.o data/tokenizer_json.o data/tokenizer_write.o data/tokenizer_split.o data/tokenizer_train.o
-CORPUS    := data/stories.o data/byte_ngram.o
+BASE      := layers/base/error.o layers/base/files.o
+COMMON    := $(BASE) data/options/options.o layers/base/progress.o data/json/json_keys.o data/tokens/overwrite.o
+TOKENIZER := data/json/json.o data/tokenizer/tokenizer.o data/tokenizer/tokenizer_added.o data/tokenizer/tokenizer_json.o data/tokenizer/tokenizer_write.o data/tokenizer/tokenizer_split.o data/tokenizer/tokenizer_train.o
+CORPUS    := data/stories/stories.o data/stories/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
-CHECKPOINT := data/json.o data/manifest.o data/weight_files.o data/gpt_config.o data/safetensors.o data/checkpoint.o
-COMM      := comm/comm.o comm/launch.o comm/control.o comm/watchdog.o comm/partition.o \
-             $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),comm/nccl.o,comm/mpi.o) \
-             $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o)
-TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/shards.o data/loader.o $(CHECKPOINT) \
-             data/metrics.o data/run.o data/saver.o data/generation_config.o
+CHECKPOINT := data/json/json.o data/run/manifest.o data/model/weight_files.o data/model/gpt_config.o data/model/safetensors.o data/run/checkpoint.o
+COMM      := layers/comm/comm.o layers/launch/launch.o layers/launch/control.o layers/launch/watchdog.o layers/comm/partition.o \
+             $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),layers/comm/nccl.o,layers/comm/mpi.o) \
+             $(if $(USES_STANDIN),test/layers/comm/nccl_standin/nccl.o)
+TRAINER   := $(COMM) $(COMMON) $(TOKENIZER) $(KERNELS) data/tokens/shards.o data/tokens/loader.o $(CHECKPOINT) \
+             data/run/metrics.o data/run/run.o data/run/saver.o data/model/generation_config.o
 
 PROGRAMS := train_gpt data/tokenize data/write_stories
 BENCH    := dev/bench$(if $(filter-out cpu,$(DEVICE)),_kernels)
 PARTS_train_gpt          := $(TRAINER)
-PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/tokenize_shards.o data/shards.o data/corpus.o data/spool.o
+PARTS_data/tokenize      := $(COMMON) $(TOKENIZER) data/tokens/tokenize_shards.o data/tokens/shards.o data/corpus/corpus.o data/corpus/spool.o
 PARTS_data/write_stories := $(COMMON) $(CORPUS)
 PARTS_dev/bench          := $(TRAINER)
 PARTS_dev/plan           := $(TRAINER) dev/cluster.o
-PARTS_dev/bench_kernels  := $(KERNELS) data/files.o
+PARTS_dev/bench_kernels  := $(KERNELS) $(BASE)
 
 TESTS_LAYERS    := test/layers/test_layers test/layers/test_matmul test/layers/test_host_memory
 TESTS_ATTENTION := test/attention/test_attention
-TESTS_DATA      := test/data/test_shards test/data/test_loader test/data/test_tokenizer test/data/test_stories \
-                   test/data/test_checkpoint test/data/test_options
-TESTS_COMM      := test/comm/test_partition test/comm/test_launch test/comm/test_control test/comm/test_watchdog \
+TESTS_DATA      := test/data/tokens/test_shards test/data/tokens/test_loader test/data/tokenizer/test_tokenizer test/data/stories/test_stories \
+                   test/data/run/test_checkpoint test/data/options/test_options
+TESTS_COMM      := test/layers/comm/test_partition test/layers/launch/test_launch test/layers/launch/test_control test/layers/launch/test_watchdog \
                    test/dev/test_cluster
 TESTS_TRAINER   := test/test_train_gpt
 # Of the kernels, where there are some; everything else is tested in the CPU's build.
@@ -114,56 +115,56 @@ ifeq ($(DEVICE),emulated)
 TESTS_TRAINER   += test/test_cuda_on_cpu
 endif
 ifneq ($(filter cuda,$(DEVICE))$(USES_STANDIN),)
-TESTS_COMM      := $(if $(filter 0,$(NCCL)),,test/comm/test_nccl)
+TESTS_COMM      := $(if $(filter 0,$(NCCL)),,test/layers/comm/test_nccl)
 endif
 # Those that take longest come first: they run beside each other.
 TESTS           := $(TESTS_COMM) $(TESTS_TRAINER) $(TESTS_ATTENTION) $(TESTS_LAYERS) $(TESTS_DATA)
-PARTS_test/layers/test_layers       := data/files.o
-PARTS_test/layers/test_host_memory  := layers/host_memory.o data/files.o
+PARTS_test/layers/test_layers       := $(BASE)
+PARTS_test/layers/test_host_memory  := layers/host_memory.o $(BASE)
 PARTS_test/layers/test_matmul       := $(KERNELS)
 PARTS_test/layers/test_kernels      :=
-PARTS_test/layers/test_matmul_device := $(KERNELS) data/files.o
+PARTS_test/layers/test_matmul_device := $(KERNELS) $(BASE)
 PARTS_test/attention/test_ptx       :=
 PARTS_test/test_cuda_on_cpu         :=
-PARTS_test/attention/test_attention := $(KERNELS) data/files.o data/progress.o
-PARTS_test/data/test_shards         := $(COMMON) data/shards.o
-PARTS_test/data/test_loader         := $(COMMON) data/shards.o data/loader.o
-PARTS_test/data/test_tokenizer      := $(COMMON) $(TOKENIZER) data/generation_config.o
-PARTS_test/data/test_stories        := $(COMMON) $(CORPUS)
-PARTS_test/data/test_checkpoint     := $(COMMON) $(CHECKPOINT) data/metrics.o data/run.o data/saver.o
-PARTS_test/data/test_options        := $(COMMON)
-PARTS_test/comm/test_partition      := comm/partition.o data/files.o
+PARTS_test/attention/test_attention := $(KERNELS) $(BASE) layers/base/progress.o
+PARTS_test/data/tokens/test_shards         := $(COMMON) data/tokens/shards.o
+PARTS_test/data/tokens/test_loader         := $(COMMON) data/tokens/shards.o data/tokens/loader.o
+PARTS_test/data/tokenizer/test_tokenizer      := $(COMMON) $(TOKENIZER) data/model/generation_config.o
+PARTS_test/data/stories/test_stories        := $(COMMON) $(CORPUS)
+PARTS_test/data/run/test_checkpoint     := $(COMMON) $(CHECKPOINT) data/run/metrics.o data/run/run.o data/run/saver.o
+PARTS_test/data/options/test_options        := $(COMMON)
+PARTS_test/layers/comm/test_partition      := layers/comm/partition.o $(BASE)
 PARTS_test/dev/test_cluster         := dev/cluster.o
-PARTS_test/comm/test_launch         := comm/launch.o comm/control.o data/files.o data/progress.o
-PARTS_test/comm/test_control        := comm/control.o data/files.o data/progress.o
-PARTS_test/comm/test_watchdog       := comm/watchdog.o comm/control.o data/files.o data/progress.o
-PARTS_test/comm/test_nccl           := comm/nccl.o $(if $(USES_STANDIN),test/comm/nccl_standin/nccl.o) comm/control.o \
-                                       comm/launch.o data/files.o data/progress.o
+PARTS_test/layers/launch/test_launch         := layers/launch/launch.o layers/launch/control.o $(BASE) layers/base/progress.o
+PARTS_test/layers/launch/test_control        := layers/launch/control.o $(BASE) layers/base/progress.o
+PARTS_test/layers/launch/test_watchdog       := layers/launch/watchdog.o layers/launch/control.o $(BASE) layers/base/progress.o
+PARTS_test/layers/comm/test_nccl           := layers/comm/nccl.o $(if $(USES_STANDIN),test/layers/comm/nccl_standin/nccl.o) layers/launch/control.o \
+                                       layers/launch/launch.o $(BASE) layers/base/progress.o
 PARTS_test/test_train_gpt           := $(TRAINER)
 # Of real processes, under mpirun: MPI's operations alone; the trainer over operations that are as late as they may be.
 ifneq ($(and $(MPI_LIBS),$(if $(USES_STANDIN),,yes)),)
-MPI_PROGRAMS := test/comm/test_mpi test/comm/train_gpt_late
-PARTS_test/comm/test_mpi       := $(COMM) data/files.o data/progress.o
-PARTS_test/comm/train_gpt_late := train_gpt.o test/comm/late.o $(filter-out comm/mpi.o,$(TRAINER))
+MPI_PROGRAMS := test/layers/comm/test_mpi test/layers/comm/train_gpt_late
+PARTS_test/layers/comm/test_mpi       := $(COMM) $(BASE) layers/base/progress.o
+PARTS_test/layers/comm/train_gpt_late := train_gpt.o test/layers/comm/late.o $(filter-out layers/comm/mpi.o,$(TRAINER))
 endif
 # Sanitizers and a preloaded library do not go together.
-TORTURE_NEEDS := $(if $(SANITIZE),,$(if $(filter cpu,$(DEVICE)),$(BUILD)/test/io_faults.so))
+TORTURE_NEEDS := $(if $(SANITIZE),,$(if $(filter cpu,$(DEVICE)),$(BUILD)/test/harness/io_faults.so))
 # Scripts; they find the programs in the folder BUILD.
 TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) $(if $(variant),,test/test_build.sh) test/test_command_line.sh \
                    $(if $(variant),,test/test_docs.py) test/test_limits.sh test/test_saving.sh test/data/test_tokenize.sh test/data/test_download.sh \
                    $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh)) $(if $(TORTURE_NEEDS),test/torture.py)
-# Those that need a tool which is not installed are left out and named (test/skipped.sh): TEST:TOOL.
+# Those that need a tool which is not installed are left out and named (test/harness/skipped.sh): TEST:TOOL.
 lacks = $(if $(shell command -v $(1)),,$(addsuffix :$(1),$(2)))
 SKIPPED := $(call lacks,python3,test/test_docs.py test/test_processes.sh test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
                                 test/data/test_download.sh test/torture.py test/attention/test_mutations.py) \
            $(call lacks,curl,test/data/test_download.sh) $(call lacks,pgrep,test/test_processes.sh) $(call lacks,$(firstword $(CXX)),test/emulated.sh test/test_cuda_build.sh)
 LEFT_OUT := $(foreach s,$(SKIPPED),$(firstword $(subst :, ,$(s))))
 
-FUZZERS := test/data/fuzz_shards test/data/fuzz_tokenizer test/data/fuzz_checkpoint test/data/fuzz_options
-PARTS_test/data/fuzz_shards     := $(COMMON) data/shards.o data/loader.o
-PARTS_test/data/fuzz_tokenizer  := $(COMMON) $(TOKENIZER)
-PARTS_test/data/fuzz_checkpoint := $(COMMON) $(CHECKPOINT)
-PARTS_test/data/fuzz_options    := $(COMMON)
+FUZZERS := test/data/fuzz/fuzz_shards test/data/fuzz/fuzz_tokenizer test/data/fuzz/fuzz_checkpoint test/data/fuzz/fuzz_options
+PARTS_test/data/fuzz/fuzz_shards     := $(COMMON) data/tokens/shards.o data/tokens/loader.o
+PARTS_test/data/fuzz/fuzz_tokenizer  := $(COMMON) $(TOKENIZER)
+PARTS_test/data/fuzz/fuzz_checkpoint := $(COMMON) $(CHECKPOINT)
+PARTS_test/data/fuzz/fuzz_options    := $(COMMON)
 
 include dev/make/build.mk dev/make/test.mk dev/make/profile.mk dev/make/stories.mk dev/make/help.mk
 endif

@@ -10,11 +10,11 @@
 
 #include <omp.h>
 #include "attention/attention.cuh"
-#include "comm/comm.h"
-#include "comm/sharding.cuh"
-#include "data/checkpoint.h"
-#include "data/files.h"
-#include "data/threads.h"
+#include "layers/comm/comm.h"
+#include "layers/comm/sharding.cuh"
+#include "data/run/checkpoint.h"
+#include "layers/base/files.h"
+#include "layers/base/threads.h"
 #include "layers/embedding.cuh"
 #include "layers/activation.cuh"
 #include "layers/norm.cuh"
@@ -347,7 +347,7 @@ static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size,
 }
 
 // Bytes of the host's memory that training takes beside the model's, as a bound: the copy of the state that is saved, batches
-// on their way (data/loader.c, open_queues), sums of attention's backward pass, stacks and buffers of threads. On a GPU this
+// on their way (data/tokens/loader.c, open_queues), sums of attention's backward pass, stacks and buffers of threads. On a GPU this
 // is not the memory that limits the batch.
 static size_t memory_beside(const GPT *m, size_t B, int on_gpu) {
     enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };

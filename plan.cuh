@@ -3,7 +3,7 @@
 #define PLAN_CUH
 
 #include "gpt.cuh"
-#include "settings.cuh"
+#include "data/options/settings.cuh"
 
 typedef struct {
     const char *name;

@@ -10,21 +10,21 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "comm/watchdog.h"
-#include "data/files.h"
-#include "data/loader.h"
-#include "data/progress.h"
-#include "data/run.h"
-#include "data/shards.h"
-#include "data/generation_config.h"
-#include "data/tokenizer.h"
-#include "generating.cuh"
+#include "layers/launch/watchdog.h"
+#include "layers/base/files.h"
+#include "data/tokens/loader.h"
+#include "layers/base/progress.h"
+#include "data/run/run.h"
+#include "data/tokens/shards.h"
+#include "data/model/generation_config.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/generate.cuh"
 #include "gpt.cuh"
 #include "layers/host_memory.h"
 #include "layers/outlier.h"
 #include "plan.cuh"
-#include "saving.cuh"
-#include "settings.cuh"
+#include "data/run/saving.cuh"
+#include "data/options/settings.cuh"
 
 // What checkpoints are made of.
 static SavedModel saved_model(GPT *m) {

@@ -5,7 +5,7 @@
 // permuted so that the eight rows that one ldmatrix phase reads at the same chunk are in different banks.
 //
 // Registers: a warp's part of a product is `sum[slabs][columns][4]`: slabs of 16 rows, blocks of 8 columns, and a
-// lane's four elements of each 16 x 8, in the layout of mma (attention/ptx.h): element e is in row lane / 4 + 8 * (e /
+// lane's four elements of each 16 x 8, in the layout of mma (layers/ptx.h): element e is in row lane / 4 + 8 * (e /
 // 2), column lane % 4 * 2 + e % 2. The fp32 products use the same layout, so everything between products - softmax,
 // mask, dropout - is written once.
 //
@@ -15,7 +15,7 @@
 
 #include "attention.h"
 #include "layers/kernel.cuh"
-#include "ptx.h"
+#include "layers/ptx.h"
 
 namespace flash {
 

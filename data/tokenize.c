@@ -7,14 +7,14 @@
 // are concatenated, and the separator is ordinary text.
 #define _GNU_SOURCE // memmem
 #include "tokenize.h"
-#include "corpus.h"
-#include "files.h"
-#include "options.h"
-#include "overwrite.h"
-#include "progress.h"
-#include "shards.h"
-#include "tokenizer.h"
-#include "version.h"
+#include "data/corpus/corpus.h"
+#include "layers/base/files.h"
+#include "data/options/options.h"
+#include "data/tokens/overwrite.h"
+#include "layers/base/progress.h"
+#include "data/tokens/shards.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/options/version.h"
 
 #include <errno.h>
 #include <math.h>

@@ -2,8 +2,8 @@
 #ifndef DATA_TOKENIZE_H
 #define DATA_TOKENIZE_H
 
-#include "files.h"
-#include "tokenizer.h"
+#include "layers/base/files.h"
+#include "data/tokenizer/tokenizer.h"
 
 // Options of all commands; each command uses some of them.
 typedef struct {

@@ -11,13 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "byte_ngram.h"
-#include "files.h"
-#include "options.h"
-#include "version.h"
-#include "overwrite.h"
-#include "progress.h"
-#include "stories.h"
+#include "data/stories/byte_ngram.h"
+#include "layers/base/files.h"
+#include "data/options/options.h"
+#include "data/options/version.h"
+#include "data/tokens/overwrite.h"
+#include "layers/base/progress.h"
+#include "data/stories/stories.h"
 
 enum { TRAIN_STREAM, VALIDATION_STREAM }; // streams of random numbers
 

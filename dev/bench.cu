@@ -9,7 +9,7 @@
 //
 // Results are medians; rounds of the alternatives that are compared alternate. For products, the best round is shown
 // too: the speed when no other program uses the machine.
-#include "data/progress.h"
+#include "layers/base/progress.h"
 #include "gpt.cuh"
 
 enum { MAX_ROUNDS = 200 };

@@ -7,7 +7,7 @@
 // buffer is zeroed to flush the L2 cache. Results are medians of ROUNDS rounds. There is one line per kernel:
 //     name, ms, GB/s, % of the copy   or   name, ms, TFLOP/s, % of the peak
 #include "attention/attention.cuh"
-#include "data/files.h"
+#include "layers/base/files.h"
 #include "layers/adamw.cuh"
 #include "layers/embedding.cuh"
 #include "layers/layernorm.cuh"

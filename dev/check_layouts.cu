@@ -20,7 +20,7 @@ void emulated_wgmma(int n, float *rows, float *columns);
 unsigned emulated_address(uint64_t descriptor, bool mn_major, unsigned mn, unsigned k);
 
 #ifdef CUDA_EMULATION
-#include "attention/ptx_hopper.h"
+#include "layers/ptx_hopper.h"
 
 // ---- emulator ---------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ unsigned emulated_address(uint64_t descriptor, bool mn_major, unsigned mn, unsig
 #include <cute/atom/mma_traits_sm90_gmma.hpp>
 #include <vector>
 
-#include "test/test.h"
+#include "test/harness/test.h"
 using namespace cute;
 
 // ---- CuTe -------------------------------------------------------------------------------------------------

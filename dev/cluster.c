@@ -1,5 +1,5 @@
 // See cluster.h.
-#include "dev/cluster.h"
+#include "cluster.h"
 
 #include <math.h>
 #include <string.h>

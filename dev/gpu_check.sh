@@ -133,9 +133,9 @@ part_processes() {
     shape=(--train "$data/train_*.bin" --num-layers 3 --num-heads 2 --channels 64 --vocab-size 3400 --global-batch 8 --sequence-length 64
         --warmup 2 --save-every 0 --dropout 0.1 --steps $([ "$DEVICE" = cuda ] && echo 20 || echo 3))
     build=$(build_of fp32)$([ "$DEVICE" = cuda ] || echo -nccl)
-    try 2 make_it PRECISION=fp32 NCCL=$([ "$DEVICE" = cuda ] && echo 1 || echo standin) programs "$build/test/comm/test_nccl" $made || return
-    if [ "$DEVICE" = cuda ]; then try 3 "$build/test/comm/test_nccl"; fi
-    try 3 pair "$build/test/comm/test_nccl"
+    try 2 make_it PRECISION=fp32 NCCL=$([ "$DEVICE" = cuda ] && echo 1 || echo standin) programs "$build/test/layers/comm/test_nccl" $made || return
+    if [ "$DEVICE" = cuda ]; then try 3 "$build/test/layers/comm/test_nccl"; fi
+    try 3 pair "$build/test/layers/comm/test_nccl"
     rm -rf "$logs"/pair_*
     try 3 "$build/train_gpt" --run "$logs/pair_alone" --batch 8 "${shape[@]}"
     for shard in none optimizer gradients; do
@@ -220,7 +220,7 @@ part_saving() {
     local build how begun every=15 shape=(--model gpt2-124M --vocab-size 50257 --batch 16 --sequence-length 1024 --steps 59)
     if [ "$DEVICE" != cuda ]; then every=2 shape=(--num-layers 1 --num-heads 2 --channels 32 --batch 2 --sequence-length 32 --steps 7 --vocab-size 3400); fi
     build=$(build_of bf16)
-    try 2 make_it PRECISION=bf16 programs "$build/test/io_faults.so" $made || return
+    try 2 make_it PRECISION=bf16 programs "$build/test/harness/io_faults.so" $made || return
     try 4 env BUILD="$build" "$PYTHON" test/torture.py --only "one process" kills
     for how in "--save-every 0" "--save-every $every" "--save-every $every --save-synchronously"; do
         rm -rf "$logs/saving"

@@ -5,7 +5,7 @@
 #include "../train_gpt.cu"
 #undef main
 
-#include "dev/cluster.h"
+#include "cluster.h"
 
 typedef struct {
     Settings trainer;

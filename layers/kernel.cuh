@@ -9,7 +9,7 @@
 #ifndef LAYERS_KERNEL_CUH
 #define LAYERS_KERNEL_CUH
 
-#include "attention/ptx.h"
+#include "ptx.h"
 #include "common.h"
 #include "dropout.h"
 

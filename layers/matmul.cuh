@@ -18,7 +18,7 @@
 #define LAYERS_MATMUL_CUH
 
 #include "common.h"
-#include "data/files.h"
+#include "layers/base/files.h"
 #include "gelu.cuh"
 #include "matmul_cpu.h"
 #include "matmul_cublas.h"

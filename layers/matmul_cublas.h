@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "common.h"
-#include "data/files.h"
+#include "layers/base/files.h"
 #include "matmul_cpu.h"
 
 // Bytes of workspace for cuBLASLt; NVIDIA's recommendation for Hopper.

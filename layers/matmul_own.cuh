@@ -15,7 +15,7 @@
 #ifndef LAYERS_MATMUL_OWN_CUH
 #define LAYERS_MATMUL_OWN_CUH
 
-#include "attention/ptx.h"
+#include "ptx.h"
 #include "kernel.cuh"
 #include "matmul_cpu.h"
 

@@ -4,7 +4,7 @@
 #define LAYERS_OPTIMIZER_CUH
 
 #include "adamw.cuh"
-#include "comm/sharding.cuh"
+#include "layers/comm/sharding.cuh"
 #include "parameters.cuh"
 
 // What is kept for every parameter, in fp32; checkpoints store it under these names, and --plan counts it.

@@ -5,7 +5,7 @@
 
 #include "adamw.cuh"
 #include "common.h"
-#include "data/files.h"
+#include "layers/base/files.h"
 #include "philox.h"
 #include "profile.h"
 

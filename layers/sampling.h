@@ -9,7 +9,7 @@
 #ifndef LAYERS_SAMPLING_H
 #define LAYERS_SAMPLING_H
 
-#include "data/files.h"
+#include "layers/base/files.h"
 #include "common.h"
 
 typedef struct {

@@ -2,7 +2,7 @@
 # Runs the emulated CUDA kernels (see test/emulated.sh) with several processes; in fp32, with NCCL's code; mutations
 # of flash attention; and, on small shapes, with AddressSanitizer and UndefinedBehaviorSanitizer, with threads and
 # blocks in five other orders, and with ThreadSanitizer, which finds races. In `make test_long`.
-. test/suites.sh
+. test/harness/suites.sh
 suite "emulated, processes" DEVICE=emulated PRECISION=bf16 test_processes
 suite "emulated, fp32" DEVICE=emulated PRECISION=fp32 test
 suite "mutations of flash attention" DEVICE=emulated PRECISION=bf16 test_mutations

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs libFuzzer targets, two at a time, FUZZ_SECONDS (60) of running time in total; prints a line for each, then `N
 # passed, N failed`. An input that breaks a target is kept in build/findings and named.
-#     FUZZ_SECONDS=60 FUZZERS="build/cpu-fuzz/test/data/fuzz_shards ..." test/fuzz.sh
+#     FUZZ_SECONDS=60 FUZZERS="build/cpu-fuzz/test/data/fuzz/fuzz_shards ..." test/fuzz.sh
 # Without targets, fuzzing is skipped.
 set -- $FUZZERS
 if [ $# -eq 0 ]; then

@@ -3,7 +3,7 @@
 # the programs are stored; libraries outside the system's folders; what dev/deps.sh prints on every distribution. Only
 # the small data/write_stories is compiled.
 #     BUILD=build/cpu test/test_build.sh
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 unset MAKEFLAGS MFLAGS MAKELEVEL # set by a make that calls this
 unset CC CXX CFLAGS CXXFLAGS CPPFLAGS DEFINES LDFLAGS LDLIBS MARCH SANITIZE PACKAGES_CHECKED WERROR
 export DEVICE=cpu
@@ -84,8 +84,8 @@ stub pkg-config "case \$* in *ompi*) [ -n \"\$MPI_IS_THERE\" ] || exit 1
 case \$* in *--cflags*) echo -DMPI_HEADERS ;; *--libs*) echo -lmpi ;; esac ;; *) exit 1 ;; esac"
 with_stubs changes YES "other libraries" MARCH=
 with_stubs changes NO "the same libraries" MARCH=
-MPI_IS_THERE=1 with_stubs make -n MARCH= build/cpu/comm/comm.o >"$work/out.txt" 2>&1
-holds grep -q -e '-DHAVE_MPI -DMPI_HEADERS.* -c comm/comm.cu' "$work/out.txt"
+MPI_IS_THERE=1 with_stubs make -n MARCH= build/cpu/layers/comm/comm.o >"$work/out.txt" 2>&1
+holds grep -q -e '-DHAVE_MPI -DMPI_HEADERS.* -c layers/comm/comm.cu' "$work/out.txt"
 rm "$stubs/pkg-config"
 equal "$(grep -c . build/cpu/flags)" 7 "lines of the one file that says what shaped the build"
 
@@ -137,7 +137,7 @@ for entry in test/torture.py:python3 test/test_command_line.sh:python3 test/data
     case " $left_out " in *" $entry "*) pass ;; *) fail "$entry is not in: $left_out" ;; esac
 done
 equal "$(variable MPI_PROGRAMS PKG_CONFIG=false)" "" "without MPI, programs for it are not built"
-env -u TEST_RECORD SKIPPED="test/torture.py:python3 test/emulated.sh:g++" test/run.sh test/skipped.sh >"$work/out.txt" 2>&1
+env -u TEST_RECORD SKIPPED="test/torture.py:python3 test/emulated.sh:g++" test/harness/run.sh test/harness/skipped.sh >"$work/out.txt" 2>&1
 holds grep -qx 'skipped: test/torture.py (python3 is not installed)' "$work/out.txt"
 equal "$(tail -n 1 "$work/out.txt")" "0 passed, 0 failed, 2 skipped" "counted"
 rm "$work/bin/clang"
@@ -177,8 +177,8 @@ mv "$work/headers/cjson/cJSON.h" "$work/headers/"
 equal "$(by_compiler missing)" "" "the other place of cJSON.h"
 for layout in cjson ''; do # the sources find either
     rm -rf "$work/layout" && mkdir -p "$work/layout/$layout"
-    cp "$(printf '#include "data/cjson.h"\n' | $gcc_is -I. $(dev/find_libraries.sh cflags) -x c -M - | tr ' \\' '\n\n' | grep 'cJSON\.h$')" "$work/layout/$layout/"
-    printf '#include "data/cjson.h"\ncJSON *x;\n' >"$work/layout.c"
+    cp "$(printf '#include "data/json/cjson.h"\n' | $gcc_is -I. $(dev/find_libraries.sh cflags) -x c -M - | tr ' \\' '\n\n' | grep 'cJSON\.h$')" "$work/layout/$layout/"
+    printf '#include "data/json/cjson.h"\ncJSON *x;\n' >"$work/layout.c"
     holds "$gcc_is" -nostdinc -isystem "$($gcc_is -print-file-name=include)" -I. -I"$work/layout" -fsyntax-only "$work/layout.c"
 done
 # Libraries of conda, found without pkg-config.

@@ -2,7 +2,7 @@
 # The commands as users run them: training from text to samples, resuming bit for bit, signals, and invalid input,
 # each with its message and exit status.
 #     BUILD=build/cpu test/test_command_line.sh
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 
 
 train=$build/train_gpt

@@ -3,7 +3,7 @@
 # the programs print without a GPU, the resources of each kernel; profiling; that dev/gpu_check.sh runs its parts and
 # remembers them. With a GPU, the tests also run on it.
 #     BUILD=build/cpu test/test_cuda_build.sh
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 unset MAKEFLAGS MFLAGS MAKELEVEL DEVICE # set by a make that calls this
 cd "$root" || exit 1
 jobs=-j$(nproc)
@@ -104,7 +104,7 @@ make -s $jobs DEVICE=emulated NO_LINKS=1 programs >"$out" 2>&1 || { fail "the em
 if [ -z "$nvtx" ]; then
     skip "ranges for profilers" "there is no nvtx3/nvToolsExt.h, which comes with CUDA"
 else
-    gcc -shared -fPIC -Wall -Wextra -Werror -idirafter "$nvtx" test/nvtx_recorder.c -o "$work/recorder.so" || fail "test/nvtx_recorder.c"
+    gcc -shared -fPIC -Wall -Wextra -Werror -idirafter "$nvtx" test/harness/nvtx_recorder.c -o "$work/recorder.so" || fail "test/harness/nvtx_recorder.c"
     says "step 2/2" 0 env NVTX_INJECTION64_PATH="$work/recorder.so" NVTX_RECORDING="$work/ranges.txt" \
         "$emulated/train_gpt" --run "$work/ranges" "${small[@]}" --steps 2 --accumulate 3
     # Each range with its enclosing ranges, and how often it was opened; ranges of validation and samples are not

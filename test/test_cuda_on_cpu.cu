@@ -12,8 +12,8 @@
 #include <sys/wait.h>
 #include <vector>
 
-#include "attention/ptx.h"
-#include "test/test.h"
+#include "layers/ptx.h"
+#include "test/harness/test.h"
 
 #ifdef EMU_ASAN
 static const bool ASAN = true;

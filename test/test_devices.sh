@@ -7,7 +7,7 @@
 # activations to 8 bits: each is off by at most 2^-9, at random, and a loss near ln V changes by much less than 2^-8
 # of it.
 device_build=$(cd "$DEVICE_BUILD" && pwd) || exit 1
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 
 cpu=$build/train_gpt
 gpu=$device_build/train_gpt

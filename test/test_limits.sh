@@ -1,7 +1,7 @@
 #!/bin/bash
 # Limits of the machine: closed standard descriptors, output that cannot be written, limited memory.
 #     BUILD=build/cpu test/test_limits.sh
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 
 train=$build/train_gpt
 make_data 100k 300

@@ -8,14 +8,14 @@
 #     BUILD=build/cpu DEVICE_BUILD=... NCCL_BUILD=build/emulated-fp32-nccl test/test_processes.sh   also NCCL's code
 device_build=$(cd "${DEVICE_BUILD:-$BUILD}" && pwd) || exit 1
 nccl_build=${NCCL_BUILD:+$(cd "$NCCL_BUILD" && pwd)}
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 if ! command -v mpirun >/dev/null || ! grep -q 'HAVE_MPI\|HAVE_NCCL' "$device_build/flags"; then
     skip "training by many processes" "MPI is not installed"
     finish
     exit
 fi
 gpt=$device_build/train_gpt
-late=$device_build/test/comm/train_gpt_late # runs operations when they are waited for, not before
+late=$device_build/test/layers/comm/train_gpt_late # runs operations when they are waited for, not before
 quick=${DEVICE_BUILD:+yes}
 case $build in *-address* | *-thread*) quick=yes ;; esac
 case $device_build in *bf16*) bound=0.00390625 ;; *) bound=1e-5 ;; esac
@@ -41,7 +41,7 @@ run() { # run PROGRAM N FOLDER OPTION...: under mpirun, or alone if N is 1
     timeout -k 5 $hang "${words[@]}" >out.txt 2>&1 </dev/null || fail "$(grep -m 1 -E 'error|late:' out.txt || tail -n 1 out.txt) of: ${words[*]}"
 }
 close() { if near "$1" "$2" "$bound"; then pass; else fail "$1: losses" $(losses "$1") "and $2:" $(losses "$2"); fi; }
-tensors() { "$root/test/tensors.py" "$1"; } # of the newest checkpoint
+tensors() { "$root/test/harness/tensors.py" "$1"; } # of the newest checkpoint
 same_bits() {
     same <(curve "$1") <(curve "$2") "${@:3}"
     same <(tensors "$1") <(tensors "$2") "${@:3}"
@@ -97,14 +97,14 @@ for case in "none 4" "optimizer 2" "gradients 2"; do
 done
 if [ -z "$quick" ]; then
     for n in 1 2 5; do
-        timeout -k 5 $hang mpirun -n $n "$device_build/test/comm/test_mpi" >out.txt 2>&1
+        timeout -k 5 $hang mpirun -n $n "$device_build/test/layers/comm/test_mpi" >out.txt 2>&1
         line=$(grep -E '^[0-9]+ passed, 0 failed$' out.txt) && passed=$((passed + ${line%% *})) || fail "test_mpi with $n processes: $(tail -n 5 out.txt)"
     done
 fi
 # The operations alone, then the other transport: the same sums in the same order, if that is requested.
 if [ -n "$nccl_build" ]; then
     for n in 1 2 4; do
-        timeout $hang mpirun -n $n "$nccl_build/test/comm/test_nccl" >out.txt 2>&1
+        timeout $hang mpirun -n $n "$nccl_build/test/layers/comm/test_nccl" >out.txt 2>&1
         line=$(grep -E '^[0-9]+ passed, 0 failed$' out.txt) && passed=$((passed + ${line%% *})) || fail "test_nccl with $n processes: $(tail -n 5 out.txt)"
     done
     for shard in none optimizer gradients; do
@@ -208,7 +208,7 @@ holds md5sum -c --quiet before.txt # a refused command leaves the run unchanged
 refuse "process 1: there is no option" timeout $hang mpirun -n 1 "$gpt" --run seen --resume : -n 1 "$gpt" --run seen --resume --bogus 5
 
 # A process reads an invalid token: all stop before that step, and save.
-"$root/test/bad_shard.py" token.bin 400 24 1337 30 32 4000
+"$root/test/harness/bad_shard.py" token.bin 400 24 1337 30 32 4000
 bad=(--train token.bin --vocab-size 107 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 24 --global-batch 8 --batch 2)
 expect 1 "^error: process 3: token [0-9]+ of 'token.bin' is [0-9]+" mpirun -n 4 "$gpt" --run bad_token "${bad[@]}" --steps 20
 [ "$(grep -c '"loss"' bad_token/metrics.jsonl)" = 3 ] && [ -f bad_token/checkpoints/step_00000003/manifest ] && pass ||
@@ -216,7 +216,7 @@ expect 1 "^error: process 3: token [0-9]+ of 'token.bin' is [0-9]+" mpirun -n 4 
 grep -q '"position":.24' bad_token/checkpoints/step_00000003/training_state.json && pass || fail "the step without data counts as done"
 
 # The same in validation, where process 3 begins with sequence 6.
-"$root/test/bad_shard.py" good.bin 400 24 1337 0 0 0
+"$root/test/harness/bad_shard.py" good.bin 400 24 1337 0 0 0
 cp good.bin validation.bin
 printf '\xa0\x0f' | dd of=validation.bin bs=1 seek=$((1024 + 2 * (6 * 24 + 10))) conv=notrunc status=none
 bad[1]=good.bin
@@ -225,8 +225,8 @@ expect 1 "^error: process 3: token 154 of 'validation.bin' is 4000" mpirun -n 4 
 [ -f bad_validation/checkpoints/step_00000005/manifest ] && pass || fail "not saved: $(ls bad_validation/checkpoints)"
 # A disk that takes longer for the last save than the deadline of steps.
 bad[1]=token.bin
-if [ -f "$build/test/io_faults.so" ]; then
-    cp "$build/test/io_faults.so" . # LD_PRELOAD does not accept a path with a space
+if [ -f "$build/test/harness/io_faults.so" ]; then
+    cp "$build/test/harness/io_faults.so" . # LD_PRELOAD does not accept a path with a space
     slow=(IO_FAULTS_UNDER=$work/slow/checkpoints IO_FAULTS_MODE=hang IO_FAULTS_AT=1 IO_FAULTS_COUNT=all IO_FAULTS_SECONDS=0.1)
     expect 1 "^error: process 3: token" env "${slow[@]}" mpirun -n 4 -x LD_PRELOAD="$work/io_faults.so" "$gpt" --run slow "${bad[@]}" --steps 20 \
         --save-every 0 --save-minutes 0 --deadline 2

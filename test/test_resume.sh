@@ -2,7 +2,7 @@
 # A tiny model from text to a sample: an interrupted run that is resumed with another number of threads gives the same
 # bits as an uninterrupted one. In `make check`; test/test_command_line.sh and test/test_saving.sh test the rest.
 #     BUILD=build/cpu test/test_resume.sh
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 
 train=$build/train_gpt
 make_data 100k 300

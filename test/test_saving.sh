@@ -1,7 +1,7 @@
 #!/bin/bash
 # Continuing a run: checkpoints written during training and synchronously, at intervals of time, damaged or missing
 # ones; outlier losses cause a rollback; preemption. Slow and randomized tests are in test/torture.py.
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 
 train=$build/train_gpt
 make_data 30k 300
@@ -76,10 +76,10 @@ expect 0 "step 15/15" "$train" --run grown --resume --steps 15
 grep -q "^warning" out.txt && fail "the same shards are warned of" || pass
 
 # A read that fails once during validation, by windows or by documents.
-if [ -f "$build/test/io_faults.so" ]; then
+if [ -f "$build/test/harness/io_faults.so" ]; then
     mkdir validation
     cp data_000000.bin validation
-    cp "$build/test/io_faults.so" . # LD_PRELOAD does not accept a path with a space
+    cp "$build/test/harness/io_faults.so" . # LD_PRELOAD does not accept a path with a space
     for how in "8" "6 --validate-documents"; do
         rm -rf again
         expect 0 "^warning: .*validation/data_000000.bin.*; trying again in 1 s" env IO_FAULTS_UNDER="$PWD/validation" IO_FAULTS_MODE=fail \
@@ -126,9 +126,9 @@ expect 0 "step 150/150" "$train" --run without --train spike.bin "${spikes[@]}" 
 grep -q rollback without/metrics.jsonl && fail "a rollback that nobody asked for" || pass
 # Interrupted during outliers, while step 133 is written to the metrics: none of them is saved, and the resumed run
 # meets them again.
-if [ -f "$build/test/io_faults.so" ]; then
+if [ -f "$build/test/harness/io_faults.so" ]; then
     meddled() { # meddled RUN WORD...: a run whose outliers cause no rollback, while calls on its metrics are watched
-        env "${@:2}" IO_FAULTS_UNDER="$PWD/$1/metrics.jsonl" LD_PRELOAD="$build/test/io_faults.so" "$train" --run "$1" --train spike.bin \
+        env "${@:2}" IO_FAULTS_UNDER="$PWD/$1/metrics.jsonl" LD_PRELOAD="$build/test/harness/io_faults.so" "$train" --run "$1" --train spike.bin \
             "${spikes[@]}" --rollback-after 1000 >out.txt 2>&1
     }
     meddled counted IO_FAULTS_MODE=count IO_FAULTS_LOG="$PWD/calls.txt"

@@ -6,7 +6,7 @@
 #include "../train_gpt.cu"
 #undef main
 
-#include "test/arrays.h"
+#include "test/harness/arrays.h"
 #include <fcntl.h>
 
 enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19, WIDEST = 4 * C };

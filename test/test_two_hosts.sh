@@ -5,7 +5,7 @@
 # a message that say why.
 #     BUILD=build/cpu test/test_two_hosts.sh
 # Needs root, ip (iproute2), unshare (util-linux) and Open MPI; skipped if namespaces are not allowed.
-. "$(dirname "$0")/test.sh"
+. "$(dirname "$0")/harness/test.sh"
 gpt=$build/train_gpt
 
 leave_out() {

@@ -8,7 +8,7 @@ bit.
     kills    SIGKILL at random moments and between any two calls that access files; of one process, one of many, all
     flips    checkpoints with a flipped bit, truncated, extended, or with a file missing
     faults   calls that access files fail, once or permanently, transfer less than requested or hang
-             (test/io_faults.c); a full disk; a folder that disappears
+             (test/harness/io_faults.c); a full disk; a folder that disappears
     peers    processes of many that die or freeze; signals that ask a run to end
     soak     memory, descriptors, threads and disk space of a long run with a save every few seconds
 

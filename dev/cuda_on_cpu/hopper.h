@@ -1,4 +1,4 @@
-// mbarrier, TMA (cp.async.bulk.tensor) and wgmma of sm_90a: the emulation of attention/ptx_hopper.h.
+// mbarrier, TMA (cp.async.bulk.tensor) and wgmma of sm_90a: the emulation of layers/ptx_hopper.h.
 //
 // It checks that operands are aligned and in dynamic shared memory (only that has 32-bit shared addresses here), and
 // reports unexpected arrivals, descriptors that differ within a warp, and asynchronous work that is not waited for.
@@ -242,7 +242,7 @@ EMU_UNTRACED inline void commit_wgmma(void **, unsigned) {
 }
 } // namespace emulation
 
-// ---- functions that kernels call: see attention/ptx_hopper.h ----------------------------------------------
+// ---- functions that kernels call: see layers/ptx_hopper.h ----------------------------------------------
 
 EMU_UNTRACED inline void mbarrier_init(uint64_t *barrier, unsigned count, EMU_CALLER) {
     emulation::check_shared(barrier, 8, EMU_HERE("mbarrier.init"));

@@ -14,7 +14,7 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 #define __grid_constant__
-// Dynamic shared memory, 1024-byte aligned. With nvcc, attention/ptx.h defines the same macro.
+// Dynamic shared memory, 1024-byte aligned. With nvcc, layers/ptx.h defines the same macro.
 #define DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(emulation::worker->dynamic_base)
 
 #define EMU_VECTOR(T, name, alignment4)                                                                      \

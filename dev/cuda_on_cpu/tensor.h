@@ -1,4 +1,4 @@
-// The emulation of attention/ptx.h: mma.sync, ldmatrix and cp.async, with the fragment layouts of the PTX ISA, and the
+// The emulation of layers/ptx.h: mma.sync, ldmatrix and cp.async, with the fragment layouts of the PTX ISA, and the
 // rest.
 //
 // It checks that the whole warp takes part, that operands are aligned and in shared memory where required, and that
@@ -154,7 +154,7 @@ EMU_UNTRACED inline void cp_async_wait(unsigned allowed) {
 }
 } // namespace emulation
 
-// ---- functions that kernels call: see attention/ptx.h -----------------------------------------------------
+// ---- functions that kernels call: see layers/ptx.h -----------------------------------------------------
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               const float (&c)[4], EMU_CALLER) {

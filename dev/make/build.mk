@@ -20,7 +20,7 @@ fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
 $(addprefix $(BUILD)/,$(PROGRAMS) $(BENCH) dev/plan $(TESTS) $(filter %_mpi,$(MPI_PROGRAMS)) $(FUZZERS)): $(BUILD)/%: $(BUILD)/%.o $$(addprefix $(BUILD)/,$$(PARTS_$$*)) Makefile
 	$(LINK) $(LINK_FLAGS) $(filter %.o,$^) $(LIBS) -o $@
 
-$(addprefix $(BUILD)/,$(filter %_late,$(MPI_PROGRAMS))): $$(addprefix $(BUILD)/,$(PARTS_test/comm/train_gpt_late)) Makefile
+$(addprefix $(BUILD)/,$(filter %_late,$(MPI_PROGRAMS))): $$(addprefix $(BUILD)/,$(PARTS_test/layers/comm/train_gpt_late)) Makefile
 	$(LINK) $(LINK_FLAGS) $(filter %.o,$^) $(LIBS) -o $@
 # Our attention for PyTorch's process (dev/bench_attention.py).
 LIBRARY := $(addprefix $(BUILD)/,dev/attention_library.o $(filter attention/%,$(KERNELS)))
@@ -29,8 +29,8 @@ $(LIBRARY): NVCC_FLAGS += -Xcompiler -fPIC
 $(BUILD)/dev/libattention.so: $(LIBRARY)
 	$(LINK) -shared $(LINK_FLAGS) $^ $(LIBS) -o $@
 
-$(BUILD)/test/io_faults.so: C_FLAGS += -fPIC
-$(BUILD)/test/io_faults.so: $(BUILD)/test/io_faults.o
+$(BUILD)/test/harness/io_faults.so: C_FLAGS += -fPIC
+$(BUILD)/test/harness/io_faults.so: $(BUILD)/test/harness/io_faults.o
 	$(CC) -shared $(CFLAGS) $(LDFLAGS) $< -o $@
 
 # All that shapes objects and programs beside their sources, in one file, which is written only when its content changes. That MARCH is native says nothing about the processor that it stands for.
@@ -59,7 +59,7 @@ $(BUILD)/%.o: %.c dev/make/build.mk $(STAMP) | $(LACKING)
 $(BUILD)/%.o: %.cu dev/make/build.mk $(STAMP) | $(LACKING)
 	@mkdir -p $(@D)
 	$(COMPILE_CU) -c $< -o $@
-$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) $(addprefix test/comm/,test_nccl.o test_mpi.o late.o)): C_FLAGS += $(MPI_FLAGS) $(if $(USES_STANDIN),-Itest/comm/nccl_standin)
+$(addprefix $(BUILD)/,$(filter %comm.o %mpi.o %nccl.o,$(COMM)) $(addprefix test/layers/comm/,test_nccl.o test_mpi.o late.o)): C_FLAGS += $(MPI_FLAGS) $(if $(USES_STANDIN),-Itest/layers/comm/nccl_standin)
 # These include the trainer whole and do not use all of it.
 $(BUILD)/test/test_train_gpt.o $(BUILD)/dev/bench.o $(BUILD)/dev/plan.o: C_FLAGS += -Wno-unused-function
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -2,17 +2,17 @@
 .PHONY: clean check test test_long test_layers test_attention test_data fuzz fuzz_programs bench bench_program plan attention_library
 # Three sizes (dev/docs/testing.md): `check` after an edit, two minutes; `test`, what a user's machine can get wrong; and
 # `test_long`, all the rest. They print each program's line, then one line that adds them up.
-RUN_TESTS = SKIPPED='$(strip $(SKIPPED))' test/run.sh
+RUN_TESTS = SKIPPED='$(strip $(SKIPPED))' test/harness/run.sh
 ifeq ($(DEVICE),cpu)
 test: programs tests
 	BUILD=$(BUILD) ALONE="$(filter-out $(LEFT_OUT),$(if $(variant),,test/emulated.sh))" \
-	    $(RUN_TESTS) $(filter-out $(LEFT_OUT),$(TESTS_SHELL)) $(if $(LEFT_OUT),test/skipped.sh) $(addprefix $(BUILD)/,$(TESTS))
+	    $(RUN_TESTS) $(filter-out $(LEFT_OUT),$(TESTS_SHELL)) $(if $(LEFT_OUT),test/harness/skipped.sh) $(addprefix $(BUILD)/,$(TESTS))
 test_long: programs tests fuzz_programs
 	BUILD=$(BUILD) $(FUZZ) ALONE="$(filter-out $(LEFT_OUT),test/fuzz.sh test/sanitized.sh test/emulated_long.sh test/test_cuda_build.sh)" \
-	    $(RUN_TESTS) $(if $(LEFT_OUT),test/skipped.sh)
+	    $(RUN_TESTS) $(if $(LEFT_OUT),test/harness/skipped.sh)
 # Everything against its reference on the CPU, then the kernels, on small shapes.
 EMULATED := $(addprefix build/emulated-bf16/test/,layers/test_kernels attention/test_attention)
-CHECKS = $(addprefix $(BUILD)/,$(filter-out test/comm/%,$(TESTS)) test/comm/test_partition)
+CHECKS = $(addprefix $(BUILD)/,$(filter-out test/layers/comm/% test/layers/launch/%,$(TESTS)) test/layers/comm/test_partition)
 .PHONY: emulated_checks
 check: programs $(CHECKS) emulated_checks
 	BUILD=$(BUILD) TEST_SMALL=1 $(RUN_TESTS) test/test_resume.sh $(CHECKS) $(if $(call lacks,$(firstword $(CXX)),x),,$(EMULATED))
@@ -23,7 +23,7 @@ else
 test: tests $(if $(variant),,programs cpu_programs)
 	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) \
 	    ALONE="$(if $(filter cuda,$(DEVICE)),$(TESTS_OF_DEVICE))" \
-	    $(RUN_TESTS) $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE)) $(if $(LEFT_OUT),test/skipped.sh)
+	    $(RUN_TESTS) $(if $(filter cuda,$(DEVICE)),,$(TESTS_OF_DEVICE)) $(if $(LEFT_OUT),test/harness/skipped.sh)
 TESTS_OF_DEVICE = $(filter-out $(LEFT_OUT),$(if $(variant),,$(TESTS_PROCESSES))) $(addprefix $(BUILD)/,$(TESTS)) $(if $(variant),,test/test_devices.sh)
 check: $(addprefix $(BUILD)/,$(TESTS_LAYERS) $(TESTS_ATTENTION))
 	TEST_SMALL=1 $(RUN_TESTS) $^
@@ -37,13 +37,13 @@ test: standin
 NCCL_BUILD := NCCL_BUILD=$(BUILD)-nccl
 .PHONY: standin
 standin: programs cpu_programs
-	@$(MAKE) --no-print-directory NCCL=standin NO_LINKS=1 build/emulated-fp32-nccl/train_gpt build/emulated-fp32-nccl/test/comm/test_nccl
+	@$(MAKE) --no-print-directory NCCL=standin NO_LINKS=1 build/emulated-fp32-nccl/train_gpt build/emulated-fp32-nccl/test/layers/comm/test_nccl
 endif
 endif
 .PHONY: cpu_programs test_seeds test_processes
 test_processes: tests programs cpu_programs
 	BUILD=build/cpu DEVICE_BUILD=$(BUILD) PRECISION=$(PRECISION) $(NCCL_BUILD) \
-	    $(RUN_TESTS) $(if $(filter-out $(LEFT_OUT),$(TESTS_PROCESSES)),$(TESTS_PROCESSES),test/skipped.sh)
+	    $(RUN_TESTS) $(if $(filter-out $(LEFT_OUT),$(TESTS_PROCESSES)),$(TESTS_PROCESSES),test/harness/skipped.sh)
 cpu_programs:
 	@$(MAKE) --no-print-directory DEVICE=cpu NO_LINKS=1 programs
 # Emulated attention with mistakes in it, which its test must find.
@@ -54,11 +54,11 @@ test_mutations: export MUTATION_LINK = $(LINK) $(LINK_FLAGS) $(filter-out %/atte
     test/attention/test_attention.o $(PARTS_test/attention/test_attention))) $(LIBS)
 .PHONY: test_mutations
 test_mutations: $(BUILD)/test/attention/test_attention
-	$(if $(filter $(TESTS_MUTATIONS),$(LEFT_OUT)),test/skipped.sh,$(TESTS_MUTATIONS) $(MUTATIONS))
+	$(if $(filter $(TESTS_MUTATIONS),$(LEFT_OUT)),test/harness/skipped.sh,$(TESTS_MUTATIONS) $(MUTATIONS))
 endif
 # Emulated kernels with their threads in other orders.
 test_seeds: tests
-	@for seed in 1 2 3 4 5; do CUDA_EMULATION_SEED=$$seed test/run.sh \
+	@for seed in 1 2 3 4 5; do CUDA_EMULATION_SEED=$$seed test/harness/run.sh \
 	    $(addprefix $(BUILD)/,$(TESTS_LAYERS) $(TESTS_ATTENTION)) || exit 1; done
 endif
 # Of nvcc's build, which needs no GPU: every architecture that is supported, both precisions; and what the compiler says
@@ -76,11 +76,11 @@ kernel_resources:
 	@$(MAKE) --no-print-directory DEVICE=cuda PRECISION=$(PRECISION) kernel_resources
 endif
 test_layers: $(addprefix $(BUILD)/,$(TESTS_LAYERS))
-	test/run.sh $^
+	test/harness/run.sh $^
 test_attention: $(addprefix $(BUILD)/,$(TESTS_ATTENTION))
 	$^
 test_data: $(addprefix $(BUILD)/,$(TESTS_DATA))
-	test/run.sh $^
+	test/harness/run.sh $^
 
 # Fuzzing: readers of files, built by clang with sanitizers into a folder of their own; left out without clang.
 FUZZ_BUILD := build/$(DEVICE)-fuzz

@@ -6,10 +6,10 @@
 #define TEST_ATTENTION_CASES_H
 
 #include <omp.h>
-#include "data/progress.h"
+#include "layers/base/progress.h"
 #include "reference.h"
 #ifdef DEVICE_CUDA
-#include "test/device_arrays.h"
+#include "test/harness/device_arrays.h"
 #endif
 
 #ifdef CUDA_EMULATION

@@ -4,7 +4,7 @@
 #define TEST_ATTENTION_REFERENCE_H
 
 #include "attention/attention.cuh"
-#include "test/arrays.h"
+#include "test/harness/arrays.h"
 
 // ---- a case -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-// Tests single instructions, lane by lane: the wrappers of attention/ptx.h and ptx_hopper.h, shuffles, votes,
+// Tests single instructions, lane by lane: the wrappers of layers/ptx.h and ptx_hopper.h, shuffles, votes,
 // conversions, integer intrinsics, atomics. Emulator and hardware are compared with the same table: expected values are
 // literals, or formulas from the PTX ISA and the CUDA programming guide.
 //
@@ -14,11 +14,11 @@
 
 #include <vector>
 
-#include "attention/ptx.h"
-#include "test/test.h"
+#include "layers/ptx.h"
+#include "test/harness/test.h"
 #if defined(HOPPER) || defined(CUDA_EMULATION)
 #define TEST_HOPPER
-#include "attention/ptx_hopper.h"
+#include "layers/ptx_hopper.h"
 #endif
 
 using Words = std::vector<uint32_t>;

@@ -2,7 +2,7 @@
 # data/download.sh against a local server that has small files under the same paths: each data set; downloads that are
 # interrupted, damaged or refused; and that the printed command line trains.
 #     BUILD=build/cpu test/data/test_download.sh
-. "$(dirname "$0")/../test.sh"
+. "$(dirname "$0")/../harness/test.sh"
 trap 'kill $server 2>/dev/null; rm -rf "$work"' EXIT
 download() { BUILD=$build "$root/data/download.sh" "$@"; }
 program=(download)

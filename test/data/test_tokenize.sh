@@ -2,7 +2,7 @@
 # The tokenize command: text is restored byte for byte for all ways to divide it into documents, splits and shards;
 # the output of inspect; and each user error with its message and exit status.
 #     BUILD=build/cpu test/data/test_tokenize.sh
-. "$(dirname "$0")/../test.sh"
+. "$(dirname "$0")/../harness/test.sh"
 tokenize=$build/data/tokenize
 program=("$tokenize")
 

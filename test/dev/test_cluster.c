@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 #include "dev/cluster.h"
-#include "test/test.h"
+#include "test/harness/test.h"
 
 // One flop and one element (4 bytes) per second; AdamW and starting an operation take no time.
 static const PlanGpu SIMPLE = {"simple",  1, 1, HUGE_VAL, 0,

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include "data/files.h"
-#include "test/test.h"
+#include "layers/base/files.h"
+#include "test/harness/test.h"
 
 static char root[] = "/tmp/host_memory_XXXXXX";
 static Error error;

@@ -10,7 +10,7 @@
 #include "layers/gelu.cuh"
 #include "layers/layernorm.cuh"
 #include "layers/softmax_cross_entropy.cuh"
-#include "test/device_arrays.h"
+#include "test/harness/device_arrays.h"
 
 static const double SUM_ERROR = 1e-5;
 

@@ -9,7 +9,7 @@
 #include "layers/outlier.h"
 #include "layers/sampling.h"
 #include "layers/softmax_cross_entropy.cuh"
-#include "test/arrays.h"
+#include "test/harness/arrays.h"
 
 static const Dropout no_dropout = {256, {0, 0}, 0, 0};
 

@@ -5,7 +5,7 @@
 
 #include "layers/matmul.cuh"
 #include "layers/gelu.cuh"
-#include "test/arrays.h"
+#include "test/harness/arrays.h"
 
 static const char *layout_names[] = {"NT", "NN", "TN"};
 

@@ -6,7 +6,7 @@
 
 #include "layers/matmul.cuh"
 #include "layers/matmul_cublas.h"
-#include "test/device_arrays.h"
+#include "test/harness/device_arrays.h"
 
 static double gelu_in_double(double x) {
     return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));

@@ -1,0 +1,449 @@
+// Checkpoints of the trainer: what is in them, writing them beside training, and reading them.
+//
+// A save goes through three phases, which all processes enter after the same step:
+//
+//     begin       the state is copied to host memory, in the order of the stream: the next step need not wait
+//     writing     each process's thread (data/run/saver.h) writes its own files
+//     committing  process 0's thread writes the manifest and gives the checkpoint its name
+//
+// A phase ends when all processes' threads are done with it. They tell each other by the totals of a step
+// (TOTAL_WRITTEN), so nobody waits, unless the next save is due before: saving_finish. Errors end no phase early: a save that failed somewhere is
+// taken back everywhere, with a warning, and tried again later.
+#ifndef DATA_RUN_SAVING_CUH
+#define DATA_RUN_SAVING_CUH
+
+#include "data/json/cjson.h"
+#include <unistd.h>
+#include "data/run/metrics.h"
+#include "layers/base/progress.h"
+#include "data/run/saver.h"
+#include "layers/matmul.cuh"
+#include "layers/optimizer.cuh"
+
+// What of a model is in its checkpoints.
+typedef struct {
+    const GPTConfig *config;
+    const Parameters *parameters;
+    Shards *shards;
+    Optimizer *optimizer;
+    MatmulContext *matmul; // whose choices a resumed run repeats
+    Stream stream;
+} SavedModel;
+
+// ---- the tensors a process writes -------------------------------------------------------------------------
+
+// Each tensor is written whole by one process: where the state is divided, by the owner of its beginning, if that
+// sees the run's folder.
+typedef struct {
+    int number, count;    // this process's among the `count` that write, from 0; -1: it writes nothing
+    int *writers;         // (num_tensors): the rank that writes each
+    int *numbers;         // (processes): the number of each rank
+    size_t num_tensors;   // that this process writes
+    NamedTensor *tensors; // (NUM_SAVED, num_tensors): master weights, then each state of the optimizer
+    float *memory;        // of these tensors
+    Event copied;
+    int device; // that the copies come from
+} Snapshot;
+
+enum { NUM_SAVED = 1 + NUM_OPTIMIZER_STATES };
+
+// The master weights, or an optimizer's state.
+static float *saved_memory(const SavedModel *m, int which) {
+    return which == 0 ? m->parameters->master : m->optimizer->states[which - 1];
+}
+
+// What names in the files begin with. Caller frees.
+static char *saved_prefix(int which) {
+    return which == 0 ? xstrdup("") : format_text("%s.", OPTIMIZER_STATES[which - 1].name);
+}
+
+static void name_tensor(const SavedModel *m, NamedTensor *t, size_t i, const char *prefix, float *data) {
+    const Parameter *p = &m->parameters->tensors[i];
+    const size_t length = (size_t)snprintf(t->name, sizeof(t->name), "%s", prefix);
+    gpt_tensor_name(t->name + length, sizeof(t->name) - length, m->config->format, p->layer, p->name);
+    t->data = data;
+    t->rows = p->rows; // without padding
+    t->columns = p->columns;
+}
+
+// `sees` (processes): who sees the run's folder; process 0 does.
+static void choose_writers(Snapshot *s, const SavedModel *m, const int *sees) {
+    const int size = m->shards->num_processes, divided = m->shards->sharding != SHARD_NONE;
+    s->writers = (int *)xcalloc(m->parameters->num_tensors, sizeof(int));
+    s->numbers = (int *)xcalloc((size_t)size, sizeof(int));
+    s->numbers[0] = 1; // has more to write than tensors
+    for (size_t i = 0; i < m->parameters->num_tensors && divided; i++) {
+        const int owner = m->shards->chunks[m->parameters->tensors[i].first_chunk].owner;
+        s->writers[i] = sees[owner] ? owner : 0;
+        s->numbers[s->writers[i]] = 1;
+    }
+    for (int r = 0; r < size; r++) s->numbers[r] = s->numbers[r] ? s->count++ : -1;
+    s->number = s->numbers[m->shards->rank];
+    for (size_t i = 0; i < m->parameters->num_tensors; i++)
+        s->num_tensors += s->writers[i] == m->shards->rank;
+}
+
+static void snapshot_open(Snapshot *s, const SavedModel *m, const int *sees) {
+    memset(s, 0, sizeof(*s));
+    choose_writers(s, m, sees);
+    size_t size = 0;
+    for (size_t i = 0; i < m->parameters->num_tensors; i++)
+        size += s->writers[i] == m->shards->rank ? m->parameters->tensors[i].size : 0;
+    s->tensors = (NamedTensor *)xcalloc(NUM_SAVED * s->num_tensors + 1, sizeof(NamedTensor));
+    s->memory = (float *)host_alloc(NUM_SAVED * size * sizeof(float));
+    s->copied = event_create();
+    s->device = device_current();
+    NamedTensor *next = s->tensors;
+    float *data = s->memory;
+    for (int which = 0; which < NUM_SAVED; which++) {
+        char *prefix = saved_prefix(which);
+        for (size_t i = 0; i < m->parameters->num_tensors; i++) {
+            if (s->writers[i] != m->shards->rank) continue;
+            name_tensor(m, next++, i, prefix, data);
+            data += m->parameters->tensors[i].size;
+        }
+        free(prefix);
+    }
+}
+
+static void snapshot_close(Snapshot *s) {
+    if (s->writers == NULL) return; // never opened
+    host_free(s->memory);
+    event_destroy(s->copied);
+    free(s->writers), free(s->numbers), free(s->tensors);
+}
+
+// Where the `writer` finds a tensor of the memory: its own, or where processes have put it together, in the gradients'
+// memory. All processes call it.
+static const float *find_tensor(const SavedModel *m, size_t tensor, float *memory, int writer) {
+    const Parameter *p = &m->parameters->tensors[tensor];
+    if (!is_divided(m->shards, m->parameters, memory)) return memory + p->offset;
+    const PartitionChunk *chunk = &m->shards->chunks[p->first_chunk];
+    const size_t num_chunks = divide_up(p->size, ADAMW_CHUNK);
+    CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
+    size_t bucket = (size_t)chunk->bucket;
+    float *whole = m->shards->buckets[bucket].gradients + (p->offset - m->shards->buckets[bucket].offset);
+    int cut = 0;
+    for (size_t c = 0; c < num_chunks; c++) {
+        CommPiece piece = {whole + c * ADAMW_CHUNK, memory + chunk[c].own, chunk[c].size, chunk[c].owner};
+        pieces[c] = piece;
+        cut |= chunk[c].owner != chunk->owner;
+    }
+    const float *found = memory + chunk->own;
+    if (cut || writer != chunk->owner) {
+        comm_wait(m->shards->comm,
+                  comm_all_gather(m->shards->comm, pieces, num_chunks, sizeof(float), m->stream), m->stream);
+        found = whole;
+    }
+    free(pieces);
+    return found;
+}
+
+// Queues the copies. All processes call it after the same step.
+static void snapshot_take(Snapshot *s, const SavedModel *m) {
+    float *to = s->memory;
+    comm_wait(m->shards->comm, m->shards->buckets[m->shards->num_buckets - 1].gathered, m->stream);
+    for (int which = 0; which < NUM_SAVED; which++)
+        for (size_t i = 0; i < m->parameters->num_tensors; i++) {
+            const float *from = find_tensor(m, i, saved_memory(m, which), s->writers[i]);
+            if (s->writers[i] != m->shards->rank) continue;
+            copy_to_host(to, from, m->parameters->tensors[i].size * sizeof(float), m->stream);
+            to += m->parameters->tensors[i].size;
+        }
+    event_record(&s->copied, m->stream);
+}
+
+// The file of a writer's weights or moments. Caller frees.
+static char *part_name(const Snapshot *s, const char *name, int number) {
+    return s->count == 1 ? format_text("%s.safetensors", name)
+                         : format_text("%s-%05d-of-%05d.safetensors", name, number + 1, s->count);
+}
+
+// Hugging Face's list of which file has which tensor. Caller frees.
+static char *index_text(const Snapshot *s, const SavedModel *m) {
+    cJSON *json = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(json, "metadata");
+    cJSON *map = cJSON_AddObjectToObject(json, "weight_map");
+    double bytes = 0;
+    for (size_t i = 0; i < m->parameters->num_tensors; i++) {
+        NamedTensor tensor;
+        char *file = part_name(s, "model", s->numbers[s->writers[i]]);
+        name_tensor(m, &tensor, i, "", NULL);
+        cJSON_AddStringToObject(map, tensor.name, file);
+        bytes += (double)((tensor.rows ? tensor.rows : 1) * tensor.columns * sizeof(float));
+        free(file);
+    }
+    cJSON_AddNumberToObject(metadata, "total_size", bytes);
+    char *text = cJSON_Print(json);
+    CHECK(text != NULL);
+    cJSON_Delete(json);
+    return text;
+}
+
+// ---- saving -----------------------------------------------------------------------------------------------
+
+typedef enum { SAVE_IDLE, SAVE_WRITING, SAVE_COMMITTING } SavePhase;
+
+typedef struct {
+    SavedModel model;
+    Metrics *metrics;       // process 0's
+    const char *tokenizer;  // text of tokenizer.json, or NULL, as may be
+    const char *tokenizer_config, *generation_config; // those of these files
+    const char *algorithms; // file of the matmul library's choices
+    int64_t keep;           // checkpoints
+    double every;           // seconds; 0: only by steps
+    Snapshot snapshot;
+    Saver *saver;
+    SavePhase phase;
+    int turn;                      // counts phases: what processes say about one is not taken for the next
+    int64_t step;                  // that is being saved
+    int in_doubt;                  // is its state: older checkpoints are all kept
+    int64_t saved_step;            // of the newest checkpoint; -1: none yet
+    int failed;                    // the save under way has
+    int slow;                      // nobody waits for it any more
+    Error error;                   // why
+    double begun, retry_at, pause; // seconds; retry_at 0: nothing to try again
+} Saving;
+
+enum { FIRST_PAUSE = 5, LONGEST_PAUSE = 600 }; // seconds until a save that failed is tried again
+
+// What processes tell each other about their part.
+typedef struct {
+    Error error; // status 0: none
+    size_t num_files;
+    CheckpointFile files[SAVER_MOST_FILES];
+} SavedPart;
+
+// `run_id`: of the run in the folder `run`. `sees` (processes): who sees that folder.
+static int saving_open(Saving *s, const SavedModel *m, const char *run, const char *run_id, RunLock *lock,
+                       const int *sees, Error *error) {
+    s->model = *m;
+    s->begun = seconds_now();
+    s->pause = FIRST_PAUSE;
+    snapshot_open(&s->snapshot, m, sees);
+    s->saver = saver_open(run, run_id, m->shards->rank == 0 ? lock : NULL, error);
+    return s->saver != NULL ? 0 : -1;
+}
+
+static void saving_close(Saving *s) {
+    saver_close(s->saver);
+    snapshot_close(&s->snapshot);
+}
+
+static void add_text(SaverFile *files, size_t *count, const char *name, char *text) {
+    SaverFile file = {"", NULL, 0, text};
+    snprintf(file.name, sizeof(file.name), "%s", name);
+    files[(*count)++] = file;
+}
+
+static void add_tensors(SaverFile *files, size_t *count, char *name, const NamedTensor *tensors,
+                        size_t num_tensors) {
+    SaverFile file = {"", tensors, num_tensors, NULL};
+    snprintf(file.name, sizeof(file.name), "%s", name);
+    if (num_tensors > 0) files[(*count)++] = file;
+    free(name);
+}
+
+// By the saver's thread.
+static void wait_for_snapshot(void *argument) {
+    const Snapshot *snapshot = (const Snapshot *)argument;
+    device_use(snapshot->device);
+    event_wait(snapshot->copied);
+}
+
+// Steps were bad lately: older checkpoints may be better than this one.
+static int is_in_doubt(const TrainingState *state) {
+    return state->skipped_in_row > 0 || state->outliers_in_row > 0;
+}
+
+// All processes begin after the same step, which is done and recorded; none is under way.
+static void saving_begin(Saving *s, const TrainingState *state) {
+    const SavedModel *m = &s->model;
+    Snapshot *snapshot = &s->snapshot;
+    SaverFile files[SAVER_MOST_FILES];
+    size_t count = 0;
+    Error error;
+    snapshot_take(snapshot, m);
+    if (m->shards->rank == 0 && matmul_save_algorithms(m->matmul, s->algorithms, &error) != 0)
+        warn("%s", error.text);
+    if (snapshot->number >= 0) {
+        const size_t n = snapshot->num_tensors;
+        add_tensors(files, &count, part_name(snapshot, "model", snapshot->number), snapshot->tensors, n);
+        add_tensors(files, &count, part_name(snapshot, "optimizer", snapshot->number), snapshot->tensors + n,
+                    NUM_OPTIMIZER_STATES * n);
+    }
+    if (m->shards->rank == 0) {
+        add_text(files, &count, "config.json", gpt_config_text(m->config));
+        add_text(files, &count, "training_state.json", training_state_text(state));
+        if (snapshot->count > 1)
+            add_text(files, &count, "model.safetensors.index.json", index_text(snapshot, m));
+        if (s->tokenizer != NULL) add_text(files, &count, "tokenizer.json", xstrdup(s->tokenizer));
+        if (s->tokenizer_config != NULL)
+            add_text(files, &count, "tokenizer_config.json", xstrdup(s->tokenizer_config));
+        if (s->generation_config != NULL)
+            add_text(files, &count, "generation_config.json", xstrdup(s->generation_config));
+    }
+    s->step = state->step;
+    s->in_doubt = is_in_doubt(state);
+    s->failed = s->slow = 0;
+    s->begun = seconds_now();
+    s->retry_at = 0;
+    s->phase = SAVE_WRITING;
+    s->turn++;
+    saver_write(s->saver, state->step, files, count, wait_for_snapshot, snapshot);
+}
+
+// Has this process done its part of the phase? A total of the step's.
+static int saving_is_done(const Saving *s) {
+    return s->phase != SAVE_IDLE && saver_wait(s->saver, 0);
+}
+
+// Is it time for process 0 to ask for a save?
+static int saving_asks(const Saving *s) {
+    const double now = seconds_now();
+    if (s->model.shards->rank != 0 || s->phase != SAVE_IDLE) return 0;
+    return (s->every > 0 && now - s->begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
+}
+
+// A save that failed is tried again later.
+static void schedule_retry(Saving *s) {
+    s->retry_at = seconds_now() + s->pause;
+    if (s->model.shards->rank == 0 && s->pause > 0) {
+        metrics_end_line(s->metrics);
+        warn("cannot save step %" PRId64 ": %s; trying again in %.0f s", s->step, s->error.text, s->pause);
+    }
+    s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
+}
+
+// An error as others tell it.
+static Error name_process(int rank, const Error *error) {
+    Error named = *error;
+    if (rank > 0) fail(&named, "process %d: %s", rank, error->text);
+    named.status = error->status;
+    return named;
+}
+
+// What came of this process's part, and of the others': the first that failed speaks for all. Caller frees.
+static SavedPart *exchange_parts(Saving *s) {
+    const SavedModel *m = &s->model;
+    SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shards->num_processes, sizeof(SavedPart));
+    memset(&mine, 0, sizeof(mine));
+    if (saver_result(s->saver, &mine.error) == 0 && m->shards->rank == 0 && s->phase == SAVE_WRITING)
+        metrics_flush(s->metrics, &mine.error); // a checkpoint is not ahead of the record
+    const CheckpointFile *files = saver_files(s->saver, &mine.num_files);
+    for (size_t i = 0; i < mine.num_files; i++) mine.files[i] = files[i];
+    comm_exchange(m->shards->comm, &mine, sizeof(mine), all);
+    for (int r = 0; r < m->shards->num_processes && !s->failed; r++) {
+        if (all[r].error.status == 0) continue;
+        s->failed = 1;
+        s->error = name_process(r, &all[r].error);
+    }
+    return all;
+}
+
+// Process 0's thread gets the list of what the others have written.
+static void commit_parts(Saving *s, const SavedPart *all) {
+    const size_t size = (size_t)s->model.shards->num_processes;
+    CheckpointFile *files = (CheckpointFile *)xcalloc(size * SAVER_MOST_FILES, sizeof(CheckpointFile));
+    size_t count = 0;
+    for (size_t r = 1; r < size; r++)
+        for (size_t i = 0; i < all[r].num_files; i++) files[count++] = all[r].files[i];
+    saver_commit(s->saver, files, count, s->metrics->descriptor, s->in_doubt ? INT64_MAX : s->keep);
+    free(files);
+}
+
+// From one phase to the next, when all processes' threads are done. All processes call it at the same place.
+static void saving_advance(Saving *s) {
+    SavedPart *all = exchange_parts(s);
+    s->turn++;
+    if (s->phase == SAVE_WRITING) {
+        s->phase = SAVE_COMMITTING;
+        if (s->failed || s->model.shards->rank > 0)
+            saver_leave(s->saver, s->failed);
+        else
+            commit_parts(s, all);
+    } else {
+        s->phase = SAVE_IDLE;
+        if (s->failed) {
+            schedule_retry(s);
+        } else {
+            s->saved_step = s->step;
+            s->pause = FIRST_PAUSE;
+        }
+    }
+    free(all);
+}
+
+// Waits for the save under way, if any, for so many seconds (< 0: as long as it takes) in each of its phases. Is it over?
+// All processes call it, and get the same answer.
+static int saving_finish(Saving *s, int seconds) {
+    const SavedModel *m = &s->model;
+    int *all = (int *)xcalloc((size_t)m->shards->num_processes, sizeof(int)), over = 1;
+    while (s->phase != SAVE_IDLE && over) {
+        const int done = saver_wait(s->saver, seconds);
+        comm_exchange(m->shards->comm, &done, sizeof(int), all);
+        for (int r = 0; r < m->shards->num_processes; r++) over &= all[r];
+        if (over) saving_advance(s);
+    }
+    free(all);
+    return over;
+}
+
+// Saves now and waits for it; where that fails, a few times more. All processes call it.
+static int save_now(Saving *s, const TrainingState *state, Error *error) {
+    static const int pauses[] = {1, 2, 4, 0}; // seconds until the next try
+    saving_finish(s, -1);
+    for (size_t t = 0; t < sizeof(pauses) / sizeof(pauses[0]) && s->saved_step != state->step; t++) {
+        s->pause = pauses[t];
+        saving_begin(s, state);
+        saving_finish(s, -1);
+        if (s->failed) sleep((unsigned)pauses[t]);
+    }
+    if (s->saved_step == state->step) return 0;
+    fail(error, "cannot save step %" PRId64 ": %s", state->step, s->error.text);
+    error->status = EXIT_IO;
+    return -1;
+}
+
+// ---- reading ----------------------------------------------------------------------------------------------
+
+// Names of all tensors after a prefix; their data in a memory that holds one number a parameter.
+static NamedTensor *name_all(const SavedModel *m, const char *prefix, float *memory, NamedTensor *next) {
+    for (size_t i = 0; i < m->parameters->num_tensors; i++)
+        name_tensor(m, next++, i, prefix, memory + m->parameters->tensors[i].offset);
+    return next;
+}
+
+static int load_weights(const SavedModel *m, const char *folder, Error *error) {
+    NamedTensor *weights = (NamedTensor *)xcalloc(m->parameters->num_tensors, sizeof(NamedTensor));
+    float *host = state_borrow(m->shards, m->parameters, m->parameters->master, m->stream);
+    name_all(m, "", host, weights);
+    int result = checkpoint_read_tensors(folder, "model", weights, m->parameters->num_tensors, error);
+    state_return(m->shards, m->parameters, host, m->parameters->master, m->stream);
+    free(weights);
+    return result;
+}
+
+// The optimizer's states, and where training stands.
+static int load_training_state(const SavedModel *m, const char *folder, TrainingState *state, Error *error) {
+    const size_t count = NUM_OPTIMIZER_STATES * m->parameters->num_tensors;
+    NamedTensor *tensors = (NamedTensor *)xcalloc(count, sizeof(NamedTensor)), *next = tensors;
+    float *hosts[NUM_OPTIMIZER_STATES];
+    for (int i = 0; i < NUM_OPTIMIZER_STATES; i++) {
+        char *prefix = saved_prefix(1 + i);
+        hosts[i] = state_borrow(m->shards, m->parameters, m->optimizer->states[i], m->stream);
+        next = name_all(m, prefix, hosts[i], next);
+        free(prefix);
+    }
+    int result = checkpoint_read_tensors(folder, "optimizer", tensors, count, error);
+    if (result == 0) result = training_state_read(folder, state, error);
+    for (int i = 0; i < NUM_OPTIMIZER_STATES; i++)
+        state_return(m->shards, m->parameters, hosts[i], m->optimizer->states[i], m->stream);
+    free(tensors);
+    state->skipped_in_row = 0; // a new start, perhaps with other options
+    StepOutcome *outcome = (StepOutcome *)host_borrow(m->optimizer->outcome, sizeof(StepOutcome));
+    outcome->updates = state->step - state->skipped;
+    host_return(outcome, m->optimizer->outcome, sizeof(StepOutcome), 1);
+    return result;
+}
+
+#endif

@@ -1,0 +1,162 @@
+// Text from a model: a prompt's continuation, token by token over a cache of keys and values.
+#ifndef DATA_TOKENIZER_GENERATE_CUH
+#define DATA_TOKENIZER_GENERATE_CUH
+
+#include <math.h>
+#include <signal.h>
+#include "data/tokenizer/tokenizer.h"
+#include "layers/common.h"
+#include "layers/philox.h"
+#include "layers/sampling.h"
+
+// A model as it generates text. `logits` computes those (V) of the token after `count` new ones, which begin at position `past`;
+// the caller's memory for both is pinned host memory.
+typedef struct {
+    void (*logits)(void *model, const int32_t *tokens, size_t count, size_t past, floatX *logits);
+    void *model;
+    size_t vocab_size, capacity; // tokens that it knows; positions that it has
+} TextModel;
+
+// How tokens are drawn.
+typedef struct {
+    int64_t max_tokens;
+    uint64_t seed;
+    double temperature;
+    size_t top_k; // 0: all
+    double top_p;
+} Sampling;
+
+// The host's memory.
+typedef struct {
+    const TextModel *model;
+    int32_t *tokens; // (capacity)
+    floatX *logits;  // (vocab_size), as they come from the device
+    float *numbers;  // (vocab_size)
+} Generator;
+
+static void generator_open(Generator *g, const TextModel *model) {
+    g->model = model;
+    g->tokens = (int32_t *)host_alloc(model->capacity * sizeof(int32_t));
+    g->logits = (floatX *)host_alloc(model->vocab_size * sizeof(floatX));
+    g->numbers = (float *)xmalloc(model->vocab_size * sizeof(float));
+}
+
+static void generator_close(Generator *g) {
+    host_free(g->tokens), host_free(g->logits), free(g->numbers);
+}
+
+// Returns the logits (vocab_size) of the token after `count` new tokens, which begin at position `past`.
+static const float *generator_next(Generator *g, const int32_t *tokens, size_t count, size_t past) {
+    memcpy(g->tokens, tokens, count * sizeof(int32_t));
+    g->model->logits(g->model->model, g->tokens, count, past, g->logits);
+    for (size_t v = 0; v < g->model->vocab_size; v++) g->numbers[v] = (float)g->logits[v];
+    return g->numbers;
+}
+
+static int all_finite(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
+
+// Ids with commas between them, all below `limit`.
+static int parse_ids(const char *text, int64_t limit, TokenList *list, Error *error) {
+    for (const char *at = text; *at != '\0' || list->count == 0;) {
+        char *end;
+        const long long id = strtoll(at, &end, 10);
+        if (end == at || id < 0 || id >= limit || (*end != ',' && *end != '\0'))
+            return fail(
+                error,
+                "--prompt-ids '%.200s' is not a list of token ids, expected numbers from 0 to %" PRId64
+                " with commas between them",
+                text, limit - 1);
+        list->ids = (int32_t *)xrealloc(list->ids, (list->count + 1) * sizeof(int32_t));
+        list->ids[list->count++] = (int32_t)id;
+        at = *end == ',' ? end + 1 : end;
+    }
+    list->capacity = list->count;
+    return 0;
+}
+
+// The prompt's tokens, after those that the tokenizer puts before a text. A text is never empty: it is at least what
+// documents begin with.
+static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *prompt) {
+    const int32_t end = tokenizer_end_of_text(tokenizer),
+                  *start = tokenizer_prompt_start(tokenizer, &list->count);
+    list->capacity = list->count + 16;
+    list->ids = (int32_t *)xmalloc(list->capacity * sizeof(int32_t));
+    if (list->count > 0) memcpy(list->ids, start, list->count * sizeof(int32_t));
+    tokenizer_encode(tokenizer, prompt, strlen(prompt), tokenizer_end_of_text_content(tokenizer), list);
+    if (list->count == 0 && end >= 0) list->ids[list->count++] = end;
+    if (list->count == 0) tokenizer_encode(tokenizer, "\n", 1, NULL, list);
+}
+
+static void print_token(const Tokenizer *tokenizer, int32_t token) {
+    size_t size = 0;
+    const char *bytes = tokenizer_bytes(tokenizer, token, &size);
+    if (bytes != NULL) fwrite(bytes, 1, size, stdout);
+}
+
+// Does this token end the text? Where no list says so, end of text does.
+static int is_stop(const TokenList *stops, const Tokenizer *tokenizer, int32_t token) {
+    for (size_t i = 0; i < stops->count; i++)
+        if (stops->ids[i] == token) return 1;
+    return stops->count == 0 && token == tokenizer_end_of_text(tokenizer);
+}
+
+// Prints the continuation of `text`, which it appends to, as it is generated, until `stop` is not 0, one of `stops` comes, or it
+// cannot be written;
+// returns the number of tokens, or -1 where the model's logits are not finite. `sample` numbers the samples of one seed.
+// When the positions are used up, the second half of the text is kept as context. Ids of the model that the tokenizer
+// does not have are never chosen.
+static int64_t continue_text(const TextModel *m, const Tokenizer *tokenizer, const TokenList *stops,
+                             const Sampling *sampling, TokenList *text, uint32_t sample,
+                             const volatile sig_atomic_t *stop) {
+    Generator generator;
+    const size_t capacity = m->capacity, V = m->vocab_size;
+    const size_t known = (size_t)tokenizer_vocab_size(tokenizer), choices = min_size(known, V);
+    generator_open(&generator, m);
+    size_t start = text->count > capacity ? text->count - capacity : 0, past = 0;
+    int64_t generated = 0;
+    while (generated < sampling->max_tokens && !*stop && !ferror(stdout)) {
+        if (text->count - start > capacity) {
+            start = text->count - capacity / 2 - 1;
+            past = 0;
+        }
+        const float *logits = generator_next(&generator, text->ids + start + past, text->count - start - past,
+                                             past);
+        past = text->count - start;
+        if (!all_finite(logits, V)) {
+            generated = -1;
+            break;
+        }
+        Philox random = philox(philox_key(sampling->seed, RANDOM_SAMPLING, 0), (uint32_t)text->count, sample,
+                               0, 0);
+        int32_t token = sample_token(logits, choices, sampling->temperature, sampling->top_k, sampling->top_p,
+                                     uniform_from_bits(random.v[0]));
+        generated++;
+        if (is_stop(stops, tokenizer, token)) break;
+        print_token(tokenizer, token);
+        fflush(stdout);
+        if (text->count == text->capacity)
+            text->ids = (int32_t *)xrealloc(text->ids, (text->capacity *= 2) * sizeof(int32_t));
+        text->ids[text->count++] = token;
+    }
+    printf("\n");
+    generator_close(&generator);
+    return generated;
+}
+
+// Prints a prompt and its continuation.
+static int64_t print_sample(const TextModel *m, Tokenizer *tokenizer, const TokenList *stops,
+                            const Sampling *sampling, const char *prompt, uint32_t sample,
+                            const volatile sig_atomic_t *stop) {
+    TokenList text = {NULL, 0, 0};
+    encode_prompt(&text, tokenizer, prompt);
+    fputs(prompt, stdout);
+    int64_t generated = continue_text(m, tokenizer, stops, sampling, &text, sample, stop);
+    free(text.ids);
+    return generated;
+}
+
+#endif

@@ -1,7 +1,0 @@
-// The version of the project, which every program prints with --version.
-#ifndef DATA_VERSION_H
-#define DATA_VERSION_H
-
-#define VERSION "0.9"
-
-#endif

@@ -1,0 +1,238 @@
+// Which process owns which part of the parameters (partition.h), and how gradients and weights travel between owners and all
+// (ZeRO: Rajbhandari et al., SC'20).
+//
+// Tensors are sent in buckets: the model's, then each block's. With SHARD_NONE every process has everything, and gradients are
+// added up everywhere. With SHARD_OPTIMIZER each owner gets the sum of its gradients, updates its weights and sends them to all. With
+// SHARD_GRADIENTS the gradients of a block leave as soon as backward is done with it, in every micro-step, and two blocks take turns in one memory.
+#ifndef LAYERS_COMM_SHARDING_CUH
+#define LAYERS_COMM_SHARDING_CUH
+
+#include "comm.h"
+#include "partition.h"
+#include "sum.cuh"
+#include "layers/arena.h"
+#include "layers/parameters.cuh"
+
+// What processes divide among them rather than each having all of it.
+typedef enum { SHARD_NONE, SHARD_OPTIMIZER, SHARD_GRADIENTS } Sharding;
+
+// Tensors that are sent together, consecutive in the flat memory.
+typedef struct {
+    size_t offset, size;              // elements
+    size_t first_tensor, num_tensors; // of Parameters.tensors
+    size_t first_piece, num_pieces;   // of Shards.owned
+    float *gradients;                 // (size)
+    Ticket reduced, gathered;         // the last operations on its gradients and its weights
+} Bucket;
+
+typedef struct {
+    Sharding sharding;
+    Comm *comm;
+    int rank, num_processes;
+    PartitionChunk *chunks; // (Parameters.num_chunks)
+    PartitionPiece *owned;  // (num_pieces), bucket after bucket
+    CommPiece *pieces;      // (num_pieces), to fill in for one operation
+    size_t num_pieces;
+    size_t most_owned; // elements that a process owns, at most
+    Bucket *buckets;   // (num_buckets): the model's tensors, then each block's
+    size_t num_buckets;
+    Ticket slots[3]; // the last reductions out of each memory for gradients
+} Shards;
+
+// Cuts the tensors into chunks. A matrix begins a unit, to which the vectors after it belong.
+static inline void sharding_list_chunks(Shards *s, const Parameters *parameters) {
+    PartitionChunk *next = s->chunks;
+    int32_t unit = -1, bucket = -1;
+    for (size_t t = 0; t < parameters->num_tensors; t++) {
+        const Parameter *p = &parameters->tensors[t];
+        int begins_bucket = t == 0 || p->layer != p[-1].layer;
+        unit += begins_bucket || p->rows > 0;
+        bucket += begins_bucket;
+        if (begins_bucket) s->buckets[bucket].first_tensor = t;
+        s->buckets[bucket].num_tensors++;
+        for (size_t done = 0; done < p->size; done += ADAMW_CHUNK, next++) {
+            const size_t size = round_up(min_size(p->size - done, ADAMW_CHUNK), PARAMETER_ALIGNMENT);
+            PartitionChunk chunk = {p->offset + done, size, unit, bucket, 0, 0};
+            *next = chunk;
+        }
+    }
+}
+
+// Decides who owns what. `num_layers`: blocks of the model.
+static inline void sharding_open(Shards *s, const Parameters *parameters, Sharding sharding, Comm *comm,
+                                 int num_processes, size_t num_layers) {
+    s->sharding = sharding;
+    s->comm = comm;
+    s->rank = comm_rank(comm);
+    s->num_processes = num_processes;
+    s->num_buckets = num_layers + 1;
+    s->chunks = (PartitionChunk *)xcalloc(parameters->num_chunks, sizeof(PartitionChunk));
+    s->buckets = (Bucket *)xcalloc(s->num_buckets, sizeof(Bucket));
+    sharding_list_chunks(s, parameters);
+    s->most_owned = partition_make(s->chunks, parameters->num_chunks, num_processes);
+    s->num_pieces = partition_pieces(s->chunks, parameters->num_chunks, NULL);
+    s->owned = (PartitionPiece *)xcalloc(s->num_pieces, sizeof(PartitionPiece));
+    s->pieces = (CommPiece *)xcalloc(s->num_pieces, sizeof(CommPiece));
+    partition_pieces(s->chunks, parameters->num_chunks, s->owned);
+    for (size_t i = s->num_pieces; i-- > 0;) {
+        Bucket *b = &s->buckets[s->owned[i].bucket];
+        b->offset = s->owned[i].offset;
+        b->first_piece = i;
+        b->size += s->owned[i].size;
+        b->num_pieces++;
+    }
+}
+
+static inline void sharding_close(Shards *s) {
+    free(s->chunks), free(s->owned), free(s->pieces), free(s->buckets);
+}
+
+// ---- memory -----------------------------------------------------------------------------------------------
+
+// Elements of a memory that processes divide if they divide anything.
+static inline size_t sharding_size(const Shards *s, const Parameters *parameters) {
+    return s->sharding == SHARD_NONE ? parameters->num_elements : s->most_owned;
+}
+
+// Where this process finds a chunk that it owns, in a memory that may be divided.
+static inline size_t sharding_offset(const Shards *s, const PartitionChunk *chunk, int divided) {
+    return divided && s->sharding != SHARD_NONE ? chunk->own : chunk->offset;
+}
+
+// Returns 1 for a memory of which each process has what it owns.
+static inline int is_divided(const Shards *s, const Parameters *parameters, const float *memory) {
+    return s->sharding != SHARD_NONE && memory != (const float *)parameters->weights;
+}
+
+// Gives gradients their memory: for all tensors; or for the model's and for the two blocks that take turns, of which the larger ones
+// count, and for the sums that this process owns.
+static inline void sharding_place_gradients(Shards *s, Parameters *parameters, Arena *arena) {
+    const int divided = s->sharding == SHARD_GRADIENTS;
+    size_t of_block = 0, size = parameters->num_elements;
+    for (size_t b = 1; b < s->num_buckets; b++) of_block = max_size(of_block, s->buckets[b].size);
+    if (divided) size = s->buckets[0].size + min_size(s->num_buckets - 1, 2) * of_block;
+    parameters->gradients = (float *)arena_take(arena, MEMORY_GRADIENTS, size, sizeof(float));
+    parameters->gradient_sums = parameters->gradients;
+    if (divided)
+        parameters->gradient_sums = (float *)arena_take(arena, MEMORY_GRADIENTS, s->most_owned,
+                                                        sizeof(float));
+    if (arena->base == NULL) return;
+    for (size_t b = 0; b < s->num_buckets; b++) {
+        const size_t turn = b % 2 * (s->num_buckets > 2) * of_block;
+        s->buckets[b].gradients = parameters->gradients +
+                                  (divided && b > 0 ? s->buckets[0].size + turn : s->buckets[b].offset);
+    }
+}
+
+// The gradient of tensor t.
+static inline float *sharding_gradient(const Shards *s, const Parameters *parameters, size_t t) {
+    const Bucket *bucket = &s->buckets[s->chunks[parameters->tensors[t].first_chunk].bucket];
+    return bucket->gradients + (parameters->tensors[t].offset - bucket->offset);
+}
+
+// ---- weights ----------------------------------------------------------------------------------------------
+
+// The pieces of bucket b, in everybody's `data`, which holds the bucket, and in their owners' `own`.
+static inline const CommPiece *sharding_pieces(Shards *s, size_t b, void *data, void *own, size_t element,
+                                               int divided) {
+    const Bucket *bucket = &s->buckets[b];
+    for (size_t i = 0; i < bucket->num_pieces; i++) {
+        const PartitionPiece *p = &s->owned[bucket->first_piece + i];
+        char *at = (char *)data + (p->offset - bucket->offset) * element;
+        CommPiece piece = {at, divided ? (char *)own + p->own * element : at, p->size, p->owner};
+        s->pieces[i] = piece;
+    }
+    return s->pieces;
+}
+
+// Sends each owner's weights to all, one bucket after the other: forward waits for one at a time.
+static inline void sharding_gather_weights(Shards *s, const Parameters *parameters, Stream stream) {
+    for (size_t b = 0; b < s->num_buckets; b++) {
+        Bucket *bucket = &s->buckets[b];
+        const CommPiece *pieces = sharding_pieces(s, b, parameters->weights + bucket->offset, NULL,
+                                                  sizeof(floatX), 0);
+        bucket->gathered = comm_all_gather(s->comm, pieces, bucket->num_pieces, sizeof(floatX), stream);
+    }
+}
+
+// Makes weights of the master weights.
+static inline void sharding_round_weights(Shards *s, const Parameters *parameters, int stochastic,
+                                          uint64_t seed, const StepOutcome *outcome, Stream stream) {
+    if (s->sharding == SHARD_NONE) {
+        round_weights(parameters->weights, parameters->master, 0, parameters->num_elements, stochastic, seed,
+                      outcome, stream);
+        return;
+    }
+    for (size_t i = 0; i < s->num_pieces && sizeof(floatX) != sizeof(float); i++) {
+        const PartitionPiece *p = &s->owned[i];
+        if (p->owner == s->rank)
+            round_weights(parameters->weights + p->offset, parameters->master + p->own, p->offset, p->size,
+                          stochastic, seed, outcome, stream);
+    }
+    sharding_gather_weights(s, parameters, stream);
+}
+
+// Returns master weights or an optimizer's state (num_elements) as the host can write them: the memory itself, a copy, or zeros for
+// what is divided.
+static inline float *state_borrow(const Shards *s, const Parameters *parameters, float *memory,
+                                  Stream stream) {
+    comm_wait(s->comm, s->buckets[s->num_buckets - 1].gathered, stream);
+    if (!is_divided(s, parameters, memory))
+        return (float *)host_borrow(memory, parameters->num_elements * sizeof(float));
+    return (float *)xcalloc(parameters->num_elements, sizeof(float));
+}
+
+// Takes back what was written; of what is divided, this process's part.
+static inline void state_return(const Shards *s, const Parameters *parameters, float *host, float *memory,
+                                Stream stream) {
+    if (!is_divided(s, parameters, memory)) {
+        host_return(host, memory, parameters->num_elements * sizeof(float), 1);
+        return;
+    }
+    for (size_t i = 0; i < s->num_pieces; i++) {
+        const PartitionPiece *p = &s->owned[i];
+        if (p->owner == s->rank)
+            copy_to_device(memory + p->own, host + p->offset, p->size * sizeof(float), stream);
+    }
+    stream_wait(stream);
+    free(host);
+}
+
+// ---- gradients --------------------------------------------------------------------------------------------
+
+// Returns which of the memories for gradients bucket b has with SHARD_GRADIENTS.
+static inline size_t gradient_slot(size_t b) {
+    return b == 0 ? 0 : 1 + b % 2;
+}
+
+// Before the first backward pass of a sum over micro-steps makes the gradients of bucket b: zeroes those that it adds to.
+static inline void sharding_begin_bucket(Shards *s, const Parameters *parameters, size_t b, Stream stream) {
+    const Bucket *bucket = &s->buckets[b];
+    if (s->sharding == SHARD_GRADIENTS) comm_wait(s->comm, s->slots[gradient_slot(b)], stream);
+    for (size_t i = 0; i < bucket->num_tensors; i++) {
+        const size_t t = bucket->first_tensor + i;
+        if (parameters->tensors[t].gradient == GRADIENT_ADDED)
+            device_zero(sharding_gradient(s, parameters, t), parameters->tensors[t].size * sizeof(float),
+                        stream);
+    }
+}
+
+// After backward is done with bucket b: sends its gradients to the other processes. `first`: there are no sums of them yet.
+static inline void sharding_end_bucket(Shards *s, const Parameters *parameters, size_t b, int first,
+                                       Stream stream) {
+    Bucket *bucket = &s->buckets[b];
+    const int divided = s->sharding == SHARD_GRADIENTS;
+    if (s->sharding == SHARD_NONE) {
+        bucket->reduced = comm_all_reduce(s->comm, bucket->gradients, bucket->size, COMM_FLOAT, stream);
+        return;
+    }
+    const CommPiece *pieces = sharding_pieces(s, b, bucket->gradients, parameters->gradient_sums,
+                                              sizeof(float), divided);
+    for (size_t i = 0; i < bucket->num_pieces && divided && !first; i++)
+        if (pieces[i].owner == s->rank) // the sums so far go through the reduction once more
+            accumulate((float *)pieces[i].data, (const float *)pieces[i].own, pieces[i].count, stream);
+    bucket->reduced = comm_reduce_scatter(s->comm, pieces, bucket->num_pieces, stream);
+    s->slots[gradient_slot(b)] = bucket->reduced;
+}
+
+#endif
