@@ -79,57 +79,80 @@ typedef struct {
     Event started, done;
 } PendingStep;
 
-// Everything a run holds on to.
+// The processes that train together, this one among them.
+typedef struct {
+    Launch launch;
+    int64_t num_started; // --processes
+    Comm *comm;
+    Watchdog *watchdog;
+    int speaker; // the process that reports the error all end with
+} Processes;
+
+// From token shards to batches on the device.
+typedef struct {
+    ShardSet train, validation;
+    Loader *loader;
+    Batch batches[2]; // one may still be on its way to the device while the next is filled
+    size_t num_batches;
+} Pipeline;
+
+// The steps that the device was given.
+typedef struct {
+    PendingStep pending[2]; // one may still be computed while the next is queued
+    size_t num_steps, num_finished;
+} StepQueue;
+
+// The run's folder, and where training stands.
+typedef struct {
+    RunLock lock;    // of process 0
+    Metrics metrics; // of process 0
+    TrainingState state;
+    Saving saving;
+    int64_t last_seen; // step of the last checkpoint when one was chosen, intact or not; -1: none
+    int64_t validated; // step of the last validation; -1: none
+    int save_due;      // a checkpoint is due as soon as the save under way is done and steps are good
+    char *checkpoint;  // that training begins with, or NULL
+    char *algorithms;  // file of the matmul library's choices, so that a resumed run repeats its bits
+    char *tokenizer_text, *tokenizer_config, *generation_config; // contents of checkpoints' files, or NULL
+} Run;
+
+// What may make training end or go back.
+typedef struct {
+    int64_t rolled_back_to; // step; -1: none
+    int rollbacks;          // to that step
+    int stopping;           // processes have agreed to end
+    int failed;       // a process had no data for a step: that step and all queued after it are discarded
+    int has_no_data;  // this process
+    Error data_error; // the reason
+    int cannot_save;  // or should not
+} Recovery;
+
 typedef struct {
     Settings options;
     const char *program; // argv[0]
-    int64_t num_started; // --processes
+    Processes processes;
     GPT model;
     Tokenizer *tokenizer; // or NULL
-    TokenList stops;      // that end a sample, as the folder of the weights says; none: end of text
-    ShardSet train, validation;
-    Loader *loader;
-    int64_t last_seen; // step of the last checkpoint there was when one was chosen, whole or not; -1: none
-    RunLock lock;      // process 0's, as are
-    Metrics metrics;   // these
-    TrainingState state;
-    Saving saving;
-    char *tokenizer_text;                       // of the checkpoints' tokenizer.json, or NULL, as may be
-    char *tokenizer_config, *generation_config; // those of these files
-    int64_t validated;      // step of the last validation; -1: none
-    int save_due;           // as soon as the save under way is done, and steps are good
-    int64_t rolled_back_to; // step, -1: none
-    int rollbacks;          // to it
-    Batch batches[2];       // one may still be on its way to the device while the next is filled
-    size_t num_batches;
-    PendingStep pending[2]; // one may still be computed while the next is queued
-    size_t num_steps, num_finished;
-    Launch launch;
-    Comm *comm;
-    Watchdog *watchdog;
-    double peak;      // GFLOP/s, of this process
-    int stopping;     // processes have agreed to end
-    int failed;       // a process had no data for a step: that step, and what was queued behind it, never was
-    int has_no_data;  // this process
-    Error data_error; // why
-    int speaker;      // the process that tells the error all end with
-    int cannot_save;  // or should not
-    char *checkpoint; // that training begins with, or NULL
-    char *algorithms; // file of the matmul library's choices, so that a resumed run repeats its bits
+    TokenList stops;      // tokens that end a sample, from the folder of the weights; none: end of text
+    Pipeline data;
+    StepQueue queue;
+    Run run;
+    Recovery recovery;
+    double peak; // GFLOP/s, of this process
 } Trainer;
 
 static int is_main(const Trainer *t) {
-    return t->launch.rank == 0;
+    return t->processes.launch.rank == 0;
 }
 
 // Is the run to end? Several processes ask each other, once a step.
 static int is_stopping(const Trainer *t) {
-    return t->launch.size > 1 ? t->stopping : stop_signal != 0;
+    return t->processes.launch.size > 1 ? t->recovery.stopping : stop_signal != 0;
 }
 
 // The next batch to fill: its last copy to the device is done.
 static Batch *next_batch(Trainer *t) {
-    Batch *batch = &t->batches[t->num_batches++ % 2];
+    Batch *batch = &t->data.batches[t->data.num_batches++ % 2];
     event_wait(batch->copied);
     return batch;
 }
@@ -146,8 +169,8 @@ static void send_batch(GPT *m, Batch *batch) {
 // All processes end, with the same status; `speaker` says why. The others let it speak first: a launcher ends all when one
 // has ended.
 static void exit_together(Trainer *t, int speaker, int status, const Error *error) {
-    run_close(&t->lock);
-    if (speaker != t->launch.rank) {
+    run_close(&t->run.lock);
+    if (speaker != t->processes.launch.rank) {
         sleep(2);
         exit(status);
     }
@@ -157,8 +180,8 @@ static void exit_together(Trainer *t, int speaker, int status, const Error *erro
 
 // What process 0 says.
 static int64_t broadcast_from_main(const Trainer *t, int64_t mine) {
-    int64_t *all = (int64_t *)xcalloc((size_t)t->launch.size, sizeof(int64_t));
-    comm_exchange(t->comm, &mine, sizeof(mine), all);
+    int64_t *all = (int64_t *)xcalloc((size_t)t->processes.launch.size, sizeof(int64_t));
+    comm_exchange(t->processes.comm, &mine, sizeof(mine), all);
     const int64_t word = all[0];
     free(all);
     return word;
@@ -167,12 +190,12 @@ static int64_t broadcast_from_main(const Trainer *t, int64_t mine) {
 // What fails for one process fails for all: the first that has an error speaks for them.
 static int agree(Trainer *t, int result, Error *error) {
     int mine = result != 0 ? error->status : 0, first = 0;
-    int *all = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
-    comm_exchange(t->comm, &mine, sizeof(int), all);
-    while (first < t->launch.size && all[first] == 0) first++;
-    const int failed = first < t->launch.size;
+    int *all = (int *)xcalloc((size_t)t->processes.launch.size, sizeof(int));
+    comm_exchange(t->processes.comm, &mine, sizeof(int), all);
+    while (first < t->processes.launch.size && all[first] == 0) first++;
+    const int failed = first < t->processes.launch.size;
     if (failed) {
-        t->speaker = first;
+        t->processes.speaker = first;
         error->status = all[first];
     }
     free(all);
@@ -181,8 +204,8 @@ static int agree(Trainer *t, int result, Error *error) {
 
 static void agree_or_die(Trainer *t, int result, Error *error) {
     if (agree(t, result, error) == 0) return;
-    watchdog_stop(t->watchdog);
-    exit_together(t, t->speaker, error->status, error);
+    watchdog_stop(t->processes.watchdog);
+    exit_together(t, t->processes.speaker, error->status, error);
 }
 
 // The newest whole checkpoint of the run up to step `limit`, as process 0 sees it; NULL where a run that is resumed has not
@@ -191,8 +214,8 @@ static char *choose_checkpoint(Trainer *t, int64_t limit) {
     const char *run = t->options.run;
     Error error;
     int64_t step = -1;
-    int result = is_main(t) ? checkpoint_last(run, &t->last_seen, &error) : 0;
-    if (result == 0 && is_main(t) && (t->last_seen >= 0 || t->options.sample != NULL))
+    int result = is_main(t) ? checkpoint_last(run, &t->run.last_seen, &error) : 0;
+    if (result == 0 && is_main(t) && (t->run.last_seen >= 0 || t->options.sample != NULL))
         result = checkpoint_newest(run, limit, &step, &error);
     agree_or_die(t, result, &error);
     step = broadcast_from_main(t, step);
@@ -211,7 +234,7 @@ static void agree_on_weights(Trainer *t) {
                                        m->parameters.num_elements * sizeof(float), 0, m->run.stream);
         comm_wait(m->shards.comm, ticket, m->run.stream);
     }
-    gpt_round(m, t->options.stochastic_rounding && t->state.step > 0); // as the run left them
+    gpt_round(m, t->options.stochastic_rounding && t->run.state.step > 0); // as the run left them
 }
 
 // ---- validation -------------------------------------------------------------------------------------------
@@ -253,13 +276,14 @@ static int score_windows(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
     const size_t T = m->acts.T;
     const int64_t B = (int64_t)m->acts.B;
-    LoaderConfig config = {B, (int64_t)T, (int32_t)m->dims.V, 0, 0, 0, 0, t->launch.rank, t->launch.size};
-    Loader *loader = loader_open(&t->validation, &config, error);
+    LoaderConfig config = {
+        B, (int64_t)T, (int32_t)m->dims.V, 0, 0, 0, 0, t->processes.launch.rank, t->processes.launch.size};
+    Loader *loader = loader_open(&t->data.validation, &config, error);
     if (loader == NULL) return -1;
     const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader);
     int result = 0;
     for (int64_t i = 0; i < t->options.validation_batches && result == 0 && !is_stopping(t); i++) {
-        const int64_t first = (i * t->launch.size + t->launch.rank) * B;
+        const int64_t first = (i * t->processes.launch.size + t->processes.launch.rank) * B;
         if (first >= sequences) break;
         Batch *batch = next_batch(t);
         result = loader_next(loader, batch->tokens, batch->targets, error);
@@ -276,14 +300,14 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
     GPT *m = &t->model;
     DocumentReader reader;
     int rows = 1;
-    documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
-    for (int64_t i = 0; rows > 0 && i < t->options.validation_batches * t->launch.size && !is_stopping(t);
-         i++) {
+    documents_open(&reader, &t->data.validation, tokenizer_end_of_text(t->tokenizer));
+    for (int64_t i = 0;
+         rows > 0 && i < t->options.validation_batches * t->processes.launch.size && !is_stopping(t); i++) {
         Batch *batch = next_batch(t);
         int64_t cut = 0;
         rows = documents_batch(&reader, (int32_t)m->dims.V, m->acts.B, m->acts.T, batch->tokens,
                                batch->targets, &cut, error);
-        if (rows <= 0 || i % t->launch.size != t->launch.rank) continue;
+        if (rows <= 0 || i % t->processes.launch.size != t->processes.launch.rank) continue;
         score->cut += cut;
         score_batch(t, batch, score);
     }
@@ -293,9 +317,9 @@ static int score_documents(Trainer *t, Score *score, Error *error) {
 
 // All processes' scores together, in each.
 static Score add_scores(const Trainer *t, const Score *mine) {
-    Score sum = {0, 0, 0, 0, 0}, *all = (Score *)xcalloc((size_t)t->launch.size, sizeof(Score));
+    Score sum = {0, 0, 0, 0, 0}, *all = (Score *)xcalloc((size_t)t->processes.launch.size, sizeof(Score));
     comm_exchange(t->model.shards.comm, mine, sizeof(Score), all);
-    for (int r = 0; r < t->launch.size; r++) {
+    for (int r = 0; r < t->processes.launch.size; r++) {
         sum.nats += all[r].nats;
         sum.bytes += all[r].bytes;
         sum.tokens += all[r].tokens;
@@ -319,15 +343,15 @@ static int validate(Trainer *t, Error *error) {
     host_return(nats, &m->optimizer.totals[TOTAL_LOSS], sizeof(double), 0);
     score = add_scores(t, &score);
     if (score.tokens == 0) return fail(error, "'%s' has no documents to validate on", t->options.validation);
-    ValidationMetrics v = {t->state.step,
+    ValidationMetrics v = {t->run.state.step,
                            score.nats / (double)score.tokens,
                            score.bytes > 0 ? score.nats / log(2.0) / score.bytes : -1,
                            t->options.validation_floor,
                            score.tokens,
                            score.cut,
                            seconds_now() - started};
-    if (is_main(t)) metrics_validation(&t->metrics, &v);
-    t->validated = t->state.step;
+    if (is_main(t)) metrics_validation(&t->run.metrics, &v);
+    t->run.validated = t->run.state.step;
     return 0;
 }
 
@@ -338,21 +362,21 @@ static void accumulate_gradients(Trainer *t) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
     const size_t N = m->acts.B * m->acts.T;
-    const double tokens = (double)N * (double)o->accumulate * t->launch.size;
+    const double tokens = (double)N * (double)o->accumulate * t->processes.launch.size;
     const int divided = m->shards.sharding == SHARD_GRADIENTS;
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         profile_begin_pass(&m->run.profile, PASS_FORWARD);
         profile_enter(&m->run.profile, LAP_DATA, m->run.stream);
         Batch *batch = next_batch(t);
-        if (loader_next(t->loader, batch->tokens, batch->targets, &t->data_error) != 0) {
-            t->has_no_data = 1; // the others learn it from this step's totals
+        if (loader_next(t->data.loader, batch->tokens, batch->targets, &t->recovery.data_error) != 0) {
+            t->recovery.has_no_data = 1; // the others learn it from this step's totals
             memset(batch->tokens, 0, N * sizeof(int32_t));
             memset(batch->targets, 0, N * sizeof(int32_t));
         }
         send_batch(m, batch);
         profile_leave(&m->run.profile, m->run.stream);
-        MicroStep s = {(uint32_t)t->state.step,
-                       (uint32_t)((micro * t->launch.size + t->launch.rank) * o->batch),
+        MicroStep s = {(uint32_t)t->run.state.step,
+                       (uint32_t)((micro * t->processes.launch.size + t->processes.launch.rank) * o->batch),
                        dropout_threshold(o->dropout),
                        (float)(1.0 / tokens),
                        divided || micro == 0 ? MATMUL_OVERWRITE : MATMUL_ACCUMULATE,
@@ -366,7 +390,7 @@ static void accumulate_gradients(Trainer *t) {
 
 // Loss and gradient of a step: good, skipped, an outlier?
 static void judge_step(Trainer *t, const StepMetrics *s) {
-    TrainingState *state = &t->state;
+    TrainingState *state = &t->run.state;
     const int outlier = is_outlier(s->loss, state->recent, state->num_recent, t->options.outlier);
     state->skipped += s->skipped;
     state->skipped_in_row = s->skipped ? state->skipped_in_row + 1 : 0;
@@ -378,48 +402,49 @@ static void judge_step(Trainer *t, const StepMetrics *s) {
 
 // Enough outliers in a row, whatever was computed since?
 static int must_roll_back(const Trainer *t) {
-    return t->options.rollback_after > 0 && t->state.outliers_in_row >= t->options.rollback_after;
+    return t->options.rollback_after > 0 && t->run.state.outliers_in_row >= t->options.rollback_after;
 }
 
 // Waits for the oldest step the device was given, and records it.
 static void finish_step(Trainer *t) {
-    PendingStep *p = &t->pending[t->num_finished++ % 2];
+    PendingStep *p = &t->queue.pending[t->queue.num_finished++ % 2];
     StepMetrics *s = &p->metrics;
     event_wait(p->done);
     s->loss = p->outcome->loss;
     s->gradient_norm = p->outcome->norm;
     s->skipped = p->outcome->skipped;
     s->seconds = event_seconds(p->started, p->done);
-    if (p->outcome->failed && !t->failed) {
-        t->failed = 1;
-        t->state.step = s->step - 1;
-        t->state.position = p->position;
+    if (p->outcome->failed && !t->recovery.failed) {
+        t->recovery.failed = 1;
+        t->run.state.step = s->step - 1;
+        t->run.state.position = p->position;
     }
-    if (t->failed || must_roll_back(t)) return; // what was queued behind it never was
+    if (t->recovery.failed || must_roll_back(t)) return; // what was queued behind it never was
     judge_step(t, s);
     if (must_roll_back(t)) {
-        t->state.step = s->step;
-        t->state.position = p->next_position;
+        t->run.state.step = s->step;
+        t->run.state.position = p->next_position;
     }
-    t->stopping |= p->outcome->stopping > 0;
-    t->save_due |= p->outcome->saving > 0;
-    watchdog_learn(t->watchdog, s->seconds);
-    if (is_main(t)) metrics_step(&t->metrics, s);
-    if (p->outcome->written == t->launch.size && p->turn == t->saving.turn) saving_advance(&t->saving);
+    t->recovery.stopping |= p->outcome->stopping > 0;
+    t->run.save_due |= p->outcome->saving > 0;
+    watchdog_learn(t->processes.watchdog, s->seconds);
+    if (is_main(t)) metrics_step(&t->run.metrics, s);
+    if (p->outcome->written == t->processes.launch.size && p->turn == t->run.saving.turn)
+        saving_advance(&t->run.saving);
 }
 
 static void finish_steps(Trainer *t) {
-    while (t->num_finished < t->num_steps) finish_step(t);
+    while (t->queue.num_finished < t->queue.num_steps) finish_step(t);
 }
 
 // What this process tells the others with the step's totals.
 static void send_flags(Trainer *t, PendingStep *p) {
     GPT *m = &t->model;
     p->flags[TOTAL_STOPPING] = stop_signal != 0;
-    p->flags[TOTAL_SAVING] = saving_asks(&t->saving);
-    p->flags[TOTAL_WRITTEN] = saving_is_done(&t->saving);
-    p->flags[TOTAL_FAILED] = t->has_no_data;
-    p->turn = t->saving.turn;
+    p->flags[TOTAL_SAVING] = saving_asks(&t->run.saving);
+    p->flags[TOTAL_WRITTEN] = saving_is_done(&t->run.saving);
+    p->flags[TOTAL_FAILED] = t->recovery.has_no_data;
+    p->turn = t->run.saving.turn;
     copy_to_device(&m->optimizer.totals[TOTAL_STOPPING], &p->flags[TOTAL_STOPPING],
                    (TOTAL_SQUARES - TOTAL_STOPPING) * sizeof(double), m->run.stream);
 }
@@ -428,8 +453,8 @@ static void send_flags(Trainer *t, PendingStep *p) {
 static void train_step(Trainer *t) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
-    PendingStep *p = &t->pending[t->num_steps % 2];
-    StepMetrics metrics = {t->state.step + 1, o->global_batch * o->sequence_length, 0, 0, 0, 0, 0};
+    PendingStep *p = &t->queue.pending[t->queue.num_steps % 2];
+    StepMetrics metrics = {t->run.state.step + 1, o->global_batch * o->sequence_length, 0, 0, 0, 0, 0};
     LearningRate schedule = {
         (Schedule)o->schedule, o->learning_rate, o->final_learning_rate, o->steps, o->warmup, o->cooldown};
     metrics.learning_rate = learning_rate_at(&schedule, metrics.step);
@@ -437,20 +462,20 @@ static void train_step(Trainer *t) {
                    o->stochastic_rounding, m->run.seed};
     p->metrics = metrics;
     range_begin("step");
-    watchdog_step(t->watchdog, metrics.step);
+    watchdog_step(t->processes.watchdog, metrics.step);
     event_record(&p->started, m->run.stream);
-    p->position = t->state.position;
+    p->position = t->run.state.position;
     accumulate_gradients(t);
     send_flags(t, p);
     gpt_update(m, &adamw);
     copy_to_host(p->outcome, m->optimizer.outcome, sizeof(StepOutcome), m->run.stream);
     event_record(&p->done, m->run.stream);
     range_end();
-    t->state.position = p->next_position = (int64_t)loader_position(t->loader);
-    t->state.step++;
-    t->num_steps++;
+    t->run.state.position = p->next_position = (int64_t)loader_position(t->data.loader);
+    t->run.state.step++;
+    t->queue.num_steps++;
     if (m->run.profile.timing) profile_collect(&m->run.profile);
-    if (t->num_steps - t->num_finished > DEVICE_QUEUES) finish_step(t);
+    if (t->queue.num_steps - t->queue.num_finished > DEVICE_QUEUES) finish_step(t);
 }
 
 // From where training stands.
@@ -460,19 +485,19 @@ static Loader *open_loader(Trainer *t, Error *error) {
                            o->sequence_length,
                            (int32_t)t->model.dims.V,
                            (uint64_t)o->seed,
-                           (uint64_t)t->state.position,
+                           (uint64_t)t->run.state.position,
                            !o->overfit,
                            o->overfit,
-                           t->launch.rank,
-                           t->launch.size};
-    Loader *loader = loader_open(&t->train, &config, error);
+                           t->processes.launch.rank,
+                           t->processes.launch.size};
+    Loader *loader = loader_open(&t->data.train, &config, error);
     if (loader == NULL) return NULL;
-    const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader), before = t->state.sequences;
+    const int64_t sequences = (int64_t)loader_sequences_per_epoch(loader), before = t->run.state.sequences;
     if (before > 0 && before != sequences && is_main(t))
         warn("'%s' has %" PRId64 " sequences of %" PRId64 " tokens, but had %" PRId64
              " when the checkpoint was written: from now on they are read in a different order",
              o->train, sequences, o->sequence_length, before);
-    t->state.sequences = sequences;
+    t->run.state.sequences = sequences;
     return loader;
 }
 
@@ -488,53 +513,54 @@ static Sampling sampling_of(const Settings *o) {
 
 static void show_samples(Trainer *t) {
     if (t->tokenizer == NULL || !is_main(t)) return;
-    metrics_end_line(&t->metrics);
-    printf("---- sample after step %" PRId64 ":\n", t->state.step);
+    metrics_end_line(&t->run.metrics);
+    printf("---- sample after step %" PRId64 ":\n", t->run.state.step);
     const TextModel model = text_model(&t->model);
     const Sampling sampling = sampling_of(&t->options);
     const int64_t count = print_sample(&model, t->tokenizer, &t->stops, &sampling, "",
-                                       (uint32_t)t->state.step, &stop_signal);
+                                       (uint32_t)t->run.state.step, &stop_signal);
     puts(count < 0 ? "---- the model's logits are not finite" : "----");
 }
 
 // Is it time for something that happens every `every` steps (0: never)?
 static int is_due(const Trainer *t, int64_t every) {
-    return every > 0 && t->state.step % every == 0;
+    return every > 0 && t->run.state.step % every == 0;
 }
 
 static int validation_is_due(const Trainer *t) {
-    return t->validation.count > 0 &&
-           (t->state.step == t->options.steps || is_due(t, t->options.validate_every));
+    return t->data.validation.count > 0 &&
+           (t->run.state.step == t->options.steps || is_due(t, t->options.validate_every));
 }
 
 // Has process 0 a validation of the step that its record now ends with?
 static void find_last_validation(Trainer *t) {
-    t->validated = broadcast_from_main(t, t->metrics.validated) ? t->state.step : -1;
+    t->run.validated = broadcast_from_main(t, t->run.metrics.validated) ? t->run.state.step : -1;
 }
 
 static int is_unfinished(const Trainer *t) {
-    return t->state.step < t->options.steps || (validation_is_due(t) && t->validated != t->state.step);
+    return t->run.state.step < t->options.steps ||
+           (validation_is_due(t) && t->run.validated != t->run.state.step);
 }
 
 // Among steps that may lead back to a checkpoint: that one stays the newest, and all since is done again.
 static int may_roll_back(const Trainer *t) {
-    return t->options.rollback_after > 0 && is_in_doubt(&t->state);
+    return t->options.rollback_after > 0 && is_in_doubt(&t->run.state);
 }
 
 static int save_and_wait(Trainer *t, Error *error) {
-    watchdog_step(t->watchdog, 0);
-    if (save_now(&t->saving, &t->state, error) == 0) return 0;
-    t->cannot_save = 1;
+    watchdog_step(t->processes.watchdog, 0);
+    if (save_now(&t->run.saving, &t->run.state, error) == 0) return 0;
+    t->recovery.cannot_save = 1;
     return -1;
 }
 
 static int stop_after_skips(Trainer *t, Error *error) {
-    if (t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    t->cannot_save = 1; // or need not: a step that is skipped changes nothing
+    if (t->run.saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
+    t->recovery.cannot_save = 1; // or need not: a step that is skipped changes nothing
     fail(error,
          "%" PRId64 " steps in a row had a non-finite loss or gradient; training stopped after step %" PRId64
          ", and the newest checkpoint is that of step %" PRId64 ": resume with a lower --learning-rate",
-         t->state.skipped_in_row, t->state.step, t->saving.saved_step);
+         t->run.state.skipped_in_row, t->run.state.step, t->run.saving.saved_step);
     error->status = EXIT_SKIPPED;
     return -1;
 }
@@ -542,24 +568,24 @@ static int stop_after_skips(Trainer *t, Error *error) {
 static int load_checkpoint(Trainer *t, const char *folder, Error *error) {
     const SavedModel model = saved_model(&t->model);
     if (load_weights(&model, folder, error) != 0) return -1;
-    return load_training_state(&model, folder, &t->state, error);
+    return load_training_state(&model, folder, &t->run.state, error);
 }
 
 // What became of the data, and of the record, since the checkpoint that was just loaded.
 static int skip_data(Trainer *t, int64_t from, int64_t position, Error *error) {
-    const int64_t passed = position - t->state.position, step = t->state.step;
-    t->state.position = position;
-    loader_close(t->loader);
-    if ((t->loader = open_loader(t, error)) == NULL) return -1;
-    t->rollbacks = step == t->rolled_back_to ? t->rollbacks + 1 : 1;
-    t->rolled_back_to = t->saving.saved_step = step;
-    t->state.outliers_in_row = t->save_due = 0;
+    const int64_t passed = position - t->run.state.position, step = t->run.state.step;
+    t->run.state.position = position;
+    loader_close(t->data.loader);
+    if ((t->data.loader = open_loader(t, error)) == NULL) return -1;
+    t->recovery.rollbacks = step == t->recovery.rolled_back_to ? t->recovery.rollbacks + 1 : 1;
+    t->recovery.rolled_back_to = t->run.saving.saved_step = step;
+    t->run.state.outliers_in_row = t->run.save_due = 0;
     if (!is_main(t)) return 0;
-    metrics_end_line(&t->metrics);
+    metrics_end_line(&t->run.metrics);
     printf("%" PRId64 " steps in a row had losses that are outliers: returning from step %" PRId64
            " to step %" PRId64 " and skipping %" PRId64 " sequences\n",
            t->options.rollback_after, from, step, passed);
-    return metrics_rollback(&t->metrics, step, from, passed, error);
+    return metrics_rollback(&t->run.metrics, step, from, passed, error);
 }
 
 // What is computed is copied first, then written beside training. While steps are bad, the checkpoints that are kept
@@ -567,38 +593,38 @@ static int skip_data(Trainer *t, int64_t from, int64_t position, Error *error) {
 static void start_save(Trainer *t, int last) {
     enum { PATIENCE = 30 }; // seconds for the save before
     const Settings *o = &t->options;
-    if (is_in_doubt(&t->state) && !last) return;
-    if (!saving_finish(&t->saving, PATIENCE)) {
-        t->saving.slow = 1;
-        if (is_main(t)) metrics_end_line(&t->metrics);
+    if (is_in_doubt(&t->run.state) && !last) return;
+    if (!saving_finish(&t->run.saving, PATIENCE)) {
+        t->run.saving.slow = 1;
+        if (is_main(t)) metrics_end_line(&t->run.metrics);
         if (is_main(t))
             warn("the checkpoint of step %" PRId64
                  " is still being written after %.0f s; the next one will follow it",
-                 t->saving.step, seconds_now() - t->saving.begun);
+                 t->run.saving.step, seconds_now() - t->run.saving.begun);
         return;
     }
-    t->save_due = 0;
-    if (t->saving.saved_step == t->state.step) return;
-    saving_begin(&t->saving, &t->state);
-    if (o->save_synchronously) saving_finish(&t->saving, -1);
+    t->run.save_due = 0;
+    if (t->run.saving.saved_step == t->run.state.step) return;
+    saving_begin(&t->run.saving, &t->run.state);
+    if (o->save_synchronously) saving_finish(&t->run.saving, -1);
 }
 
 // From a series of bad steps back to the last checkpoint.
 static int roll_back(Trainer *t, Error *error) {
     enum { MOST_ROLLBACKS = 3 };
-    const int64_t from = t->state.step, position = t->state.position;
-    watchdog_step(t->watchdog, 0);
-    saving_finish(&t->saving, -1);
-    if (t->saving.saved_step == t->rolled_back_to && t->rollbacks == MOST_ROLLBACKS) {
-        t->cannot_save = 1; // nothing new is worth saving
+    const int64_t from = t->run.state.step, position = t->run.state.position;
+    watchdog_step(t->processes.watchdog, 0);
+    saving_finish(&t->run.saving, -1);
+    if (t->run.saving.saved_step == t->recovery.rolled_back_to && t->recovery.rollbacks == MOST_ROLLBACKS) {
+        t->recovery.cannot_save = 1; // nothing new is worth saving
         fail(error,
              "training returned to step %" PRId64
              " %d times without getting past it; resume with a lower --learning-rate",
-             t->rolled_back_to, MOST_ROLLBACKS);
+             t->recovery.rolled_back_to, MOST_ROLLBACKS);
         error->status = EXIT_SKIPPED;
         return -1;
     }
-    char *folder = choose_checkpoint(t, t->saving.saved_step);
+    char *folder = choose_checkpoint(t, t->run.saving.saved_step);
     agree_or_die(t,
                  folder != NULL ? 0 : fail(error, "there is no longer a checkpoint in '%s'", t->options.run),
                  error);
@@ -613,17 +639,17 @@ static int roll_back(Trainer *t, Error *error) {
 // What is due between steps: validation, samples, a checkpoint.
 static int after_step(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    const int last = t->state.step == o->steps;
+    const int last = t->run.state.step == o->steps;
     const int validates = validation_is_due(t);
     const int samples = !last && is_due(t, o->sample_every);
-    t->save_due |= last || is_due(t, o->save_every);
-    const int saves = t->save_due && (t->saving.phase == SAVE_IDLE || !t->saving.slow);
-    const int suspicious = t->state.skipped_in_row >= o->max_skips || must_roll_back(t);
+    t->run.save_due |= last || is_due(t, o->save_every);
+    const int saves = t->run.save_due && (t->run.saving.phase == SAVE_IDLE || !t->run.saving.slow);
+    const int suspicious = t->run.state.skipped_in_row >= o->max_skips || must_roll_back(t);
     if (validates || samples || saves || suspicious) finish_steps(t);
-    if (is_stopping(t) || t->failed) return 0;
+    if (is_stopping(t) || t->recovery.failed) return 0;
     if (must_roll_back(t)) return roll_back(t, error);
-    if (t->state.skipped_in_row >= o->max_skips) return stop_after_skips(t, error);
-    if (validates || samples || saves) watchdog_step(t->watchdog, 0);
+    if (t->run.state.skipped_in_row >= o->max_skips) return stop_after_skips(t, error);
+    if (validates || samples || saves) watchdog_step(t->processes.watchdog, 0);
     if (validates && validate(t, error) != 0) return -1;
     if (samples) show_samples(t);
     if (saves) start_save(t, last);
@@ -633,37 +659,38 @@ static int after_step(Trainer *t, Error *error) {
 // The command that resumes the run.
 static void print_resume_hint(const Trainer *t) {
     char *program = quote_for_shell(t->program), *run = quote_for_shell(t->options.run), *processes = NULL;
-    if (t->num_started > 0) processes = format_text(" --processes %" PRId64, t->num_started);
-    printf("interrupted after step %" PRId64 "; to resume: %s --run %s --resume%s\n", t->state.step, program,
-           run, processes ? processes : "");
+    if (t->processes.num_started > 0)
+        processes = format_text(" --processes %" PRId64, t->processes.num_started);
+    printf("interrupted after step %" PRId64 "; to resume: %s --run %s --resume%s\n", t->run.state.step,
+           program, run, processes ? processes : "");
     free(program), free(run), free(processes);
 }
 
 static int train(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    int64_t started_at = t->state.step;
+    int64_t started_at = t->run.state.step;
     if (started_at >= o->steps && is_main(t))
         printf("this run has already done %" PRId64 " steps, and --steps is %" PRId64
                ": give a larger --steps to continue it\n",
                started_at, o->steps);
-    if (o->rollback_after > 0 && t->saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
+    if (o->rollback_after > 0 && t->run.saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
     find_last_validation(t); // before which a run may have been interrupted
-    if (started_at > 0 && validation_is_due(t) && t->validated != started_at && validate(t, error) != 0)
+    if (started_at > 0 && validation_is_due(t) && t->run.validated != started_at && validate(t, error) != 0)
         return -1;
-    while (t->state.step < o->steps && !is_stopping(t) && !t->failed) {
+    while (t->run.state.step < o->steps && !is_stopping(t) && !t->recovery.failed) {
         train_step(t);
-        profile_steady_steps(t->state.step - started_at, t->model.run.stream);
+        profile_steady_steps(t->run.state.step - started_at, t->model.run.stream);
         if (after_step(t, error) != 0) return -1;
     }
     finish_steps(t);
-    watchdog_step(t->watchdog, 0);
-    if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->failed) {
-        *error = t->data_error;
-        return agree(t, t->has_no_data ? -1 : 0, error);
+    watchdog_step(t->processes.watchdog, 0);
+    if (is_main(t)) metrics_end_line(&t->run.metrics);
+    if (t->recovery.failed) {
+        *error = t->recovery.data_error;
+        return agree(t, t->recovery.has_no_data ? -1 : 0, error);
     }
     if (may_roll_back(t) && is_unfinished(t))
-        saving_finish(&t->saving, -1);
+        saving_finish(&t->run.saving, -1);
     else if (save_and_wait(t, error) != 0)
         return -1;
     if (is_unfinished(t)) {
@@ -671,8 +698,8 @@ static int train(Trainer *t, Error *error) {
         return 0;
     }
     if (!is_stopping(t)) show_samples(t);
-    if (t->model.run.profile.timing && t->state.step > started_at && is_main(t))
-        profile_print(&t->model.run.profile, (int)(t->state.step - started_at), t->peak);
+    if (t->model.run.profile.timing && t->run.state.step > started_at && is_main(t))
+        profile_print(&t->model.run.profile, (int)(t->run.state.step - started_at), t->peak);
     return 0;
 }
 
@@ -719,16 +746,17 @@ static void print_banner(const Trainer *t) {
            (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-6,
            (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-3 /
                (double)(m->acts.B * m->acts.T));
-    const size_t short_shards = count_short_shards(&t->train, o->sequence_length);
+    const size_t short_shards = count_short_shards(&t->data.train, o->sequence_length);
     printf("data        %.3f M tokens in %zu shard%s, %" PRId64 " tokens per step, %.2f epochs in this run\n",
-           (double)(t->train.num_tokens - tokens_in_short_shards(&t->train, o->sequence_length)) * 1e-6,
-           t->train.count - short_shards, t->train.count - short_shards == 1 ? "" : "s", per_step,
-           (double)o->steps * (double)o->global_batch / (double)loader_sequences_per_epoch(t->loader));
-    if (t->launch.size > 1)
+           (double)(t->data.train.num_tokens - tokens_in_short_shards(&t->data.train, o->sequence_length)) *
+               1e-6,
+           t->data.train.count - short_shards, t->data.train.count - short_shards == 1 ? "" : "s", per_step,
+           (double)o->steps * (double)o->global_batch / (double)loader_sequences_per_epoch(t->data.loader));
+    if (t->processes.launch.size > 1)
         printf("processes   %d over %s, each step %d x %" PRId64 " micro-step%s of %" PRId64
                " sequence%s, sharded: %s\n",
-               t->launch.size, comm_transport(m->shards.comm), t->launch.size, o->accumulate,
-               o->accumulate == 1 ? "" : "s", o->batch, o->batch == 1 ? "" : "s",
+               t->processes.launch.size, comm_transport(m->shards.comm), t->processes.launch.size,
+               o->accumulate, o->accumulate == 1 ? "" : "s", o->batch, o->batch == 1 ? "" : "s",
                option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
     printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
            PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->run.attention]);
@@ -845,7 +873,8 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                     o->sequence_length, config.max_sequence_length);
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
         return fail(error, "on a GPU a model can have at most %d channels", LARGEST_LAYERNORM);
-    if (check_size(o, &config, error) != 0 || check_parameters(o, &config, t->launch.local_size, error) != 0)
+    if (check_size(o, &config, error) != 0 ||
+        check_parameters(o, &config, t->processes.launch.local_size, error) != 0)
         return -1;
     const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
@@ -856,15 +885,11 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     o->channels = config.channels;
     o->max_sequence_length = config.max_sequence_length;
     o->vocab_size = config.vocab_size;
-    Shape shape = {o->sample ? 0 : (size_t)o->batch,
-                   (size_t)o->sequence_length,
-                   (Recompute)o->recompute,
-                   (size_t)o->logits_memory,
-                   (AttentionVariant)o->attention,
-                   o->sample ? SHARD_NONE : (Sharding)o->shard,
-                   t->launch.size,
-                   t->comm,
-                   t->launch.local_size};
+    Shape shape = {o->sample ? 0 : (size_t)o->batch, (size_t)o->sequence_length,
+                   (Recompute)o->recompute,          (size_t)o->logits_memory,
+                   (AttentionVariant)o->attention,   o->sample ? SHARD_NONE : (Sharding)o->shard,
+                   t->processes.launch.size,         t->processes.comm,
+                   t->processes.launch.local_size};
     gpt_describe(&t->model, &config, &shape);
     t->model.run.seed = (uint64_t)o->seed;
     t->model.run.attention_atomics = o->attention_atomics;
@@ -896,7 +921,7 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
 static int check_validation(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     LoaderConfig config = {1, o->sequence_length, (int32_t)t->model.dims.V, 0, 0, 0, 0, 0, 1};
-    if (t->validation.count == 0) return 0;
+    if (t->data.validation.count == 0) return 0;
     if (o->validate_documents && t->tokenizer == NULL)
         return fail(error, "--validate-documents needs --tokenizer: there is none in the folder of the weights");
     if (o->validate_documents && tokenizer_end_of_text(t->tokenizer) < 0)
@@ -906,7 +931,7 @@ static int check_validation(Trainer *t, Error *error) {
             "%s: name its own token with --end-of-text",
             o->tokenizer ? " " : "", o->tokenizer ? o->tokenizer : "", END_OF_TEXT);
     if (!o->validate_documents) {
-        Loader *loader = loader_open(&t->validation, &config, error);
+        Loader *loader = loader_open(&t->data.validation, &config, error);
         if (loader != NULL) loader_close(loader);
         return loader != NULL ? 0 : -1;
     }
@@ -914,7 +939,7 @@ static int check_validation(Trainer *t, Error *error) {
     int32_t token;
     size_t count = 0;
     int found = 1;
-    documents_open(&reader, &t->validation, tokenizer_end_of_text(t->tokenizer));
+    documents_open(&reader, &t->data.validation, tokenizer_end_of_text(t->tokenizer));
     while (found == 1 && count == 0) found = documents_next(&reader, &token, 1, &count, error);
     documents_close(&reader);
     return found == 0   ? fail(error,
@@ -927,34 +952,34 @@ static int check_validation(Trainer *t, Error *error) {
 
 static int open_data(Trainer *t, Error *error) {
     const Settings *o = &t->options;
-    if (shards_open(&t->train, o->train, error) != 0) return -1;
-    if (o->validation != NULL && shards_open(&t->validation, o->validation, error) != 0) return -1;
+    if (shards_open(&t->data.train, o->train, error) != 0) return -1;
+    if (o->validation != NULL && shards_open(&t->data.validation, o->validation, error) != 0) return -1;
     if (check_validation(t, error) != 0) return -1;
-    if (is_main(t)) warn_of_short_shards(&t->train, o->sequence_length);
-    if (is_main(t) && !o->validate_documents) warn_of_short_shards(&t->validation, o->sequence_length);
-    return (t->loader = open_loader(t, error)) != NULL ? 0 : -1;
+    if (is_main(t)) warn_of_short_shards(&t->data.train, o->sequence_length);
+    if (is_main(t) && !o->validate_documents) warn_of_short_shards(&t->data.validation, o->sequence_length);
+    return (t->data.loader = open_loader(t, error)) != NULL ? 0 : -1;
 }
 
 static void open_queues(Trainer *t) {
     const size_t bytes = t->model.acts.B * t->model.acts.T * sizeof(int32_t);
     for (int i = 0; i < 2; i++) {
-        t->batches[i].tokens = (int32_t *)host_alloc(bytes);
-        t->batches[i].targets = (int32_t *)host_alloc(bytes);
-        t->batches[i].copied = event_create();
-        t->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
-        t->pending[i].flags = (double *)host_alloc(TOTAL_SQUARES * sizeof(double));
-        t->pending[i].started = event_create();
-        t->pending[i].done = event_create();
+        t->data.batches[i].tokens = (int32_t *)host_alloc(bytes);
+        t->data.batches[i].targets = (int32_t *)host_alloc(bytes);
+        t->data.batches[i].copied = event_create();
+        t->queue.pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
+        t->queue.pending[i].flags = (double *)host_alloc(TOTAL_SQUARES * sizeof(double));
+        t->queue.pending[i].started = event_create();
+        t->queue.pending[i].done = event_create();
     }
 }
 
 static void close_queues(Trainer *t) {
-    if (t->batches[0].tokens == NULL) return; // never opened
+    if (t->data.batches[0].tokens == NULL) return; // never opened
     for (int i = 0; i < 2; i++) {
-        host_free(t->batches[i].tokens), host_free(t->batches[i].targets);
-        host_free(t->pending[i].outcome), host_free(t->pending[i].flags);
-        event_destroy(t->batches[i].copied);
-        event_destroy(t->pending[i].started), event_destroy(t->pending[i].done);
+        host_free(t->data.batches[i].tokens), host_free(t->data.batches[i].targets);
+        host_free(t->queue.pending[i].outcome), host_free(t->queue.pending[i].flags);
+        event_destroy(t->data.batches[i].copied);
+        event_destroy(t->queue.pending[i].started), event_destroy(t->queue.pending[i].done);
     }
 }
 
@@ -966,12 +991,12 @@ static int open_run(Trainer *t, Error *error) {
     saved.resume = 0;
     saved.processes = 0; // those that there are when it is resumed
     if (!is_main(t)) return 0;
-    if (run_open(&t->lock, o->run, options_given(OPTIONS, NUM_OPTIONS, "resume"), t->last_seen, OPTIONS,
-                 NUM_OPTIONS, &saved, error) != 0)
+    if (run_open(&t->run.lock, o->run, options_given(OPTIONS, NUM_OPTIONS, "resume"), t->run.last_seen,
+                 OPTIONS, NUM_OPTIONS, &saved, error) != 0)
         return -1;
     print_banner(t);
-    return metrics_open(&t->metrics, o->run, t->state.step, o->steps, flop_per_token(m, m->acts.T),
-                        t->peak * t->launch.size, error);
+    return metrics_open(&t->run.metrics, o->run, t->run.state.step, o->steps, flop_per_token(m, m->acts.T),
+                        t->peak * t->processes.launch.size, error);
 }
 
 // Which processes see the folder that process 0 has opened: those can write into it.
@@ -981,14 +1006,14 @@ static int open_saving(Trainer *t, Error *error) {
         char owner[200];          // as the lock's file says
         char run_id[RUN_ID_SIZE]; // of process 0's lock
     } View;
-    View mine = {"", ""}, *all = (View *)xcalloc((size_t)t->launch.size, sizeof(View));
-    int *sees = (int *)xcalloc((size_t)t->launch.size, sizeof(int));
+    View mine = {"", ""}, *all = (View *)xcalloc((size_t)t->processes.launch.size, sizeof(View));
+    int *sees = (int *)xcalloc((size_t)t->processes.launch.size, sizeof(int));
     char *owner = run_owner(o->run);
     if (owner != NULL) snprintf(mine.owner, sizeof(mine.owner), "%s", owner);
-    memcpy(mine.run_id, t->lock.run_id, RUN_ID_SIZE);
-    comm_exchange(t->comm, &mine, sizeof(mine), all);
+    memcpy(mine.run_id, t->run.lock.run_id, RUN_ID_SIZE);
+    comm_exchange(t->processes.comm, &mine, sizeof(mine), all);
     int result = 0;
-    for (int r = 0; r < t->launch.size; r++) {
+    for (int r = 0; r < t->processes.launch.size; r++) {
         sees[r] = r == 0 || (all[0].owner[0] && strcmp(all[r].owner, all[0].owner) == 0);
         if (!sees[r] && o->rollback_after > 0)
             result = fail(
@@ -997,14 +1022,15 @@ static int open_saving(Trainer *t, Error *error) {
                 o->run);
     }
     const SavedModel model = saved_model(&t->model);
-    t->saving.metrics = &t->metrics;
-    t->saving.tokenizer = t->tokenizer_text;
-    t->saving.tokenizer_config = t->tokenizer_config;
-    t->saving.generation_config = t->generation_config;
-    t->saving.algorithms = t->algorithms;
-    t->saving.keep = o->keep;
-    t->saving.every = 60 * o->save_minutes;
-    if (result == 0) result = saving_open(&t->saving, &model, o->run, all[0].run_id, &t->lock, sees, error);
+    t->run.saving.metrics = &t->run.metrics;
+    t->run.saving.tokenizer = t->run.tokenizer_text;
+    t->run.saving.tokenizer_config = t->run.tokenizer_config;
+    t->run.saving.generation_config = t->run.generation_config;
+    t->run.saving.algorithms = t->run.algorithms;
+    t->run.saving.keep = o->keep;
+    t->run.saving.every = 60 * o->save_minutes;
+    if (result == 0)
+        result = saving_open(&t->run.saving, &model, o->run, all[0].run_id, &t->run.lock, sees, error);
     free(owner), free(all), free(sees);
     return result;
 }
@@ -1028,18 +1054,18 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     open_queues(t);
     if (resume_from != NULL) {
         const SavedModel model = saved_model(m);
-        if (load_training_state(&model, resume_from, &t->state, error) != 0) return -1;
-        t->saving.saved_step = t->state.step;
+        if (load_training_state(&model, resume_from, &t->run.state, error) != 0) return -1;
+        t->run.saving.saved_step = t->run.state.step;
     }
-    if (t->tokenizer != NULL && is_main(t)) t->tokenizer_text = text_of(t->tokenizer);
-    if (t->tokenizer != NULL && is_main(t)) t->tokenizer_config = tokenizer_config_text(t->tokenizer);
+    if (t->tokenizer != NULL && is_main(t)) t->run.tokenizer_text = text_of(t->tokenizer);
+    if (t->tokenizer != NULL && is_main(t)) t->run.tokenizer_config = tokenizer_config_text(t->tokenizer);
     if (is_main(t) &&
         (t->stops.count > 1 || (t->stops.count == 1 && t->stops.ids[0] != m->config.end_of_text)))
-        t->generation_config = stop_tokens_text(&t->stops); // what config.json does not say
+        t->run.generation_config = stop_tokens_text(&t->stops); // what config.json does not say
     if (open_data(t, error) != 0) return -1;
-    t->algorithms = format_text("%s/matmul.txt", o->run);
-    if (resume_from != NULL && file_exists(t->algorithms) &&
-        matmul_load_algorithms(&m->run.matmul, t->algorithms, error) != 0)
+    t->run.algorithms = format_text("%s/matmul.txt", o->run);
+    if (resume_from != NULL && file_exists(t->run.algorithms) &&
+        matmul_load_algorithms(&m->run.matmul, t->run.algorithms, error) != 0)
         return -1;
     char *activations = (char *)m->acts.model.tokens; // nothing is in them yet
     t->peak = matmul_peak(&m->run.matmul, activations,
@@ -1053,32 +1079,33 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
 static void die_saving(Trainer *t, const Error *error) {
     Error second;
     finish_steps(t);
-    watchdog_step(t->watchdog, 0);
-    saving_finish(&t->saving, -1);
-    if (is_main(t)) metrics_end_line(&t->metrics);
-    if (t->state.step > 0 && !may_roll_back(t) && !t->cannot_save) {
-        const int saved = save_now(&t->saving, &t->state, &second) == 0;
-        if (saved && is_main(t)) printf("saved a checkpoint of step %" PRId64 "\n", t->state.step);
+    watchdog_step(t->processes.watchdog, 0);
+    saving_finish(&t->run.saving, -1);
+    if (is_main(t)) metrics_end_line(&t->run.metrics);
+    if (t->run.state.step > 0 && !may_roll_back(t) && !t->recovery.cannot_save) {
+        const int saved = save_now(&t->run.saving, &t->run.state, &second) == 0;
+        if (saved && is_main(t)) printf("saved a checkpoint of step %" PRId64 "\n", t->run.state.step);
         if (!saved && is_main(t)) warn("%s", second.text);
     }
-    if (is_main(t) && metrics_flush(&t->metrics, &second) != 0) warn("%s", second.text);
-    comm_barrier(t->comm); // nobody leaves before all are done
-    watchdog_stop(t->watchdog);
-    exit_together(t, t->speaker, error->status, error);
+    if (is_main(t) && metrics_flush(&t->run.metrics, &second) != 0) warn("%s", second.text);
+    comm_barrier(t->processes.comm); // nobody leaves before all are done
+    watchdog_stop(t->processes.watchdog);
+    exit_together(t, t->processes.speaker, error->status, error);
 }
 
 static void close_down(Trainer *t) {
-    saving_close(&t->saving);
-    metrics_close(&t->metrics);
-    run_close(&t->lock);
-    if (t->loader != NULL) loader_close(t->loader);
-    shards_close(&t->train);
-    shards_close(&t->validation);
+    saving_close(&t->run.saving);
+    metrics_close(&t->run.metrics);
+    run_close(&t->run.lock);
+    if (t->data.loader != NULL) loader_close(t->data.loader);
+    shards_close(&t->data.train);
+    shards_close(&t->data.validation);
     close_queues(t);
-    free(t->algorithms), free(t->tokenizer_text), free(t->tokenizer_config), free(t->generation_config);
+    free(t->run.algorithms), free(t->run.tokenizer_text), free(t->run.tokenizer_config),
+        free(t->run.generation_config);
     free(t->stops.ids);
     gpt_free(&t->model);
-    comm_close(t->comm);
+    comm_close(t->processes.comm);
     if (t->tokenizer != NULL) tokenizer_free(t->tokenizer);
 }
 
@@ -1110,10 +1137,10 @@ static void run_sample(Trainer *t) {
 
 // An error that all processes run into is told by the first.
 static void die_once(const Trainer *t, const Error *error) {
-    if (t->launch.rank == 0) die_of(error);
-    watchdog_stop(t->watchdog);
+    if (t->processes.launch.rank == 0) die_of(error);
+    watchdog_stop(t->processes.watchdog);
     sleep(3); // the first has said the same by then, and its launcher ended this process
-    die("process %d: %s", t->launch.rank, error->text);
+    die("process %d: %s", t->processes.launch.rank, error->text);
 }
 
 // Cores that a process may use, and how to tell hosts apart.
@@ -1124,14 +1151,14 @@ typedef struct {
 
 // Threads: as asked for, or this process's part of the cores that it shares with others.
 static void set_threads(const Trainer *t) {
-    Seat mine = {0, {{0}}}, *all = (Seat *)xcalloc((size_t)t->launch.size, sizeof(Seat));
+    Seat mine = {0, {{0}}}, *all = (Seat *)xcalloc((size_t)t->processes.launch.size, sizeof(Seat));
     int sharing = 0, threads = (int)t->options.threads;
     char name[256] = "";
     gethostname(name, sizeof(name) - 1);
     mine.host = crc32c(0, name, strlen(name));
     sched_getaffinity(0, sizeof(mine.cores), &mine.cores);
-    comm_exchange(t->comm, &mine, sizeof(mine), all);
-    for (int r = 0; r < t->launch.size; r++) {
+    comm_exchange(t->processes.comm, &mine, sizeof(mine), all);
+    for (int r = 0; r < t->processes.launch.size; r++) {
         cpu_set_t common;
         CPU_AND(&common, &mine.cores, &all[r].cores);
         sharing += all[r].host == mine.host && CPU_COUNT(&common) > 0;
@@ -1162,13 +1189,13 @@ static void check_agreement(Trainer *t, const char *folder) {
                                        "initial checkpoints"};
     enum { NUM = sizeof(what) / sizeof(what[0]) };
     Error error;
-    int64_t mine[NUM] = {options_checksum(&t->options), (int64_t)t->train.num_tokens,
-                         (int64_t)t->validation.num_tokens, 0};
-    int64_t *all = (int64_t *)xcalloc(NUM * (size_t)t->launch.size, sizeof(int64_t));
+    int64_t mine[NUM] = {options_checksum(&t->options), (int64_t)t->data.train.num_tokens,
+                         (int64_t)t->data.validation.num_tokens, 0};
+    int64_t *all = (int64_t *)xcalloc(NUM * (size_t)t->processes.launch.size, sizeof(int64_t));
     int result = checkpoint_checksum(folder, &mine[3], &error);
     agree_or_die(t, result, &error);
-    comm_exchange(t->comm, mine, sizeof(mine), all);
-    for (int r = 1; r < t->launch.size && result == 0; r++)
+    comm_exchange(t->processes.comm, mine, sizeof(mine), all);
+    for (int r = 1; r < t->processes.launch.size && result == 0; r++)
         for (int i = 0; i < NUM && result == 0; i++)
             if (all[NUM * r + i] != all[i])
                 result = fail(&error, "processes 0 and %d have different %s", r, what[i]);
@@ -1194,8 +1221,8 @@ static void set_up(Trainer *t, const char *folder) {
 static void run_training(Trainer *t) {
     Error error;
     if (train(t, &error) != 0) die_saving(t, &error);
-    comm_barrier(t->comm); // nobody leaves before all are done
-    watchdog_stop(t->watchdog);
+    comm_barrier(t->processes.comm); // nobody leaves before all are done
+    watchdog_stop(t->processes.watchdog);
 }
 
 // Becomes one of the processes that train, and joins the others.
@@ -1203,19 +1230,21 @@ static void join_processes(Trainer *t, int argc, char **argv) {
     Settings *o = &t->options;
     Error error;
     if (o->plan || o->sample != NULL) { // work for one
-        if (t->launch.rank > 0) exit(EXIT_SUCCESS);
-        t->launch.size = t->launch.local_size = 1;
-    } else if (comm_start(&t->launch, (int)o->processes, argc, argv, &error) != 0) {
+        if (t->processes.launch.rank > 0) exit(EXIT_SUCCESS);
+        t->processes.launch.size = t->processes.launch.local_size = 1;
+    } else if (comm_start(&t->processes.launch, (int)o->processes, argc, argv, &error) != 0) {
         die_once(t, &error);
     }
-    if (!o->plan && split_batch(o, t->launch.size, &error) != 0) die_once(t, &error);
-    const char *refusal = o->plan ? NULL : device_open(argv, t->launch.local_rank);
-    if (refusal != NULL && t->launch.size > 1) die("process %d: %s", t->launch.rank, refusal);
+    if (!o->plan && split_batch(o, t->processes.launch.size, &error) != 0) die_once(t, &error);
+    const char *refusal = o->plan ? NULL : device_open(argv, t->processes.launch.local_rank);
+    if (refusal != NULL && t->processes.launch.size > 1)
+        die("process %d: %s", t->processes.launch.rank, refusal);
     if (refusal != NULL) die("%s", refusal);
-    t->comm = comm_open(&t->launch, o->deterministic_reduce, o->deadline > 0 ? o->deadline : 1e9, &error);
-    if (t->comm == NULL) die_of(&error);
-    const Watched watched = {t->comm, comm_progress, comm_abort};
-    t->watchdog = watchdog_start(comm_control(t->comm), &watched, o->deadline);
+    t->processes.comm = comm_open(&t->processes.launch, o->deterministic_reduce,
+                                  o->deadline > 0 ? o->deadline : 1e9, &error);
+    if (t->processes.comm == NULL) die_of(&error);
+    const Watched watched = {t->processes.comm, comm_progress, comm_abort};
+    t->processes.watchdog = watchdog_start(comm_control(t->processes.comm), &watched, o->deadline);
     set_threads(t);
 }
 
@@ -1223,8 +1252,8 @@ static void join_processes(Trainer *t, int argc, char **argv) {
 static const char *choose_initial_folder(Trainer *t) {
     Settings *o = &t->options;
     if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
-        t->checkpoint = choose_checkpoint(t, INT64_MAX);
-        if (t->checkpoint != NULL) return t->checkpoint;
+        t->run.checkpoint = choose_checkpoint(t, INT64_MAX);
+        if (t->run.checkpoint != NULL) return t->run.checkpoint;
         o->resume = 0;
         if (is_main(t)) printf("'%s' has no checkpoint yet: starting again from step 0\n", o->run);
     }
@@ -1245,12 +1274,12 @@ int main(int argc, char **argv) {
         close_output();
         return 0;
     }
-    if (launch_read(&t->launch, &error) != 0) die_of(&error);
+    if (launch_read(&t->processes.launch, &error) != 0) die_of(&error);
     if (parsed < 0 || check_options(o, &error) != 0) die_once(t, &error);
-    t->num_started = o->processes;
+    t->processes.num_started = o->processes;
     join_processes(t, argc, argv);
-    t->saving.saved_step = t->rolled_back_to = t->validated = t->last_seen = -1;
-    t->lock.descriptor = t->metrics.descriptor = -1;
+    t->run.saving.saved_step = t->recovery.rolled_back_to = t->run.validated = t->run.last_seen = -1;
+    t->run.lock.descriptor = t->run.metrics.descriptor = -1;
 
     if (!o->plan && o->sample == NULL)
         handle_signals(); // what takes long to set up is stopped after the first step
@@ -1266,7 +1295,7 @@ int main(int argc, char **argv) {
             run_training(t);
     }
     const int interrupted = is_stopping(t) && is_unfinished(t);
-    free(t->checkpoint);
+    free(t->run.checkpoint);
     close_down(t);
     if (interrupted) return EXIT_INTERRUPTED;
     close_output();

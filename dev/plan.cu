@@ -111,12 +111,12 @@ int main(int argc, char **argv) {
     }
     settings.trainer.plan = 1;
     trainer.options = settings.trainer;
-    trainer.launch.size = trainer.launch.local_size = 1;
-    trainer.comm = comm_alone();
+    trainer.processes.launch.size = trainer.processes.launch.local_size = 1;
+    trainer.processes.comm = comm_alone();
     if (describe_model(&trainer, NULL, &error) != 0) die_of(&error);
     print_plan_of_many(&trainer.model, &settings);
     gpt_free(&trainer.model);
-    comm_close(trainer.comm);
+    comm_close(trainer.processes.comm);
     close_output();
     return 0;
 }

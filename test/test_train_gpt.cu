@@ -650,21 +650,22 @@ static void small_trainer(Trainer *t, const char *folder) {
     memset(t, 0, sizeof(*t));
     options_defaults(OPTIONS, NUM_OPTIONS, &t->options);
     t->options.batch = B, t->options.sequence_length = T, t->options.steps = 10, t->options.warmup = 4;
-    t->launch.size = 1;
+    t->processes.launch.size = 1;
     t->options.keep = 2, t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
     small_model(&t->model, ATTENTION_AUTO);
     open_queues(t);
     LoaderConfig config = {B, T, V, 1, 0, 1, 0, 0, 1};
     EXPECT(shard_writer_open(&writer, prefix, 1000, 2, 0, &error) == 0 &&
                shard_writer_document(&writer, text, 40 * T, &error) == 0 &&
-               shard_writer_close(&writer, &error) == 0 && shards_open(&t->train, pattern, &error) == 0 &&
-               (t->loader = loader_open(&t->train, &config, &error)) != NULL &&
-               metrics_open(&t->metrics, folder, 0, 10, 1, 1, &error) == 0,
+               shard_writer_close(&writer, &error) == 0 &&
+               shards_open(&t->data.train, pattern, &error) == 0 &&
+               (t->data.loader = loader_open(&t->data.train, &config, &error)) != NULL &&
+               metrics_open(&t->run.metrics, folder, 0, 10, 1, 1, &error) == 0,
            "%s", error.text);
-    t->saving.saved_step = t->rolled_back_to = -1;
-    t->saving.model = saved_model(&t->model);
-    t->comm = alone;
-    t->lock.descriptor = -1;
+    t->run.saving.saved_step = t->recovery.rolled_back_to = -1;
+    t->run.saving.model = saved_model(&t->model);
+    t->processes.comm = alone;
+    t->run.lock.descriptor = -1;
     free(prefix), free(pattern);
 }
 
@@ -702,17 +703,17 @@ static void test_resume(Trainer *t, const char *folder) {
     char *run = format_text("%s/run", folder), *other = format_text("%s/other", folder);
     EXPECT(folder_create(run, &error) == 0 && folder_create(other, &error) == 0, "%s", error.text);
     t->options.run = run;
-    t->algorithms = format_text("%s/matmul.txt", run);
-    EXPECT(run_open(&t->lock, run, 0, -1, OPTIONS, NUM_OPTIONS, &t->options, &error) == 0 &&
+    t->run.algorithms = format_text("%s/matmul.txt", run);
+    EXPECT(run_open(&t->run.lock, run, 0, -1, OPTIONS, NUM_OPTIONS, &t->options, &error) == 0 &&
                open_saving(t, &error) == 0 && save_and_wait(t, &error) == 0,
            "%s", error.text);
-    char *checkpoint = checkpoint_folder(run, t->state.step);
+    char *checkpoint = checkpoint_folder(run, t->run.state.step);
     small_trainer(&u, other);
     EXPECT(load_checkpoint(&u, checkpoint, &error) == 0, "%s", error.text);
     gpt_round(&u.model, 0);
-    LoaderConfig config = {B, T, V, 1, (uint64_t)u.state.position, 1, 0, 0, 1};
-    loader_close(u.loader);
-    u.loader = loader_open(&u.train, &config, &error);
+    LoaderConfig config = {B, T, V, 1, (uint64_t)u.run.state.position, 1, 0, 0, 1};
+    loader_close(u.data.loader);
+    u.data.loader = loader_open(&u.data.train, &config, &error);
     for (int step = 0; step < 2; step++) {
         train_step(t);
         train_step(&u);
@@ -722,11 +723,12 @@ static void test_resume(Trainer *t, const char *folder) {
     const size_t bytes = t->model.parameters.num_elements * sizeof(float);
     float *a = (float *)copy_of(t->model.parameters.master, bytes),
           *b = (float *)copy_of(u.model.parameters.master, bytes);
-    EXPECT(memcmp(a, b, bytes) == 0 && u.state.skipped == 1 && u.state.position == t->state.position,
+    EXPECT(memcmp(a, b, bytes) == 0 && u.run.state.skipped == 1 &&
+               u.run.state.position == t->run.state.position,
            "a resumed trainer goes on with other bits");
     t->options.run = NULL;
     free(a), free(b), free(checkpoint), free(run), free(other);
-    u.comm = NULL; // everybody's
+    u.processes.comm = NULL; // everybody's
     close_down(&u);
 }
 
@@ -748,22 +750,24 @@ static void test_train_steps(void) {
         finish_steps(&t);
         if (step == 3) {
             poke_bias(&t.model, kept);
-            EXPECT(t.state.skipped == 1 && t.state.skipped_in_row == 1, "a NaN is not counted as skipped");
+            EXPECT(t.run.state.skipped == 1 && t.run.state.skipped_in_row == 1,
+                   "a NaN is not counted as skipped");
         } else {
             float *gradients = copy_of_gradients(&t.model);
             adamw_in_double(&t.model, w, m, v, gradients, step, ++updates);
             free(gradients);
-            EXPECT(t.state.skipped_in_row == 0, "a good step is counted as skipped");
+            EXPECT(t.run.state.skipped_in_row == 0, "a good step is counted as skipped");
         }
         float *master = (float *)copy_of(t.model.parameters.master, n * sizeof(float));
         double error_w = relative_error(master, w, n, 1e-3);
         EXPECT(error_w < 2e-6, "after step %d the weights are off by %g", step, error_w);
         free(master);
     }
-    EXPECT(t.state.step == 6 && t.state.position == 6 * B && t.state.skipped == 1, "the state after 6 steps");
+    EXPECT(t.run.state.step == 6 && t.run.state.position == 6 * B && t.run.state.skipped == 1,
+           "the state after 6 steps");
     test_resume(&t, folder);
     free(start), free(w), free(m), free(v);
-    t.comm = NULL;
+    t.processes.comm = NULL;
     close_down(&t);
     char *command = format_text("rm -r %s", folder);
     EXPECT(system(command) == 0, "cannot remove %s", folder);
