@@ -16,6 +16,7 @@
 #include "layers/base/files.h"
 #include "layers/base/threads.h"
 #include "layers/embedding.cuh"
+#include "layers/memory_plan.cuh"
 #include "layers/activation.cuh"
 #include "layers/norm.cuh"
 #include "layers/optimizer.cuh"
@@ -336,7 +337,9 @@ static void set_batch(GPT *m, size_t B, size_t floatX_size) {
 }
 
 // Bytes that --batch B takes in a build for the CPU or a GPU; `of` (or NULL): by purpose.
-static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size, size_t of[NUM_MEMORIES]) {
+static size_t gpt_memory(const void *model, size_t B, int on_gpu, size_t floatX_size,
+                         size_t of[NUM_MEMORIES]) {
+    const GPT *m = (const GPT *)model;
     CHECK(m->run.arena.base == NULL); // places are forgotten
     GPT plan = *m;
     Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
@@ -346,41 +349,9 @@ static size_t gpt_memory(const GPT *m, size_t B, int on_gpu, size_t floatX_size,
     return arena.used;
 }
 
-// Bytes of the host's memory that training takes beside the model's, as a bound: the copy of the state that is saved, batches
-// on their way (data/tokens/loader.c, open_queues), sums of attention's backward pass, stacks and buffers of threads. On a GPU this
-// is not the memory that limits the batch.
-static size_t memory_beside(const GPT *m, size_t B, int on_gpu) {
-    enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };
-    const size_t saved = optimizer_saved_bytes(&m->parameters);
-    const size_t divided = m->shards.sharding == SHARD_NONE ? 1 : (size_t)m->shards.num_processes;
-    const size_t sums = 2 * m->acts.T * round_up(m->dims.HS, 64) * sizeof(float) *
-                        (size_t)omp_get_max_threads();
-    if (on_gpu) return 0;
-    if (B == 0) return FIXED;
-    return saved / divided + BATCHES * B * (m->acts.T + 1) * sizeof(int32_t) + sums + THREADS * THREAD_STACK +
-           FIXED;
-}
-
-// All that a build for the CPU or a GPU takes with --batch B.
-static size_t memory_taken(const GPT *m, size_t B, int on_gpu, size_t floatX_size) {
-    return gpt_memory(m, B, on_gpu, floatX_size, NULL) + memory_beside(m, B, on_gpu);
-}
-
-// The largest B that fits into `bytes`; 0: none.
-static size_t largest_batch(const GPT *m, size_t bytes, int on_gpu, size_t floatX_size) {
-    size_t fits = 0, too_much = 1;
-    while (too_much < (1 << 20) && memory_taken(m, too_much, on_gpu, floatX_size) <= bytes) {
-        fits = too_much;
-        too_much *= 2;
-    }
-    while (too_much - fits > 1) {
-        size_t middle = fits + (too_much - fits) / 2;
-        if (memory_taken(m, middle, on_gpu, floatX_size) <= bytes)
-            fits = middle;
-        else
-            too_much = middle;
-    }
-    return fits;
+static MemoryPlan memory_plan(const GPT *m) {
+    MemoryPlan plan = {m, gpt_memory, &m->parameters, &m->shards, m->acts.B, m->acts.T, m->dims.HS};
+    return plan;
 }
 
 // The model's tensors and shapes, without memory.
@@ -406,36 +377,18 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
     m->cache.logit_rows = 1;
 }
 
-static int refuse_memory(const GPT *m, size_t asked, size_t available, Error *error) {
-    const Activations *s = &m->acts;
-    const double takes = (double)asked * 1e-9, has = (double)available * 1e-9;
-    if (s->B == 0)
-        return fail(error, "generating text takes %.4g GB, but only %.4g GB are available", takes, has);
-    size_t fits = largest_batch(m, available, DEVICE_IS_GPU, sizeof(floatX));
-    if (fits > 0)
-        return fail(
-            error,
-            "--batch %zu --sequence-length %zu takes %.4g GB, but only %.4g GB are available: the largest "
-            "batch that fits is --batch %zu (--accumulate makes up for a smaller one)",
-            s->B, s->T, takes, has, fits);
-    return fail(error,
-                "--batch %zu --sequence-length %zu takes %.4g GB, but only %.4g GB are available, and not "
-                "even --batch 1 fits: try "
-                "--recompute block, --logits-memory, a shorter sequence or a smaller model",
-                s->B, s->T, takes, has);
-}
-
 // Memory for what gpt_describe described, and zeros where a run begins with them.
 static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
     Runtime *run = &m->run;
     size_t available, total, asked = gpt_memory(m, m->acts.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
-    const size_t taken = asked + memory_beside(m, m->acts.B, DEVICE_IS_GPU);
+    const MemoryPlan plan = memory_plan(m);
+    const size_t taken = asked + memory_beside(&plan, m->acts.B, DEVICE_IS_GPU);
     run->stream = stream_create();
     matmul_open(&run->matmul, library, precision);
     device_memory(&available, &total, run->sharing);
     Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
     if (taken <= available) arena.base = (char *)device_alloc(asked);
-    if (arena.base == NULL) return refuse_memory(m, taken, min_size(available, taken - 1), error);
+    if (arena.base == NULL) return refuse_memory(&plan, taken, min_size(available, taken - 1), error);
     run->arena = arena;
     gpt_place(m, &run->arena);
     const size_t *of = run->arena.of;

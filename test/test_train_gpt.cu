@@ -653,7 +653,8 @@ static void small_trainer(Trainer *t, const char *folder) {
     t->processes.launch.size = 1;
     t->options.keep = 2, t->options.learning_rate = 1e-2, t->options.clip = 0.05, t->options.epsilon = 1e-3;
     small_model(&t->model, ATTENTION_AUTO);
-    open_queues(t);
+    pipeline_open_batches(&t->data, B * T);
+    queue_open(&t->queue);
     LoaderConfig config = {B, T, V, 1, 0, 1, 0, 0, 1};
     EXPECT(shard_writer_open(&writer, prefix, 1000, 2, 0, &error) == 0 &&
                shard_writer_document(&writer, text, 40 * T, &error) == 0 &&
@@ -704,8 +705,10 @@ static void test_resume(Trainer *t, const char *folder) {
     EXPECT(folder_create(run, &error) == 0 && folder_create(other, &error) == 0, "%s", error.text);
     t->options.run = run;
     t->run.algorithms = format_text("%s/matmul.txt", run);
+    const SavedModel model = saved_model(&t->model);
     EXPECT(run_open(&t->run.lock, run, 0, -1, OPTIONS, NUM_OPTIONS, &t->options, &error) == 0 &&
-               open_saving(t, &error) == 0 && save_and_wait(t, &error) == 0,
+               open_saving(&t->run, &t->options, &t->processes, &model, &error) == 0 &&
+               save_and_wait(t, &error) == 0,
            "%s", error.text);
     char *checkpoint = checkpoint_folder(run, t->run.state.step);
     small_trainer(&u, other);

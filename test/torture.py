@@ -155,7 +155,8 @@ class Command:
         self.mark = f"{os.getpid()}.{number}"
         self.log = case.path(f"calls_{number}.txt")
         self.files = [case.path(f"{name}_{number}.txt") for name in ("stdout", "stderr")]
-        environment = dict(ENVIRONMENT, TORTURE_MARK=self.mark, **variables)
+        # Open MPI's jobs would break each other in the folder that they share by default.
+        environment = dict(ENVIRONMENT, TORTURE_MARK=self.mark, OMPI_MCA_orte_tmpdir_base=case.folder, **variables)
         if "IO_FAULTS_UNDER" in variables:  # preloaded into the trainer only
             environment["IO_FAULTS_LOG"] = self.log
             words = [word for w in words for word in (["env", f"LD_PRELOAD={case.test.io_faults}", w] if w == TRAINER else [w])]

@@ -3,13 +3,13 @@
 #define DATA_OPTIONS_SETTINGS_CUH
 
 #include <inttypes.h>
-#include "data/options/options.h"
-#include "data/options/version.h"
+#include "data/model/gpt_config.h"
+#include "options.h"
+#include "version.h"
 #include "layers/dropout.h"
+#include "layers/launch/processes.cuh"
 #include "layers/matmul.cuh"
 #include "layers/schedule.h"
-
-enum { MOST_THREADS = 4096 };
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *ignore_key, *sample, *prompt_ids, *end_of_text;
@@ -50,7 +50,7 @@ static const Option OPTIONS[] = {
     {NULL, FLAG("save-synchronously", save_synchronously, "pause training while a checkpoint is written")},
     {NULL, INTEGER("keep", keep, "2", 1, 1e6, "how many checkpoints to keep")},
     {NULL, INTEGER("seed", seed, "1337", 0, 9e15, "seed of all random numbers: initialization, data order, dropout, sampling")},
-    {NULL, INTEGER("threads", threads, "0", 0, MOST_THREADS, "CPU threads; 0: one per core; results do not depend on it")},
+    {NULL, INTEGER("threads", threads, "0", 0, MAX_THREADS, "CPU threads; 0: one per core; results do not depend on it")},
 
     {"Data", TEXT("train", train, NULL, "token shards to train on; quote patterns: 'data/x_train_*.bin'")},
     {NULL, TEXT("validation", validation, NULL, "token shards to validate on")},

@@ -16,7 +16,9 @@
 #include <unistd.h>
 #include "data/run/metrics.h"
 #include "layers/base/progress.h"
+#include "data/run/recovery.h"
 #include "data/run/saver.h"
+#include "layers/launch/processes.cuh"
 #include "layers/matmul.cuh"
 #include "layers/optimizer.cuh"
 
@@ -250,11 +252,6 @@ static void wait_for_snapshot(void *argument) {
     event_wait(snapshot->copied);
 }
 
-// Steps were bad lately: older checkpoints may be better than this one.
-static int is_in_doubt(const TrainingState *state) {
-    return state->skipped_in_row > 0 || state->outliers_in_row > 0;
-}
-
 // All processes begin after the same step, which is done and recorded; none is under way.
 static void saving_begin(Saving *s, const TrainingState *state) {
     const SavedModel *m = &s->model;
@@ -312,14 +309,6 @@ static void schedule_retry(Saving *s) {
         warn("cannot save step %" PRId64 ": %s; trying again in %.0f s", s->step, s->error.text, s->pause);
     }
     s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
-}
-
-// An error as others tell it.
-static Error name_process(int rank, const Error *error) {
-    Error named = *error;
-    if (rank > 0) fail(&named, "process %d: %s", rank, error->text);
-    named.status = error->status;
-    return named;
 }
 
 // What came of this process's part, and of the others': the first that failed speaks for all. Caller frees.

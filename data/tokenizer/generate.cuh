@@ -7,7 +7,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "layers/common.h"
 #include "layers/philox.h"
-#include "layers/sampling.h"
+#include "data/tokenizer/sampling.h"
 
 // A model as it generates text. `logits` computes those (V) of the token after `count` new ones, which begin at position `past`;
 // the caller's memory for both is pinned host memory.

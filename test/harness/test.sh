@@ -5,6 +5,9 @@ build=$(cd "${BUILD:-$root/build/cpu}" && pwd) || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
+# Open MPI keeps files of its own in a folder that all its jobs share, unless told otherwise; jobs that begin and end at the same time
+# break each other there.
+mkdir .mpi && export OMPI_MCA_orte_tmpdir_base=$work/.mpi
 passed=0 failed=0 skipped=0
 program=() # words put before every command of expect, accept and refuse
 

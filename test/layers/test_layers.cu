@@ -6,8 +6,8 @@
 #include "layers/embedding.cuh"
 #include "layers/gelu.cuh"
 #include "layers/layernorm.cuh"
-#include "layers/outlier.h"
-#include "layers/sampling.h"
+#include "data/run/outlier.h"
+#include "data/tokenizer/sampling.h"
 #include "layers/softmax_cross_entropy.cuh"
 #include "test/harness/arrays.h"
 

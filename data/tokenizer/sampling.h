@@ -6,11 +6,11 @@
 //                      probability is >= top_p
 //
 // The token is a function of the logits and of `uniform`, a random number in (0, 1).
-#ifndef LAYERS_SAMPLING_H
-#define LAYERS_SAMPLING_H
+#ifndef DATA_TOKENIZER_SAMPLING_H
+#define DATA_TOKENIZER_SAMPLING_H
 
 #include "layers/base/files.h"
-#include "common.h"
+#include "layers/common.h"
 
 typedef struct {
     float probability;

@@ -7,8 +7,8 @@
 //
 // Only losses above the median can be outliers, because losses are expected to fall. A loss that is not finite is never
 // added to the recent losses. With fewer than OUTLIER_MIN_LOSSES of them, no finite loss is an outlier.
-#ifndef LAYERS_OUTLIER_H
-#define LAYERS_OUTLIER_H
+#ifndef DATA_RUN_OUTLIER_H
+#define DATA_RUN_OUTLIER_H
 
 #include <math.h>
 #include <stdint.h>

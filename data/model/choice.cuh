@@ -1,0 +1,74 @@
+// Which model and which tokenizer a command asks for: a folder's, a preset's, or that of the options.
+#ifndef DATA_MODEL_CHOICE_CUH
+#define DATA_MODEL_CHOICE_CUH
+
+#include "data/options/settings.cuh"
+#include "data/tokenizer/tokenizer.h"
+#include "generation_config.h"
+#include "gpt_config.h"
+
+// Decides the shape of the model: by name, from the options, or that of the folder that weights come from. `largest_head`: channels.
+static int choose_config(const Settings *o, const char *folder, const Tokenizer *tokenizer, GPTConfig *config,
+                         int64_t largest_head, Error *error) {
+    int64_t V = tokenizer ? tokenizer_vocab_size(tokenizer) : 0;
+    if (folder != NULL) {
+        if (gpt_config_read(folder, o->ignore_key, config, error) != 0) return -1;
+    } else {
+        const GPTPreset free_shape = {o->num_layers, o->num_heads, o->channels};
+        const GPTPreset *shape = o->model ? &GPT_PRESETS[o->model] : &free_shape;
+        const int64_t positions = o->max_sequence_length ? o->max_sequence_length
+                                  : o->model             ? 1024
+                                                         : o->sequence_length;
+        *config = gpt_config_gpt2(positions, o->vocab_size ? o->vocab_size : V, shape->num_layers,
+                                  shape->num_heads, shape->channels);
+    }
+    if (folder == NULL || config->end_of_text < 0)
+        config->end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : -1;
+    if (folder == NULL) config->begin_of_text = config->end_of_text; // documents begin with it
+    if (config->vocab_size < 1)
+        return fail(error, "the size of the vocabulary is unknown: give --tokenizer or --vocab-size");
+    if (V > config->vocab_size)
+        return fail(error,
+                    "the tokenizer%s%s has %" PRId64 " tokens, but the model%s%s has %" PRId64
+                    ": a model's vocabulary may be larger than its tokenizer's, not smaller",
+                    o->tokenizer ? " " : "", o->tokenizer ? o->tokenizer : "", V, folder ? " in " : "",
+                    folder ? folder : "", config->vocab_size);
+    return gpt_config_check(config, largest_head, error);
+}
+
+// Returns the tokenizer in the folder of weights: its file or, where it is two files, the folder; NULL if there is none. The caller frees it.
+static char *tokenizer_beside(const char *folder) {
+    static const char *const names[] = {"tokenizer.json", "encoder.json", "vocab.json"};
+    for (int i = 0; folder != NULL && i < 3; i++) {
+        char *path = format_text("%s/%s", folder, names[i]);
+        const int found = file_exists(path);
+        if (found && i == 0) return path;
+        free(path);
+        if (found) return xstrdup(folder);
+    }
+    return NULL;
+}
+
+// Opens the tokenizer of the checkpoint that is resumed, else the one that is given, else that of the folder of weights, if any; and
+// reads the tokens that end a text.
+static int choose_tokenizer(const Settings *o, const char *folder, Tokenizer **tokenizer, TokenList *stops,
+                            Error *error) {
+    char *beside = tokenizer_beside(folder);
+    const char *path = beside != NULL && (o->resume || o->tokenizer == NULL) ? beside : o->tokenizer;
+    const TokenizerChoices choices = {o->end_of_text, NULL, o->ignore_key};
+    int result = folder != NULL ? stop_tokens_read(folder, stops, error) : 0;
+    if (result == 0 && path != NULL && (*tokenizer = tokenizer_open(path, &choices, error)) == NULL)
+        result = -1;
+    if (result == 0 && path != NULL && path == beside && options_given(OPTIONS, NUM_OPTIONS, "tokenizer")) {
+        Tokenizer *given = tokenizer_open(o->tokenizer, &choices, error);
+        if (given == NULL)
+            result = -1;
+        else if (tokenizer_checksum(given) != tokenizer_checksum(*tokenizer))
+            result = fail(error, "'%s' is not the tokenizer that this run was started with", o->tokenizer);
+        if (given != NULL) tokenizer_free(given);
+    }
+    free(beside);
+    return result;
+}
+
+#endif

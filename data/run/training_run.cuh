@@ -1,0 +1,163 @@
+// A run as the trainer holds it: its folder, metrics and checkpoints, and where training stands.
+#ifndef DATA_RUN_TRAINING_RUN_CUH
+#define DATA_RUN_TRAINING_RUN_CUH
+
+#include "data/model/generation_config.h"
+#include "data/options/settings.cuh"
+#include "data/tokenizer/tokenizer.h"
+#include "layers/launch/processes.cuh"
+#include "metrics.h"
+#include "run.h"
+#include "saving.cuh"
+
+typedef struct {
+    RunLock lock;    // of process 0
+    Metrics metrics; // of process 0
+    TrainingState state;
+    Saving saving;
+    int64_t last_seen; // step of the last checkpoint when one was chosen, intact or not; -1: none
+    int64_t validated; // step of the last validation; -1: none
+    int save_due;      // a checkpoint is due as soon as the save under way is done and steps are good
+    char *checkpoint;  // that training begins with, or NULL
+    char *algorithms;  // file of the matmul library's choices, so that a resumed run repeats its bits
+    char *tokenizer_text, *tokenizer_config, *generation_config; // contents of checkpoints' files, or NULL
+} TrainingRun;
+
+// A run of which nothing is open yet. The lock must not be moved from now on.
+static void training_run_init(TrainingRun *r) {
+    r->saving.saved_step = r->validated = r->last_seen = -1;
+    r->lock.descriptor = r->metrics.descriptor = -1;
+}
+
+static void training_run_close(TrainingRun *r) {
+    saving_close(&r->saving);
+    metrics_close(&r->metrics);
+    run_close(&r->lock);
+    free(r->algorithms), free(r->tokenizer_text), free(r->tokenizer_config), free(r->generation_config);
+    free(r->checkpoint);
+}
+
+// ---- which checkpoint -------------------------------------------------------------------------------------
+
+// Returns the newest intact checkpoint of the folder `run` up to step `limit`, as process 0 sees it; NULL if there is none yet, which
+// is an error where one is `required`. Each process verifies its files independently. The caller frees it.
+static char *choose_checkpoint(TrainingRun *r, Processes *processes, const char *run, int required,
+                               int64_t limit) {
+    Error error;
+    int64_t step = -1;
+    int result = is_main(processes) ? checkpoint_last(run, &r->last_seen, &error) : 0;
+    if (result == 0 && is_main(processes) && (r->last_seen >= 0 || required))
+        result = checkpoint_newest(run, limit, &step, &error);
+    agree_or_die(processes, result, &error);
+    step = broadcast_from_main(processes, step);
+    char *folder = step >= 0 ? checkpoint_folder(run, step) : NULL;
+    if (folder != NULL && !is_main(processes)) result = checkpoint_verify(folder, 1, &error);
+    agree_or_die(processes, result, &error);
+    return folder;
+}
+
+// Computes a checksum of a checkpoint's manifest, which has those of its files; 0 if there is no checkpoint.
+static int checkpoint_checksum(const char *folder, int64_t *checksum, Error *error) {
+    char *path = format_text("%s/manifest", folder ? folder : ""), *text = NULL;
+    size_t size = 0;
+    const int result = file_exists(path) ? file_read(path, 1 << 20, &text, &size, error) : 0;
+    *checksum = text != NULL ? crc32c(0, text, size) : 0;
+    free(path), free(text);
+    return result;
+}
+
+// ---- opening ----------------------------------------------------------------------------------------------
+
+static char *text_of(const Tokenizer *tokenizer) {
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    CHECK(stream != NULL);
+    tokenizer_write(tokenizer, stream);
+    fclose(stream);
+    return text;
+}
+
+// Prepares what process 0 writes into every checkpoint about text. `tokenizer` may be NULL.
+static void prepare_texts(TrainingRun *r, const Tokenizer *tokenizer, const TokenList *stops,
+                          int64_t end_of_text) {
+    if (tokenizer != NULL) r->tokenizer_text = text_of(tokenizer);
+    if (tokenizer != NULL) r->tokenizer_config = tokenizer_config_text(tokenizer);
+    if (stops->count > 1 || (stops->count == 1 && stops->ids[0] != end_of_text))
+        r->generation_config = stop_tokens_text(stops); // what config.json does not say
+}
+
+// Process 0 opens the run's folder: options, metrics, checkpoints. `peak`: GFLOP/s of all processes.
+static int open_run(TrainingRun *r, const Settings *o, double flop_per_token, double peak, Error *error) {
+    Settings saved = *o;
+    saved.resume = 0;
+    saved.processes = 0; // those that there are when it is resumed
+    if (run_open(&r->lock, o->run, options_given(OPTIONS, NUM_OPTIONS, "resume"), r->last_seen, OPTIONS,
+                 NUM_OPTIONS, &saved, error) != 0)
+        return -1;
+    return metrics_open(&r->metrics, o->run, r->state.step, o->steps, flop_per_token, peak, error);
+}
+
+// Finds out which processes see the folder that process 0 has opened: those can write into it.
+static int open_saving(TrainingRun *r, const Settings *o, const Processes *processes, const SavedModel *model,
+                       Error *error) {
+    typedef struct {
+        char owner[200];          // as the lock's file says
+        char run_id[RUN_ID_SIZE]; // of process 0's lock
+    } View;
+    const size_t size = (size_t)processes->launch.size;
+    View mine = {"", ""}, *all = (View *)xcalloc(size, sizeof(View));
+    int *sees = (int *)xcalloc(size, sizeof(int)), result = 0;
+    char *owner = run_owner(o->run);
+    if (owner != NULL) snprintf(mine.owner, sizeof(mine.owner), "%s", owner);
+    memcpy(mine.run_id, r->lock.run_id, RUN_ID_SIZE);
+    comm_exchange(processes->comm, &mine, sizeof(mine), all);
+    for (size_t p = 0; p < size; p++) {
+        sees[p] = p == 0 || (all[0].owner[0] && strcmp(all[p].owner, all[0].owner) == 0);
+        if (!sees[p] && o->rollback_after > 0)
+            result = fail(
+                error,
+                "--rollback-after: process %zu must see the same folder '%s' as process 0, but does not", p,
+                o->run);
+    }
+    Saving *s = &r->saving;
+    s->metrics = &r->metrics;
+    s->tokenizer = r->tokenizer_text;
+    s->tokenizer_config = r->tokenizer_config;
+    s->generation_config = r->generation_config;
+    s->algorithms = r->algorithms;
+    s->keep = o->keep;
+    s->every = 60 * o->save_minutes;
+    if (result == 0) result = saving_open(s, model, o->run, all[0].run_id, &r->lock, sees, error);
+    free(owner), free(all), free(sees);
+    return result;
+}
+
+// ---- while training ---------------------------------------------------------------------------------------
+
+// Copies the state, then writes it beside training. While steps are bad nothing is saved: the checkpoints that are kept must not give
+// way to ones that may be no better. `last`: of the run.
+static void start_save(TrainingRun *r, const Processes *processes, int synchronously, int last) {
+    enum { PATIENCE_SECONDS = 30 }; // for the save before
+    if (is_in_doubt(&r->state) && !last) return;
+    if (!saving_finish(&r->saving, PATIENCE_SECONDS)) {
+        r->saving.slow = 1;
+        if (!is_main(processes)) return;
+        metrics_end_line(&r->metrics);
+        warn("the checkpoint of step %" PRId64
+             " is still being written after %.0f s; the next one will follow it",
+             r->saving.step, seconds_now() - r->saving.begun);
+        return;
+    }
+    r->save_due = 0;
+    if (r->saving.saved_step == r->state.step) return;
+    saving_begin(&r->saving, &r->state);
+    if (synchronously) saving_finish(&r->saving, -1);
+}
+
+// Finds out whether process 0's record ends with a validation of the present step.
+static void find_last_validation(TrainingRun *r, const Processes *processes) {
+    r->validated = broadcast_from_main(processes, r->metrics.validated) ? r->state.step : -1;
+}
+
+#endif
