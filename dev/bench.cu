@@ -9,8 +9,9 @@
 //
 // Results are medians; rounds of the alternatives that are compared alternate. For products, the best round is shown
 // too: the speed when no other program uses the machine.
-#include "layers/base/progress.h"
-#include "gpt.cuh"
+#define main train_gpt_main
+#include "../train_gpt.cu"
+#undef main
 
 enum { MAX_ROUNDS = 200 };
 
