@@ -18,8 +18,9 @@
 #include "attention/attention.cuh"
 #include "data/model/choice.cuh"
 #include "data/options/settings.cuh"
-#include "data/run/checkpoint.h"
+#include "data/run/banner.cuh"
 #include "data/run/recovery.h"
+#include "data/run/step_queue.cuh"
 #include "data/run/training_run.cuh"
 #include "data/tokenizer/generate.cuh"
 #include "data/tokens/validation.cuh"
@@ -40,6 +41,7 @@
 #include "layers/positions.cuh"
 #include "layers/profile.h"
 #include "layers/softmax_cross_entropy.cuh"
+#include "layers/work.cuh"
 
 // ---- dimensions -------------------------------------------------------------------------------------------
 
@@ -259,43 +261,39 @@ static double count_parameters(const GPTConfig *config) {
     return of_model + (double)d->L * of_block;
 }
 
+// Floats of activations that training stores for a token, about.
+static double activation_floats(const GPTConfig *config, double T) {
+    const Dims d = dims_of(config);
+    return (double)d.L * ((double)(5 * d.C + d.QKV + d.Q + d.UP + d.F) + (double)d.NH * T) + (double)d.V;
+}
+
 // ---- memory -----------------------------------------------------------------------------------------------
 
 static void place_weights(GPT *m, Arena *arena) {
-    const GPTConfig *config = &m->config;
-    Parameters *parameters = &m->parameters;
-    const Parameter *p = parameters->tensors;
-    parameters->weights = (floatX *)arena_take(arena, MEMORY_WEIGHTS, parameters->num_elements,
-                                               arena->floatX_size);
-    parameters->master = (float *)parameters->weights;
+    Parameters *p = &m->parameters;
+    p->weights = (floatX *)arena_take(arena, MEMORY_WEIGHTS, p->num_elements, arena->floatX_size);
+    p->master = (float *)p->weights;
     if (arena->floatX_size != sizeof(float))
-        parameters->master = (float *)arena_take(arena, MEMORY_MASTER, sharding_size(&m->shards, parameters),
-                                                 sizeof(float));
-    if (arena->base == NULL) return;
-#define POINT(member, exists, ...)                                                                           \
-    m->weights.model.member = (exists) ? parameters->weights + (p++)->offset : NULL;
-    MODEL_PARAMETERS(POINT)
-#undef POINT
-#define POINT(member, exists, ...)                                                                           \
-    m->weights.block[l].member = (exists) ? parameters->weights + (p++)->offset : NULL;
-    for (size_t l = 0; l < m->dims.L; l++) {
-        BLOCK_PARAMETERS(POINT)
-    }
-#undef POINT
+        p->master = (float *)arena_take(arena, MEMORY_MASTER, sharding_size(&m->shards, p), sizeof(float));
 }
 
-static void place_gradients(GPT *m, Arena *arena) {
+// Points the members of the tables to their tensors' weights and gradients.
+static void point_to_tensors(GPT *m) {
     const GPTConfig *config = &m->config;
+    const int trains = m->acts.B > 0;
     size_t t = 0;
-    sharding_place_gradients(&m->shards, &m->parameters, arena);
-    if (arena->base == NULL) return;
 #define POINT(member, exists, ...)                                                                           \
-    m->gradients.model.member = (exists) ? sharding_gradient(&m->shards, &m->parameters, t++) : NULL;
-    MODEL_PARAMETERS(POINT)
-#undef POINT
-#define POINT(member, exists, ...)                                                                           \
-    m->gradients.block[l].member = (exists) ? sharding_gradient(&m->shards, &m->parameters, t++) : NULL;
+    w->member = (exists) ? m->parameters.weights + m->parameters.tensors[t].offset : NULL;                   \
+    g->member = (exists) && trains ? sharding_gradient(&m->shards, &m->parameters, t) : NULL;                \
+    t += (exists);
+    {
+        ModelWeights *w = &m->weights.model;
+        ModelGradients *g = &m->gradients.model;
+        MODEL_PARAMETERS(POINT)
+    }
     for (size_t l = 0; l < m->dims.L; l++) {
+        BlockWeights *w = &m->weights.block[l];
+        BlockGradients *g = &m->gradients.block[l];
         BLOCK_PARAMETERS(POINT)
     }
 #undef POINT
@@ -328,9 +326,10 @@ static void gpt_place(GPT *m, Arena *arena) {
     size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(max_size(m->dims.UP, m->dims.QKV)) : 0;
     place_weights(m, arena);
     if (m->acts.B > 0) {
-        place_gradients(m, arena);
+        sharding_place_gradients(&m->shards, &m->parameters, arena);
         optimizer_place(&m->optimizer, &m->shards, &m->parameters, arena);
     }
+    if (arena->base != NULL) point_to_tensors(m);
     void *place = arena_take(arena, MEMORY_WORKSPACE, workspace, 1);
     if (place != NULL) matmul_set_workspace(&m->run.matmul, place, workspace);
     Arena generation = *arena;
@@ -848,52 +847,12 @@ static void gpt_next_logits(void *model, const int32_t *tokens, size_t count, si
     m->run.profile.timing = timing;
 }
 
-// ---- work -------------------------------------------------------------------------------------------------
+// ---- what others ask of a model ---------------------------------------------------------------------------
 
-// Products of causal attention on one token, forward: scores and their sum of values, of half the keys.
-static double attention_flop(const GPT *m, size_t T) {
-    return 2 * (double)T * (double)m->dims.Q;
-}
-
-// FLOPs of one token's forward pass through layer l (-1: of the head), a multiply-add counting two; `but`: without one product.
-static double layer_flop(const GPT *m, int layer, size_t T, Lap but) {
-    double flop = layer >= 0 ? attention_flop(m, T) : 0;
-    for (size_t t = 0; t < m->parameters.num_tensors; t++) {
-        const Parameter *p = &m->parameters.tensors[t];
-        if (p->layer == layer && p->gradient == GRADIENT_WRITTEN && p->lap != but)
-            flop += 2 * (double)p->used;
-    }
-    return flop;
-}
-
-// FLOPs of a training step on one token: backward's are twice forward's.
-static double flop_per_token(const GPT *m, size_t T) {
-    return 3 * ((double)m->dims.L * layer_flop(m, 0, T, NUM_LAPS) + layer_flop(m, -1, T, NUM_LAPS));
-}
-
-// What --profile compares times with: FLOPs of products and of attention in one step on `tokens`, and bytes of the tensors that
-// are read and written.
-static void set_work(GPT *m, size_t tokens) {
+static WorkSizes work_sizes(const GPT *m) {
     const Dims *d = &m->dims;
-    Profile *p = &m->run.profile;
-    const double L = (double)d->L, N = (double)tokens, NC = N * (double)d->C, X = sizeof(floatX);
-    for (size_t t = 0; t < m->parameters.num_tensors; t++) {
-        const Parameter *w = &m->parameters.tensors[t];
-        const double rows = (double)(w->rows + w->padding), columns = (double)w->columns;
-        if (w->gradient == GRADIENT_WRITTEN)
-            profile_add_work(p, w->lap, 2, 2 * N * rows * columns,
-                             X * (N * (rows + columns) + rows * columns));
-    }
-    profile_add_work(p, LAP_MLP_UP, 2, 0, X * L * N * (double)d->F); // the activation's result
-    profile_add_work(p, LAP_ATTENTION, 2.5, L * N * attention_flop(m, m->acts.T),
-                     X * L * N * (double)(d->QKV + d->Q));
-    profile_add_bytes(p, LAP_EMBEDDING, PASS_FORWARD, X * 2 * NC);
-    profile_add_bytes(p, LAP_EMBEDDING, PASS_BACKWARD, X * 5 * NC);
-    profile_add_bytes(p, LAP_NORM, PASS_FORWARD, X * (2 * L + 1) * 4 * NC);
-    profile_add_bytes(p, LAP_NORM, PASS_BACKWARD, X * (2 * L + 1) * 5 * NC);
-    profile_add_bytes(p, LAP_LOSS, PASS_BACKWARD, X * 2 * N * (double)d->Vp);
-    profile_add_bytes(p, LAP_OPTIMIZER, PASS_BACKWARD,
-                      8 * sizeof(float) * (double)m->parameters.num_elements);
+    WorkSizes sizes = {d->L, d->C, d->Q, d->QKV, d->F, d->Vp, m->acts.T};
+    return sizes;
 }
 
 // What checkpoints are made of.
@@ -903,39 +862,6 @@ static SavedModel saved_model(GPT *m) {
 }
 
 // ---- a run ------------------------------------------------------------------------------------------------
-
-// A step that the device has been given, and what will come of it.
-typedef struct {
-    StepMetrics metrics;
-    StepOutcome *outcome;
-    double *flags;                   // (TOTAL_SQUARES), without the loss: what this process tells the others
-    int turn;                        // of Saving, when it was told
-    int64_t position, next_position; // sequences consumed before the step, and after it
-    Event started, done;
-} PendingStep;
-
-// The steps that the device was given.
-typedef struct {
-    PendingStep pending[2]; // one may still be computed while the next is queued
-    size_t num_steps, num_finished;
-} StepQueue;
-
-static void queue_open(StepQueue *q) {
-    for (int i = 0; i < 2; i++) {
-        q->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
-        q->pending[i].flags = (double *)host_alloc(TOTAL_SQUARES * sizeof(double));
-        q->pending[i].started = event_create();
-        q->pending[i].done = event_create();
-    }
-}
-
-static void queue_close(StepQueue *q) {
-    if (q->pending[0].outcome == NULL) return; // never opened
-    for (int i = 0; i < 2; i++) {
-        host_free(q->pending[i].outcome), host_free(q->pending[i].flags);
-        event_destroy(q->pending[i].started), event_destroy(q->pending[i].done);
-    }
-}
 
 typedef struct {
     Settings options;
@@ -957,17 +883,11 @@ static int is_stopping(const Trainer *t) {
     return t->processes.launch.size > 1 ? t->recovery.stopping : stop_signal != 0;
 }
 
-// ---- what all processes do together ----------------------------------------------------------------------
-
-// The weights that training begins with: the same everywhere, whatever each process made or read (another host's
-// mathematical library may round otherwise).
-static void agree_on_weights(Trainer *t) {
+// Makes the weights that training begins with of the master weights, which are the same everywhere, whatever each process computed or
+// read (another host's mathematical library may round otherwise).
+static void set_weights(Trainer *t) {
     GPT *m = &t->model;
-    if (!is_divided(&m->shards, &m->parameters, m->parameters.master)) {
-        Ticket ticket = comm_broadcast(m->shards.comm, m->parameters.master,
-                                       m->parameters.num_elements * sizeof(float), 0, m->run.stream);
-        comm_wait(m->shards.comm, ticket, m->run.stream);
-    }
+    sharding_broadcast_master(&m->shards, &m->parameters, m->run.stream);
     gpt_round(m, t->options.stochastic_rounding && t->run.state.step > 0); // as the run left them
 }
 
@@ -1129,11 +1049,6 @@ static TextModel text_model(GPT *m) {
     return model;
 }
 
-static Sampling sampling_of(const Settings *o) {
-    Sampling sampling = {o->sample_tokens, (uint64_t)o->seed, o->temperature, (size_t)o->top_k, o->top_p};
-    return sampling;
-}
-
 static void show_samples(Trainer *t) {
     if (t->tokenizer == NULL || !is_main(&t->processes)) return;
     metrics_end_line(&t->run.metrics);
@@ -1213,7 +1128,7 @@ static int roll_back(Trainer *t, Error *error) {
                  folder != NULL ? 0 : fail(error, "there is no longer a checkpoint in '%s'", t->options.run),
                  error);
     agree_or_die(&t->processes, load_checkpoint(t, folder, error), error);
-    agree_on_weights(t);
+    set_weights(t);
     agree_or_die(&t->processes, skip_data(t, from, position, error), error);
     find_last_validation(&t->run, &t->processes);
     free(folder);
@@ -1239,15 +1154,6 @@ static int after_step(Trainer *t, Error *error) {
     if (samples) show_samples(t);
     if (saves) start_save(&t->run, &t->processes, o->save_synchronously, last);
     return 0;
-}
-
-// The command that resumes the run.
-static void print_resume_hint(const Trainer *t) {
-    char *program = quote_for_shell(t->program), *run = quote_for_shell(t->options.run), *processes = NULL;
-    if (t->num_started > 0) processes = format_text(" --processes %" PRId64, t->num_started);
-    printf("interrupted after step %" PRId64 "; to resume: %s --run %s --resume%s\n", t->run.state.step,
-           program, run, processes ? processes : "");
-    free(program), free(run), free(processes);
 }
 
 static int train(Trainer *t, Error *error) {
@@ -1278,7 +1184,7 @@ static int train(Trainer *t, Error *error) {
     else if (save_and_wait(t, error) != 0)
         return -1;
     if (is_unfinished(t)) {
-        if (is_main(&t->processes)) print_resume_hint(t);
+        if (is_main(&t->processes)) print_resume_hint(&t->run, t->program, o->run, t->num_started);
         return 0;
     }
     if (!is_stopping(t)) show_samples(t);
@@ -1288,73 +1194,6 @@ static int train(Trainer *t, Error *error) {
 }
 
 // ---- setting up -------------------------------------------------------------------------------------------
-
-static void print_banner(const Trainer *t) {
-    const GPT *m = &t->model;
-    const Settings *o = &t->options;
-    const size_t *of = m->run.arena.of;
-    char device[320];
-    device_describe(device, sizeof(device));
-    int64_t per_step = o->global_batch * o->sequence_length;
-    printf("model       %zu layer%s, %zu head%s, %zu channels, %" PRId64
-           " positions, vocabulary %zu: %.2f M parameters\n",
-           m->dims.L, m->dims.L == 1 ? "" : "s", m->dims.NH, m->dims.NH == 1 ? "" : "s", m->dims.C,
-           m->config.max_sequence_length, m->dims.V, (double)m->parameters.count * 1e-6);
-    printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB per "
-           "token)\n",
-           (double)m->run.arena.used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
-           (double)of[MEMORY_GRADIENTS] * 1e-6, (double)of[MEMORY_MOMENTS] * 1e-6,
-           (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-6,
-           (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]) * 1e-3 /
-               (double)(m->acts.B * m->acts.T));
-    uint64_t short_tokens;
-    const size_t short_shards = count_short_shards(&t->data.train, o->sequence_length, &short_tokens);
-    printf("data        %.3f M tokens in %zu shard%s, %" PRId64 " tokens per step, %.2f epochs in this run\n",
-           (double)(t->data.train.num_tokens - short_tokens) * 1e-6, t->data.train.count - short_shards,
-           t->data.train.count - short_shards == 1 ? "" : "s", per_step,
-           (double)o->steps * (double)o->global_batch / (double)loader_sequences_per_epoch(t->data.loader));
-    if (t->processes.launch.size > 1)
-        printf("processes   %d over %s, each step %d x %" PRId64 " micro-step%s of %" PRId64
-               " sequence%s, sharded: %s\n",
-               t->processes.launch.size, comm_transport(m->shards.comm), t->processes.launch.size,
-               o->accumulate, o->accumulate == 1 ? "" : "s", o->batch, o->batch == 1 ? "" : "s",
-               option_choice_name(OPTIONS, NUM_OPTIONS, o, "shard"));
-    printf("machine     %s, %s matmul inputs, measured peak %.0f GFLOP/s, attention %s\n", device,
-           PRECISIONS[precision_of(o)], t->peak, ATTENTIONS[m->run.attention]);
-    if (dropout_threshold(o->dropout) < DROPOUT_NONE)
-        printf("dropout     %.4f (requested: %g)\n", 1 - dropout_threshold(o->dropout) / 256.0, o->dropout);
-    fflush(stdout);
-}
-
-// Sizes must not overflow; what is merely too large is found when memory is asked for.
-static int check_size(const Settings *o, const GPTConfig *c, Error *error) {
-    const Dims d = dims_of(c);
-    double of_block = (double)(5 * d.C + d.QKV + d.Q + d.UP + d.F) +
-                      (double)d.NH * (double)o->sequence_length;
-    double floats = (double)o->batch * (double)o->sequence_length *
-                    ((double)c->num_layers * of_block + (double)c->vocab_size);
-    if (floats <= 1e16) return 0;
-    return fail(error,
-                "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB: use smaller values",
-                o->batch, o->sequence_length, floats * 4e-9);
-}
-
-// A model whose weights alone do not fit is refused before anything is made for each part of it.
-static int check_parameters(const Settings *o, const GPTConfig *c, int sharing, Error *error) {
-    enum { MOST_PLANNED = 200 }; // billion
-    const double parameters = count_parameters(c);
-    size_t available, total;
-    if (o->plan && parameters > MOST_PLANNED * 1e9)
-        return fail(error, "a model of %.3g parameters is too large for --plan: expected at most %d billion",
-                    parameters, MOST_PLANNED);
-    if (o->plan) return 0;
-    device_memory(&available, &total, sharing);
-    if (parameters * sizeof(floatX) <= (double)available) return 0;
-    return fail(error,
-                "%.3g parameters take %.4g GB, but only %.4g GB are available, and not even --batch 1 fits: "
-                "try a smaller model",
-                parameters, parameters * sizeof(floatX) * 1e-9, (double)available * 1e-9);
-}
 
 // Tokenizer and the model's shape. `folder`: where weights come from, or NULL for fresh ones.
 static int describe_model(Trainer *t, const char *folder, Error *error) {
@@ -1371,8 +1210,8 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
                     o->sequence_length, config.max_sequence_length);
     if (DEVICE_IS_GPU && config.channels > LARGEST_LAYERNORM)
         return fail(error, "on a GPU a model can have at most %d channels", LARGEST_LAYERNORM);
-    if (check_size(o, &config, error) != 0 ||
-        check_parameters(o, &config, t->processes.launch.local_size, error) != 0)
+    if (check_size(o, activation_floats(&config, (double)o->sequence_length), error) != 0 ||
+        check_parameters(o, count_parameters(&config), t->processes.launch.local_size, error) != 0)
         return -1;
     const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
@@ -1439,7 +1278,8 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     t->peak = matmul_peak(&m->run.matmul, activations,
                           (size_t)(m->run.arena.base + m->run.arena.used - activations));
     m->run.profile.timing = o->profile;
-    set_work(m, m->acts.B * m->acts.T * (size_t)o->accumulate);
+    const WorkSizes sizes = work_sizes(m);
+    set_work(&m->run.profile, &m->parameters, &sizes, m->acts.B * m->acts.T * (size_t)o->accumulate);
     return 0;
 }
 
@@ -1471,59 +1311,18 @@ static void close_down(Trainer *t) {
     if (t->tokenizer != NULL) tokenizer_free(t->tokenizer);
 }
 
-// --prompt-ids: as --sample, of exact tokens.
-static int64_t print_sample_of_ids(Trainer *t) {
-    TokenList text = {NULL, 0, 0};
-    Error error;
-    if (parse_ids(t->options.prompt_ids, (int64_t)t->model.dims.V, &text, &error) != 0) die_of(&error);
-    for (size_t i = 0; i < text.count; i++) print_token(t->tokenizer, text.ids[i]);
-    const TextModel model = text_model(&t->model);
-    const Sampling sampling = sampling_of(&t->options);
-    int64_t count = continue_text(&model, t->tokenizer, &t->stops, &sampling, &text, 0, &stop_signal);
-    free(text.ids);
-    return count;
-}
-
-// --sample: prints a continuation of the text and how fast it came.
-static void run_sample(Trainer *t) {
-    if (t->tokenizer == NULL) die("there is no tokenizer in the folder of the weights: give --tokenizer");
-    const TextModel model = text_model(&t->model);
-    const Sampling sampling = sampling_of(&t->options);
-    double started = seconds_now();
-    int64_t count = t->options.prompt_ids != NULL ? print_sample_of_ids(t)
-                                                  : print_sample(&model, t->tokenizer, &t->stops, &sampling,
-                                                                 t->options.sample, 0, &stop_signal);
-    if (count < 0) die("the model's logits are not finite: its weights have diverged");
-    fprintf(stderr, "%" PRId64 " tokens, %.1f tokens/s\n", count, (double)count / (seconds_now() - started));
-}
-
-// Do all processes train the same thing? What they begin with must agree.
-static void check_agreement(Trainer *t, const char *folder) {
-    static const char *const what[] = {"options", "training shards", "validation shards",
-                                       "initial checkpoints"};
-    enum { NUM = sizeof(what) / sizeof(what[0]) };
-    Error error;
-    int64_t mine[NUM] = {options_checksum(&t->options), (int64_t)t->data.train.num_tokens,
-                         (int64_t)t->data.validation.num_tokens, 0};
-    int64_t *all = (int64_t *)xcalloc(NUM * (size_t)t->processes.launch.size, sizeof(int64_t));
-    int result = checkpoint_checksum(folder, &mine[3], &error);
-    agree_or_die(&t->processes, result, &error);
-    comm_exchange(t->processes.comm, mine, sizeof(mine), all);
-    for (int r = 1; r < t->processes.launch.size && result == 0; r++)
-        for (int i = 0; i < NUM && result == 0; i++)
-            if (all[NUM * r + i] != all[i])
-                result = fail(&error, "processes 0 and %d have different %s", r, what[i]);
-    free(all);
-    agree_or_die(&t->processes, result, &error);
-}
-
 static int start_run(Trainer *t, Error *error) {
     const GPT *m = &t->model;
+    const WorkSizes sizes = work_sizes(m);
     if (!is_main(&t->processes)) return 0;
-    if (open_run(&t->run, &t->options, flop_per_token(m, m->acts.T), t->peak * t->processes.launch.size,
+    if (open_run(&t->run, &t->options, step_flop(&m->parameters, &sizes), t->peak * t->processes.launch.size,
                  error) != 0)
         return -1;
-    print_banner(t);
+    print_model(&m->config, m->parameters.count);
+    print_memory(&m->run.arena, m->acts.B * m->acts.T);
+    print_data(&t->data, &t->options);
+    print_processes(&t->processes, &t->options);
+    print_machine(&t->options, t->peak, ATTENTIONS[m->run.attention]);
     return 0;
 }
 
@@ -1535,8 +1334,8 @@ static void set_up(Trainer *t, const char *folder) {
     int result = set_up_model(t, folder, &error);
     if (result == 0 && !samples) result = set_up_training(t, o->resume ? folder : NULL, &error);
     agree_or_die(&t->processes, result, &error);
-    check_agreement(t, folder);
-    agree_on_weights(t);
+    check_agreement(&t->processes, o, &t->data, folder);
+    set_weights(t);
     if (samples) return;
     agree_or_die(&t->processes, start_run(t, &error), &error); // nothing is written before all agree
     const SavedModel model = saved_model(&t->model);
@@ -1548,41 +1347,6 @@ static void run_training(Trainer *t) {
     if (train(t, &error) != 0) die_saving(t, &error);
     comm_barrier(t->processes.comm); // nobody leaves before all are done
     watchdog_stop(t->processes.watchdog);
-}
-
-static void release_lock(void *lock) {
-    run_close((RunLock *)lock);
-}
-
-// Becomes one of the processes that train, and joins the others.
-static void join_processes(Trainer *t, int argc, char **argv) {
-    Settings *o = &t->options;
-    Processes *p = &t->processes;
-    const int alone = o->plan || o->sample != NULL; // work for one
-    const ProcessOptions options = {alone, o->processes, o->deterministic_reduce, o->deadline};
-    Error error;
-    p->release = release_lock;
-    p->release_context = &t->run.lock;
-    processes_start(p, &options, argc, argv);
-    if (!o->plan && split_batch(o, p->launch.size, &error) != 0) die_once(p, &error);
-    const char *refusal = o->plan ? NULL : device_open(argv, p->launch.local_rank);
-    if (refusal != NULL && p->launch.size > 1) die("process %d: %s", p->launch.rank, refusal);
-    if (refusal != NULL) die("%s", refusal);
-    processes_join(p, &options);
-    processes_set_threads(p, (int)o->threads);
-}
-
-// The folder that weights come from, or NULL.
-static const char *choose_initial_folder(Trainer *t) {
-    Settings *o = &t->options;
-    if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
-        t->run.checkpoint = choose_checkpoint(&t->run, &t->processes, o->run, o->sample != NULL, INT64_MAX);
-        if (t->run.checkpoint != NULL) return t->run.checkpoint;
-        o->resume = 0;
-        if (is_main(&t->processes))
-            printf("'%s' has no checkpoint yet: starting again from step 0\n", o->run);
-    }
-    return o->init_from;
 }
 
 int main(int argc, char **argv) {
@@ -1603,14 +1367,14 @@ int main(int argc, char **argv) {
     if (launch_read(&t->processes.launch, &error) != 0) die_of(&error);
     if (parsed < 0 || check_options(o, &error) != 0) die_once(&t->processes, &error);
     t->num_started = o->processes;
-    join_processes(t, argc, argv);
+    join_processes(&t->run, &t->processes, o, argc, argv);
     t->recovery.rolled_back_to = -1;
     t->recovery.rollback_after = o->rollback_after;
     t->recovery.outlier = o->outlier;
 
     if (!o->plan && o->sample == NULL)
         handle_signals(); // what takes long to set up is stopped after the first step
-    const char *folder = choose_initial_folder(t);
+    const char *folder = choose_initial_folder(&t->run, &t->processes, o);
     agree_or_die(&t->processes, describe_model(t, folder, &error), &error);
     if (o->plan) {
         const MemoryPlan plan = memory_plan(&t->model);
@@ -1618,8 +1382,9 @@ int main(int argc, char **argv) {
         print_memory_plan(&plan, recompute, ATTENTIONS[t->model.run.attention]);
     } else {
         set_up(t, folder);
+        const TextModel text = text_model(&t->model);
         if (o->sample != NULL)
-            run_sample(t);
+            run_sample(&text, t->tokenizer, &t->stops, o, &stop_signal);
         else
             run_training(t);
     }

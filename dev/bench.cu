@@ -202,14 +202,16 @@ static void bench_step(void) {
             create_model(&m[p], &shapes[i], (Precision)p, ATTENTION_FLASH);
             step_once(&m[p], 1);
             m[p].run.profile.timing = 1;
-            set_work(&m[p], shapes[i].B * shapes[i].T);
+            const WorkSizes sizes = work_sizes(&m[p]);
+            set_work(&m[p].run.profile, &m[p].parameters, &sizes, shapes[i].B * shapes[i].T);
         }
         for (int round = 0; round < rounds[i]; round++)
             for (int p = 0; p < precisions; p++) seconds[p][round] = step_once(&m[p], round + 2);
         for (int p = 0; p < precisions; p++) {
+            const WorkSizes sizes = work_sizes(&m[p]);
             typical[p] = median(seconds[p], rounds[i]);
             double tokens = (double)(shapes[i].B * shapes[i].T),
-                   rate = tokens * flop_per_token(&m[p], shapes[i].T) / typical[p] / 1e9;
+                   rate = tokens * step_flop(&m[p].parameters, &sizes) / typical[p] / 1e9;
             printf("%s %s: %.1f ms a step, %.0f tokens/s, %.0f GFLOP/s, %.1f %% of the measured peak\n",
                    shapes[i].name, p ? "bf16" : "fp32", typical[p] * 1e3, tokens / typical[p], rate,
                    100 * rate / peak[p]);

@@ -32,15 +32,16 @@ static Option table[NUM_TABLE]; // the trainer's, then those above
 
 // The model as dev/cluster.h plays it: weights in bf16, `sizes` of its buckets.
 static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
-    const double block = layer_flop(m, 0, m->acts.T, NUM_LAPS);
-    const double again = layer_flop(m, 0, m->acts.T, LAP_MLP_DOWN); // all but the last product
+    const WorkSizes work = work_sizes(m);
+    const double block = layer_flop(&m->parameters, &work, 0, NUM_LAPS);
+    const double again = layer_flop(&m->parameters, &work, 0, LAP_MLP_DOWN); // all but the last product
     for (size_t b = 0; b <= m->dims.L; b++) sizes[b] = m->shards.buckets[b].size;
     PlanModel plan = {sizes,
                       m->dims.L + 1,
                       m->acts.B * m->acts.T,
                       (size_t)accumulate,
                       block,
-                      layer_flop(m, -1, m->acts.T, NUM_LAPS),
+                      layer_flop(&m->parameters, &work, -1, NUM_LAPS),
                       m->acts.recompute == RECOMPUTE_BLOCK ? again / block : 0,
                       2,
                       sizeof(double) * (m->shards.sharding == SHARD_NONE

@@ -71,4 +71,29 @@ static int choose_tokenizer(const Settings *o, const char *folder, Tokenizer **t
     return result;
 }
 
+// Refuses what would overflow; what is merely too large is found when memory is asked for. `floats`: activations of a token.
+static int check_size(const Settings *o, double floats, Error *error) {
+    const double all = (double)o->batch * (double)o->sequence_length * floats;
+    if (all <= 1e16) return 0;
+    return fail(error,
+                "--batch %" PRId64 " --sequence-length %" PRId64 " would take %.3g GB: use smaller values",
+                o->batch, o->sequence_length, all * 4e-9);
+}
+
+// Refuses a model whose weights alone do not fit before anything is made for each part of it. `sharing`: processes on this host.
+static int check_parameters(const Settings *o, double parameters, int sharing, Error *error) {
+    enum { MAX_PLANNED = 200 }; // billion
+    size_t available, total;
+    if (o->plan && parameters > MAX_PLANNED * 1e9)
+        return fail(error, "a model of %.3g parameters is too large for --plan: expected at most %d billion",
+                    parameters, MAX_PLANNED);
+    if (o->plan) return 0;
+    device_memory(&available, &total, sharing);
+    if (parameters * sizeof(floatX) <= (double)available) return 0;
+    return fail(error,
+                "%.3g parameters take %.4g GB, but only %.4g GB are available, and not even --batch 1 fits: "
+                "try a smaller model",
+                parameters, parameters * sizeof(floatX) * 1e-9, (double)available * 1e-9);
+}
+
 #endif

@@ -5,6 +5,7 @@
 #include "data/model/generation_config.h"
 #include "data/options/settings.cuh"
 #include "data/tokenizer/tokenizer.h"
+#include "data/tokens/pipeline.cuh"
 #include "layers/launch/processes.cuh"
 #include "metrics.h"
 #include "run.h"
@@ -37,6 +38,28 @@ static void training_run_close(TrainingRun *r) {
     free(r->checkpoint);
 }
 
+// ---- joining other processes ------------------------------------------------------------------------------
+
+static void release_lock(void *lock) {
+    run_close((RunLock *)lock);
+}
+
+// Becomes one of the processes that train, with a device and a part of each batch, and joins the others.
+static void join_processes(TrainingRun *r, Processes *p, Settings *o, int argc, char **argv) {
+    const int alone = o->plan || o->sample != NULL; // work for one
+    const ProcessOptions options = {alone, o->processes, o->deterministic_reduce, o->deadline};
+    Error error;
+    p->release = release_lock;
+    p->release_context = &r->lock;
+    processes_start(p, &options, argc, argv);
+    if (!o->plan && split_batch(o, p->launch.size, &error) != 0) die_once(p, &error);
+    const char *refusal = o->plan ? NULL : device_open(argv, p->launch.local_rank);
+    if (refusal != NULL && p->launch.size > 1) die("process %d: %s", p->launch.rank, refusal);
+    if (refusal != NULL) die("%s", refusal);
+    processes_join(p, &options);
+    processes_set_threads(p, (int)o->threads);
+}
+
 // ---- which checkpoint -------------------------------------------------------------------------------------
 
 // Returns the newest intact checkpoint of the folder `run` up to step `limit`, as process 0 sees it; NULL if there is none yet, which
@@ -64,6 +87,37 @@ static int checkpoint_checksum(const char *folder, int64_t *checksum, Error *err
     *checksum = text != NULL ? crc32c(0, text, size) : 0;
     free(path), free(text);
     return result;
+}
+
+// Refuses processes that would not train the same: what they begin with must agree. `folder`: the checkpoint, or NULL.
+static void check_agreement(Processes *p, const Settings *o, const Pipeline *data, const char *folder) {
+    static const char *const what[] = {"options", "training shards", "validation shards",
+                                       "initial checkpoints"};
+    enum { NUM = sizeof(what) / sizeof(what[0]) };
+    Error error;
+    int64_t mine[NUM] = {options_checksum(o), (int64_t)data->train.num_tokens,
+                         (int64_t)data->validation.num_tokens, 0};
+    int64_t *all = (int64_t *)xcalloc(NUM * (size_t)p->launch.size, sizeof(int64_t));
+    int result = checkpoint_checksum(folder, &mine[3], &error);
+    agree_or_die(p, result, &error);
+    comm_exchange(p->comm, mine, sizeof(mine), all);
+    for (int r = 1; r < p->launch.size && result == 0; r++)
+        for (int i = 0; i < NUM && result == 0; i++)
+            if (all[NUM * r + i] != all[i])
+                result = fail(&error, "processes 0 and %d have different %s", r, what[i]);
+    free(all);
+    agree_or_die(p, result, &error);
+}
+
+// Returns the folder that weights come from, or NULL. A run that has no checkpoint yet is not resumed but started.
+static const char *choose_initial_folder(TrainingRun *r, Processes *processes, Settings *o) {
+    if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
+        r->checkpoint = choose_checkpoint(r, processes, o->run, o->sample != NULL, INT64_MAX);
+        if (r->checkpoint != NULL) return r->checkpoint;
+        o->resume = 0;
+        if (is_main(processes)) printf("'%s' has no checkpoint yet: starting again from step 0\n", o->run);
+    }
+    return o->init_from;
 }
 
 // ---- opening ----------------------------------------------------------------------------------------------
@@ -158,6 +212,15 @@ static void start_save(TrainingRun *r, const Processes *processes, int synchrono
 // Finds out whether process 0's record ends with a validation of the present step.
 static void find_last_validation(TrainingRun *r, const Processes *processes) {
     r->validated = broadcast_from_main(processes, r->metrics.validated) ? r->state.step : -1;
+}
+
+// Prints the command that resumes the run. `started`: the processes that the program started itself; 0: none.
+static void print_resume_hint(const TrainingRun *r, const char *program, const char *run, int64_t started) {
+    char *quoted = quote_for_shell(program), *folder = quote_for_shell(run), *processes = NULL;
+    if (started > 0) processes = format_text(" --processes %" PRId64, started);
+    printf("interrupted after step %" PRId64 "; to resume: %s --run %s --resume%s\n", r->state.step, quoted,
+           folder, processes ? processes : "");
+    free(quoted), free(folder), free(processes);
 }
 
 #endif

@@ -4,10 +4,12 @@
 
 #include <math.h>
 #include <signal.h>
-#include "data/tokenizer/tokenizer.h"
+#include "data/options/settings.cuh"
+#include "layers/base/progress.h"
 #include "layers/common.h"
 #include "layers/philox.h"
-#include "data/tokenizer/sampling.h"
+#include "sampling.h"
+#include "tokenizer.h"
 
 // A model as it generates text. `logits` computes those (V) of the token after `count` new ones, which begin at position `past`;
 // the caller's memory for both is pinned host memory.
@@ -157,6 +159,37 @@ static int64_t print_sample(const TextModel *m, Tokenizer *tokenizer, const Toke
     int64_t generated = continue_text(m, tokenizer, stops, sampling, &text, sample, stop);
     free(text.ids);
     return generated;
+}
+
+static Sampling sampling_of(const Settings *o) {
+    Sampling sampling = {o->sample_tokens, (uint64_t)o->seed, o->temperature, (size_t)o->top_k, o->top_p};
+    return sampling;
+}
+
+// Prints the continuation of exact tokens (--prompt-ids).
+static int64_t print_sample_of_ids(const TextModel *m, const Tokenizer *tokenizer, const TokenList *stops,
+                                   const Sampling *sampling, const char *ids,
+                                   const volatile sig_atomic_t *stop) {
+    TokenList text = {NULL, 0, 0};
+    Error error;
+    if (parse_ids(ids, (int64_t)m->vocab_size, &text, &error) != 0) die_of(&error);
+    for (size_t i = 0; i < text.count; i++) print_token(tokenizer, text.ids[i]);
+    int64_t count = continue_text(m, tokenizer, stops, sampling, &text, 0, stop);
+    free(text.ids);
+    return count;
+}
+
+// --sample: prints a continuation of the text and how fast it came.
+static void run_sample(const TextModel *m, Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
+                       const volatile sig_atomic_t *stop) {
+    if (tokenizer == NULL) die("there is no tokenizer in the folder of the weights: give --tokenizer");
+    const Sampling sampling = sampling_of(o);
+    const double started = seconds_now();
+    const int64_t count = o->prompt_ids != NULL
+                              ? print_sample_of_ids(m, tokenizer, stops, &sampling, o->prompt_ids, stop)
+                              : print_sample(m, tokenizer, stops, &sampling, o->sample, 0, stop);
+    if (count < 0) die("the model's logits are not finite: its weights have diverged");
+    fprintf(stderr, "%" PRId64 " tokens, %.1f tokens/s\n", count, (double)count / (seconds_now() - started));
 }
 
 #endif

@@ -155,6 +155,13 @@ static inline void sharding_gather_weights(Shards *s, const Parameters *paramete
     }
 }
 
+// Gives every process process 0's master weights, where they are not divided.
+static inline void sharding_broadcast_master(Shards *s, const Parameters *parameters, Stream stream) {
+    if (is_divided(s, parameters, parameters->master)) return;
+    const size_t bytes = parameters->num_elements * sizeof(float);
+    comm_wait(s->comm, comm_broadcast(s->comm, parameters->master, bytes, 0, stream), stream);
+}
+
 // Makes weights of the master weights.
 static inline void sharding_round_weights(Shards *s, const Parameters *parameters, int stochastic,
                                           uint64_t seed, const StepOutcome *outcome, Stream stream) {
