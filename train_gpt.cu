@@ -979,7 +979,7 @@ static void finish_step(Trainer *t) {
     s->gradient_norm = p->outcome->norm;
     s->skipped = p->outcome->skipped;
     s->seconds = event_seconds(p->started, p->done);
-    if (p->outcome->failed && !t->recovery.failed) {
+    if (p->outcome->signals[SIGNAL_NO_DATA] && !t->recovery.failed) {
         t->recovery.failed = 1;
         t->run.state.step = s->step - 1;
         t->run.state.position = p->position;
@@ -991,11 +991,11 @@ static void finish_step(Trainer *t) {
         t->run.state.step = s->step;
         t->run.state.position = p->next_position;
     }
-    t->recovery.stopping |= p->outcome->stopping > 0;
-    t->run.save_due |= p->outcome->saving > 0;
+    t->recovery.stopping |= p->outcome->signals[SIGNAL_STOP] > 0;
+    t->run.save_due |= p->outcome->signals[SIGNAL_SAVE] > 0;
     watchdog_learn(t->processes.watchdog, s->seconds);
     if (is_main(&t->processes)) metrics_step(&t->run.metrics, s);
-    if (p->outcome->written == t->processes.launch.size && p->turn == t->run.saving.turn)
+    if (p->outcome->signals[SIGNAL_WRITTEN] == t->processes.launch.size && p->turn == t->run.saving.turn)
         saving_advance(&t->run.saving);
 }
 
@@ -1004,15 +1004,15 @@ static void finish_steps(Trainer *t) {
 }
 
 // What this process tells the others with the step's totals.
-static void send_flags(Trainer *t, PendingStep *p) {
+static void send_signals(Trainer *t, PendingStep *p) {
     GPT *m = &t->model;
-    p->flags[TOTAL_STOPPING] = stop_signal != 0;
-    p->flags[TOTAL_SAVING] = saving_asks(&t->run.saving);
-    p->flags[TOTAL_WRITTEN] = saving_is_done(&t->run.saving);
-    p->flags[TOTAL_FAILED] = t->recovery.has_no_data;
+    p->signals[SIGNAL_STOP] = stop_signal != 0;
+    p->signals[SIGNAL_SAVE] = saving_asks(&t->run.saving);
+    p->signals[SIGNAL_WRITTEN] = saving_is_done(&t->run.saving);
+    p->signals[SIGNAL_NO_DATA] = t->recovery.has_no_data;
     p->turn = t->run.saving.turn;
-    copy_to_device(&m->optimizer.totals[TOTAL_STOPPING], &p->flags[TOTAL_STOPPING],
-                   (TOTAL_SQUARES - TOTAL_STOPPING) * sizeof(double), m->run.stream);
+    copy_to_device(&m->optimizer.totals[TOTAL_SIGNALS], p->signals, NUM_SIGNALS * sizeof(double),
+                   m->run.stream);
 }
 
 // Queues one step on the device, then records an earlier one: the device always has work.
@@ -1032,7 +1032,7 @@ static void train_step(Trainer *t) {
     event_record(&p->started, m->run.stream);
     p->position = t->run.state.position;
     accumulate_gradients(t);
-    send_flags(t, p);
+    send_signals(t, p);
     gpt_update(m, &adamw);
     copy_to_host(p->outcome, m->optimizer.outcome, sizeof(StepOutcome), m->run.stream);
     event_record(&p->done, m->run.stream);

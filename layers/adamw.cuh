@@ -2,7 +2,7 @@
 // Clipping and skipping of a step are decided on the device, so the host does not have to wait for them.
 //
 //     norm    = sqrt(sum of gradient^2)
-//     skipped = loss or norm is not finite, or a process has no data: nothing is updated
+//     skipped = loss or norm is not finite, or there is a veto: nothing is updated
 //     clip    = min(1, max_norm / norm)         max_norm 0: always 1
 //     g  = clip * gradient
 //     m  = beta1 m + (1 - beta1) g              m^ = m / (1 - beta1^updates)     updates counts from 1
@@ -25,12 +25,16 @@
 #include "common.h"
 #include "philox.h"
 
+// Numbers that processes add up along with the loss of a step; what the first ones mean is the caller's business. A step
+// with a veto is skipped: a process had no data for it.
+enum { SIGNAL_VETO = 3, NUM_SIGNALS };
+
 // The result of a whole step, in device memory.
 typedef struct {
     double loss, norm;
     int64_t updates;                           // number of updates so far, including this step
     int32_t skipped;                           // 1 if nothing was updated
-    int32_t stopping, saving, written, failed; // numbers of processes, see TOTAL_STOPPING and the following
+    int32_t signals[NUM_SIGNALS];              // sums over processes
     float clip, correction1, correction2;      // correction: 1 / (1 - beta^updates)
 } StepOutcome;
 
@@ -51,10 +55,9 @@ typedef struct {
 
 enum { ADAMW_CHUNK = 8192 };
 
-// Indices of the totals of a step, each a double: the loss; the numbers of processes that were asked to stop, that
-// request a checkpoint, that have written their part of one, and that had no data for the step; and, from TOTAL_SQUARES
-// on, the sum of squares of each chunk.
-enum { TOTAL_LOSS, TOTAL_STOPPING, TOTAL_SAVING, TOTAL_WRITTEN, TOTAL_FAILED, TOTAL_SQUARES };
+// Indices of the totals of a step, each a double: the loss; the signals; and, from TOTAL_SQUARES on, the sum of squares
+// of each chunk.
+enum { TOTAL_LOSS, TOTAL_SIGNALS, TOTAL_SQUARES = TOTAL_SIGNALS + NUM_SIGNALS };
 
 // Returns the number of totals of a step.
 static inline size_t step_totals(size_t num_chunks) {
@@ -65,12 +68,9 @@ static inline HOST_DEVICE void outcome_decide(StepOutcome *o, const double *tota
                                               const AdamW *a) {
     const double norm = sqrt(square_sum);
     o->loss = totals[TOTAL_LOSS];
-    o->stopping = (int32_t)totals[TOTAL_STOPPING];
-    o->saving = (int32_t)totals[TOTAL_SAVING];
-    o->written = (int32_t)totals[TOTAL_WRITTEN];
-    o->failed = (int32_t)totals[TOTAL_FAILED];
+    for (int i = 0; i < NUM_SIGNALS; i++) o->signals[i] = (int32_t)totals[TOTAL_SIGNALS + i];
     o->norm = norm;
-    o->skipped = o->failed || !(isfinite(o->loss) && isfinite(norm));
+    o->skipped = o->signals[SIGNAL_VETO] != 0 || !(isfinite(o->loss) && isfinite(norm));
     o->clip = a->max_norm > 0 && norm > a->max_norm ? (float)(a->max_norm / norm) : 1.0f;
     if (o->skipped) return;
     o->updates++;

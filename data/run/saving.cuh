@@ -7,7 +7,7 @@
 //     committing  process 0's thread writes the manifest and gives the checkpoint its name
 //
 // A phase ends when all processes' threads are done with it. They tell each other by the totals of a step
-// (TOTAL_WRITTEN), so nobody waits, unless the next save is due before: saving_finish. Errors end no phase early: a save that failed somewhere is
+// (SIGNAL_WRITTEN), so nobody waits, unless the next save is due before: saving_finish. Errors end no phase early: a save that failed somewhere is
 // taken back everywhere, with a warning, and tried again later.
 #ifndef DATA_RUN_SAVING_CUH
 #define DATA_RUN_SAVING_CUH

@@ -5,12 +5,16 @@
 #include "layers/adamw.cuh"
 #include "metrics.h"
 
+// What processes tell each other with the totals of a step: that they were asked to stop, that they ask for a checkpoint, that they
+// have written their part of one, that they had no data for the step.
+enum { SIGNAL_STOP, SIGNAL_SAVE, SIGNAL_WRITTEN, SIGNAL_NO_DATA = SIGNAL_VETO };
+
 // A step that the device has been given, and its results once it is done.
 typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;            // in pinned host memory
-    double *flags;                   // (TOTAL_SQUARES) without the loss: what this process tells the others
-    int turn;                        // of Saving, when the flags were set
+    double *signals;                 // (NUM_SIGNALS) of this process, in pinned host memory
+    int turn;                        // of Saving, when they were set
     int64_t position, next_position; // sequences consumed before the step, and after it
     Event started, done;
 } PendingStep;
@@ -23,7 +27,7 @@ typedef struct {
 static inline void queue_open(StepQueue *q) {
     for (int i = 0; i < 2; i++) {
         q->pending[i].outcome = (StepOutcome *)host_alloc(sizeof(StepOutcome));
-        q->pending[i].flags = (double *)host_alloc(TOTAL_SQUARES * sizeof(double));
+        q->pending[i].signals = (double *)host_alloc(NUM_SIGNALS * sizeof(double));
         q->pending[i].started = event_create();
         q->pending[i].done = event_create();
     }
@@ -32,7 +36,7 @@ static inline void queue_open(StepQueue *q) {
 static inline void queue_close(StepQueue *q) {
     if (q->pending[0].outcome == NULL) return; // never opened
     for (int i = 0; i < 2; i++) {
-        host_free(q->pending[i].outcome), host_free(q->pending[i].flags);
+        host_free(q->pending[i].outcome), host_free(q->pending[i].signals);
         event_destroy(q->pending[i].started), event_destroy(q->pending[i].done);
     }
 }

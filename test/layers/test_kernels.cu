@@ -397,7 +397,7 @@ static AdamWCase adamw_case(size_t n) {
 static void test_adamw(size_t n, double max_norm, int stochastic) {
     AdamWCase k = adamw_case(n);
     AdamW a = {1e-2, 0.9, 0.95, 1e-8, max_norm, stochastic, 99};
-    StepOutcome start = {0, 0, 6, 0, 0, 0, 0, 0}, wanted = start;
+    StepOutcome start = {0, 0, 6, 0, {0}, 0, 0, 0}, wanted = start;
     double *scratch = (double *)calloc(step_totals(k.num_chunks), sizeof(double));
     scratch[TOTAL_LOSS] = 1.5;
     float *master = upload<float>(k.master, n), *m = poisoned_copy(k.m, n), *v = poisoned_copy(k.v, n);
@@ -466,7 +466,7 @@ static void test_stochastic_rounding(void) {
     AdamWChunk *chunks = upload_as_is(&chunk, 1);
     float *up[2];
     for (int update = 0; update < 2; update++) {
-        StepOutcome go = {0, 0, update + 1, 0, 0, 1, 1, 1};
+        StepOutcome go = {0, 0, update + 1, 0, {0}, 1, 1, 1};
         StepOutcome *outcome = upload_as_is(&go, 1);
         adamw_update(weights[0], d_master, m, v, m, chunks, 1, &a, outcome, 0);
         round_weights(weights[1], d_master, 0, N / 2, 1, a.seed, outcome, 0);
