@@ -15,7 +15,7 @@ EMULATED := $(addprefix build/emulated-bf16/test/,layers/test_kernels attention/
 CHECKS = $(addprefix $(BUILD)/,$(filter-out test/layers/comm/% test/layers/launch/%,$(TESTS)) test/layers/comm/test_partition)
 .PHONY: emulated_checks
 check: programs $(CHECKS) emulated_checks
-	BUILD=$(BUILD) TEST_SMALL=1 $(RUN_TESTS) test/test_resume.sh $(CHECKS) $(if $(call lacks,$(firstword $(CXX)),x),,$(EMULATED))
+	BUILD=$(BUILD) TEST_SMALL=1 $(RUN_TESTS) test/test_resume.sh test/test_old_run.sh $(CHECKS) $(if $(call lacks,$(firstword $(CXX)),x),,$(EMULATED))
 emulated_checks:
 	@$(if $(call lacks,$(firstword $(CXX)),x),,$(MAKE) --no-print-directory DEVICE=emulated PRECISION=bf16 $(EMULATED))
 else
