@@ -155,7 +155,7 @@ TESTS_SHELL     := $(if $(USES_MPI),test/test_processes.sh) $(if $(variant),,tes
                    $(if $(USES_MPI),$(if $(variant),,test/test_two_hosts.sh)) $(if $(TORTURE_NEEDS),test/torture.py)
 # Those that need a tool which is not installed are left out and named (test/harness/skipped.sh): TEST:TOOL.
 lacks = $(if $(shell command -v $(1)),,$(addsuffix :$(1),$(2)))
-SKIPPED := $(call lacks,python3,test/test_docs.py test/test_processes.sh test/test_command_line.sh test/test_saving.sh test/test_old_run.sh test/data/test_tokenize.sh \
+SKIPPED := $(call lacks,python3,test/test_docs.py test/test_processes.sh test/test_command_line.sh test/test_saving.sh test/data/test_tokenize.sh \
                                 test/data/test_download.sh test/torture.py test/attention/test_mutations.py) \
            $(call lacks,curl,test/data/test_download.sh) $(call lacks,pgrep,test/test_processes.sh) $(call lacks,$(firstword $(CXX)),test/emulated.sh test/test_cuda_build.sh)
 LEFT_OUT := $(foreach s,$(SKIPPED),$(firstword $(subst :, ,$(s))))
