@@ -32,7 +32,7 @@
 #include "layers/comm/sharding.cuh"
 #include "layers/embedding.cuh"
 #include "layers/host_memory.h"
-#include "layers/launch/processes.cuh"
+#include "layers/comm/processes.cuh"
 #include "layers/launch/signals.h"
 #include "layers/memory_plan.cuh"
 #include "layers/norm.cuh"

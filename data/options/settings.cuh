@@ -7,7 +7,7 @@
 #include "options.h"
 #include "version.h"
 #include "layers/dropout.h"
-#include "layers/launch/processes.cuh"
+#include "layers/comm/processes.cuh"
 #include "layers/matmul.cuh"
 #include "layers/schedule.h"
 

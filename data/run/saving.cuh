@@ -18,7 +18,7 @@
 #include "layers/base/progress.h"
 #include "data/run/recovery.h"
 #include "data/run/saver.h"
-#include "layers/launch/processes.cuh"
+#include "layers/comm/processes.cuh"
 #include "layers/matmul.cuh"
 #include "layers/optimizer.cuh"
 

@@ -6,7 +6,7 @@
 #include "data/options/settings.cuh"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokens/pipeline.cuh"
-#include "layers/launch/processes.cuh"
+#include "layers/comm/processes.cuh"
 #include "metrics.h"
 #include "run.h"
 #include "saving.cuh"

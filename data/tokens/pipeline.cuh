@@ -6,7 +6,7 @@
 #include "data/run/checkpoint.h"
 #include "data/tokenizer/tokenizer.h"
 #include "layers/device.h"
-#include "layers/launch/processes.cuh"
+#include "layers/comm/processes.cuh"
 #include "loader.h"
 #include "shards.h"
 

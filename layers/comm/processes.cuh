@@ -1,13 +1,13 @@
 // The processes that train together, this one among them: joining, agreeing on errors, leaving with one sentence.
-#ifndef LAYERS_LAUNCH_PROCESSES_CUH
-#define LAYERS_LAUNCH_PROCESSES_CUH
+#ifndef LAYERS_COMM_PROCESSES_CUH
+#define LAYERS_COMM_PROCESSES_CUH
 
 #include <omp.h>
 #include <sched.h>
 #include <unistd.h>
 #include "layers/base/files.h"
-#include "layers/comm/comm.h"
-#include "watchdog.h"
+#include "comm.h"
+#include "layers/launch/watchdog.h"
 
 enum { MAX_THREADS = 4096 };
 
