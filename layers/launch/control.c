@@ -8,7 +8,7 @@
 // Only connections that have sent JOIN count. Unrelated clients and unrelated listeners are ignored: they send
 // nothing, or something that does not begin with MAGIC and the id of the run.
 #define _GNU_SOURCE
-#include "layers/comm/bytes.h"
+#include "bytes.h"
 #include "control.h"
 #include "layers/base/progress.h"
 

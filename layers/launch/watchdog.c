@@ -1,6 +1,6 @@
 // See watchdog.h.
 #define _GNU_SOURCE
-#include "layers/comm/bytes.h"
+#include "bytes.h"
 #include "watchdog.h"
 #include "layers/base/progress.h"
 #include "layers/base/threads.h"

@@ -1,6 +1,6 @@
 // Integers in messages between processes: little-endian, `count` bytes each.
-#ifndef LAYERS_COMM_BYTES_H
-#define LAYERS_COMM_BYTES_H
+#ifndef LAYERS_LAUNCH_BYTES_H
+#define LAYERS_LAUNCH_BYTES_H
 
 #include <stdint.h>
 
