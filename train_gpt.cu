@@ -198,10 +198,10 @@ typedef struct {
     size_t logits_bytes; // the most for logits; 0: no limit
     AttentionVariant attention;
     Sharding sharding;
-    int processes; // that share what is divided
+    int num_processes; // that share what is divided
     Comm *comm;    // this process and the others
     int sharing;   // processes on this host, which share its memory
-} Shape;
+} ModelSetup;
 
 // What a model runs on.
 typedef struct {
@@ -322,7 +322,7 @@ static void place_activations(const GPT *m, Activations *x, Arena *arena) {
 }
 
 // Gives every tensor its place. Text is generated between steps, so its memory is that of the activations.
-static void gpt_place(GPT *m, Arena *arena) {
+static void gpt_place_tensors(GPT *m, Arena *arena) {
     size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(max_size(m->dims.UP, m->dims.QKV)) : 0;
     place_weights(m, arena);
     if (m->acts.B > 0) {
@@ -336,7 +336,7 @@ static void gpt_place(GPT *m, Arena *arena) {
     if (m->acts.B > 0) place_activations(m, &m->acts, arena);
     place_activations(m, &m->cache, &generation);
     if (generation.used > arena->used) {
-        arena->of[MEMORY_BLOCKS] += generation.used - arena->used; // keys and values, most of it
+        arena->by_purpose[MEMORY_BLOCKS] += generation.used - arena->used; // keys and values, most of it
         arena->used = generation.used;
     }
 }
@@ -353,14 +353,14 @@ static void set_batch(GPT *m, size_t B, size_t floatX_size) {
 
 // Bytes that --batch B takes in a build for the CPU or a GPU; `of` (or NULL): by purpose.
 static size_t gpt_memory(const void *model, size_t B, int on_gpu, size_t floatX_size,
-                         size_t of[NUM_MEMORIES]) {
+                         size_t by_purpose[NUM_MEMORIES]) {
     const GPT *m = (const GPT *)model;
     CHECK(m->run.arena.base == NULL); // places are forgotten
     GPT plan = *m;
     Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
     set_batch(&plan, B, floatX_size);
-    gpt_place(&plan, &arena);
-    if (of != NULL) memcpy(of, arena.of, sizeof(arena.of));
+    gpt_place_tensors(&plan, &arena);
+    if (by_purpose != NULL) memcpy(by_purpose, arena.by_purpose, sizeof(arena.by_purpose));
     return arena.used;
 }
 
@@ -370,22 +370,22 @@ static MemoryPlan memory_plan(const GPT *m) {
 }
 
 // The model's tensors and shapes, without memory.
-static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
+static void gpt_describe(GPT *m, const GPTConfig *config, const ModelSetup *setup) {
     memset(m, 0, sizeof(*m));
     m->config = *config;
     m->dims = dims_of(config);
-    m->run.attention = attention_choose(shape->attention);
-    m->run.sharing = shape->sharing;
+    m->run.attention = attention_choose(setup->attention);
+    m->run.sharing = setup->sharing;
     list_parameters(m);
-    sharding_open(&m->shards, &m->parameters, shape->sharding, shape->comm, shape->processes, m->dims.L);
+    sharding_open(&m->shards, &m->parameters, setup->sharding, setup->comm, setup->num_processes, m->dims.L);
     m->weights.block = (BlockWeights *)xcalloc(m->dims.L, sizeof(BlockWeights));
     m->gradients.block = (BlockGradients *)xcalloc(m->dims.L, sizeof(BlockGradients));
     m->acts.block = (BlockActivations *)xcalloc(m->dims.L, sizeof(BlockActivations));
     m->cache.block = (BlockActivations *)xcalloc(m->dims.L, sizeof(BlockActivations));
-    m->acts.T = shape->T;
-    m->acts.recompute = shape->recompute;
-    m->acts.logits_bytes = shape->logits_bytes;
-    set_batch(m, shape->B, sizeof(floatX));
+    m->acts.T = setup->T;
+    m->acts.recompute = setup->recompute;
+    m->acts.logits_bytes = setup->logits_bytes;
+    set_batch(m, setup->B, sizeof(floatX));
     m->cache.B = 1;
     m->cache.T = m->dims.max_T;
     m->cache.caching = 1;
@@ -395,21 +395,21 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const Shape *shape) {
 // Memory for what gpt_describe described, and zeros where a run begins with them.
 static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
     Runtime *run = &m->run;
-    size_t available, total, asked = gpt_memory(m, m->acts.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
+    size_t available, total, model_bytes = gpt_memory(m, m->acts.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
     const MemoryPlan plan = memory_plan(m);
-    const size_t taken = asked + memory_beside(&plan, m->acts.B, DEVICE_IS_GPU);
+    const size_t bytes = model_bytes + additional_host_memory(&plan, m->acts.B, DEVICE_IS_GPU);
     run->stream = stream_create();
     matmul_open(&run->matmul, library, precision);
     device_memory(&available, &total, run->sharing);
     Arena arena = {NULL, 0, {0}, DEVICE_IS_GPU, sizeof(floatX)};
-    if (taken <= available) arena.base = (char *)device_alloc(asked);
-    if (arena.base == NULL) return refuse_memory(&plan, taken, min_size(available, taken - 1), error);
+    if (bytes <= available) arena.base = (char *)device_alloc(model_bytes);
+    if (arena.base == NULL) return refuse_memory(&plan, bytes, min_size(available, bytes - 1), error);
     run->arena = arena;
-    gpt_place(m, &run->arena);
-    const size_t *of = run->arena.of;
-    device_zero(run->arena.base, of[MEMORY_WEIGHTS] + of[MEMORY_MASTER], run->stream);
+    gpt_place_tensors(m, &run->arena);
+    const size_t *size = run->arena.by_purpose;
+    device_zero(run->arena.base, size[MEMORY_WEIGHTS] + size[MEMORY_MASTER], run->stream);
     if (m->acts.B > 0) {
-        device_zero(m->parameters.gradients, of[MEMORY_GRADIENTS] + of[MEMORY_MOMENTS], run->stream);
+        device_zero(m->parameters.gradients, size[MEMORY_GRADIENTS] + size[MEMORY_MOMENTS], run->stream);
         optimizer_clear(&m->optimizer, &m->parameters, run->stream);
     }
     stream_wait(run->stream);
@@ -439,7 +439,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
 }
 
 // Makes the weights of the master weights, which were just loaded or initialised.
-static void gpt_round(GPT *m, int stochastic) {
+static void gpt_round_weights(GPT *m, int stochastic) {
     sharding_round_weights(&m->shards, &m->parameters, stochastic, m->run.seed, m->optimizer.outcome,
                            m->run.stream);
 }
@@ -453,8 +453,8 @@ typedef struct {
     uint32_t dropout_threshold;
     float loss_scale; // 1 / number of tokens in the step
     MatmulMode mode;  // of weight gradients: the first micro-step overwrites them, later ones add
-    int first;        // no sums of gradients yet
-    int sends;        // gradients go to the other processes
+    int is_first;     // no sums of gradients yet
+    int sends_gradients; // gradients go to the other processes
 } MicroStep;
 
 static const MicroStep NO_TRAINING = {0, 0, DROPOUT_NONE, 0, MATMUL_OVERWRITE, 1, 0};
@@ -498,7 +498,7 @@ static void begin_bucket(GPT *m, size_t b, const MicroStep *s) {
     if (s->mode == MATMUL_OVERWRITE) sharding_begin_bucket(&m->shards, &m->parameters, b, m->run.stream);
 }
 static void end_bucket(GPT *m, size_t b, const MicroStep *s) {
-    if (s->sends) sharding_end_bucket(&m->shards, &m->parameters, b, s->first, m->run.stream);
+    if (s->sends_gradients) sharding_end_bucket(&m->shards, &m->parameters, b, s->is_first, m->run.stream);
 }
 
 // ---- where sublayers meet the residual stream -------------------------------------------------------------
@@ -888,7 +888,7 @@ static int is_stopping(const Trainer *t) {
 static void set_weights(Trainer *t) {
     GPT *m = &t->model;
     sharding_broadcast_master(&m->shards, &m->parameters, m->run.stream);
-    gpt_round(m, t->options.stochastic_rounding && t->run.state.step > 0); // as the run left them
+    gpt_round_weights(m, t->options.stochastic_rounding && t->run.state.step > 0); // as the run left them
 }
 
 // ---- validation -------------------------------------------------------------------------------------------
@@ -986,7 +986,7 @@ static void finish_step(Trainer *t) {
     }
     if (t->recovery.failed || must_roll_back(&t->recovery, &t->run.state))
         return; // what was queued behind it never was
-    recovery_judge(&t->recovery, &t->run.state, s->loss, s->skipped);
+    recovery_record_loss(&t->recovery, &t->run.state, s->loss, s->skipped);
     if (must_roll_back(&t->recovery, &t->run.state)) {
         t->run.state.step = s->step;
         t->run.state.position = p->next_position;
@@ -995,7 +995,8 @@ static void finish_step(Trainer *t) {
     t->run.save_due |= p->outcome->signals[SIGNAL_SAVE] > 0;
     watchdog_learn(t->processes.watchdog, s->seconds);
     if (is_main(&t->processes)) metrics_step(&t->run.metrics, s);
-    if (p->outcome->signals[SIGNAL_WRITTEN] == t->processes.launch.size && p->turn == t->run.saving.turn)
+    if (p->outcome->signals[SIGNAL_WRITTEN] == t->processes.launch.size &&
+        p->phase_number == t->run.saving.phase_number)
         saving_advance(&t->run.saving);
 }
 
@@ -1007,10 +1008,10 @@ static void finish_steps(Trainer *t) {
 static void send_signals(Trainer *t, PendingStep *p) {
     GPT *m = &t->model;
     p->signals[SIGNAL_STOP] = stop_signal != 0;
-    p->signals[SIGNAL_SAVE] = saving_asks(&t->run.saving);
-    p->signals[SIGNAL_WRITTEN] = saving_is_done(&t->run.saving);
+    p->signals[SIGNAL_SAVE] = saving_is_due(&t->run.saving);
+    p->signals[SIGNAL_WRITTEN] = saving_part_is_done(&t->run.saving);
     p->signals[SIGNAL_NO_DATA] = t->recovery.has_no_data;
-    p->turn = t->run.saving.turn;
+    p->phase_number = t->run.saving.phase_number;
     copy_to_device(&m->optimizer.totals[TOTAL_SIGNALS], p->signals, NUM_SIGNALS * sizeof(double),
                    m->run.stream);
 }
@@ -1078,13 +1079,13 @@ static int is_unfinished(const Trainer *t) {
 static int save_and_wait(Trainer *t, Error *error) {
     watchdog_step(t->processes.watchdog, 0);
     if (save_now(&t->run.saving, &t->run.state, error) == 0) return 0;
-    t->recovery.cannot_save = 1;
+    t->recovery.skips_final_save = 1;
     return -1;
 }
 
 static int stop_after_skips(Trainer *t, Error *error) {
     if (t->run.saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    t->recovery.cannot_save = 1; // or need not: a step that is skipped changes nothing
+    t->recovery.skips_final_save = 1; // or need not: a step that is skipped changes nothing
     return fail_skipped(t->run.state.skipped_in_row, t->run.state.step, t->run.saving.saved_step, error);
 }
 
@@ -1120,7 +1121,7 @@ static int roll_back(Trainer *t, Error *error) {
     watchdog_step(t->processes.watchdog, 0);
     saving_finish(&t->run.saving, -1);
     if (check_rollbacks(&t->recovery, t->run.saving.saved_step, error) != 0) {
-        t->recovery.cannot_save = 1; // nothing new is worth saving
+        t->recovery.skips_final_save = 1; // nothing new is worth saving
         return -1;
     }
     char *folder = choose_checkpoint(&t->run, &t->processes, t->options.run, 0, t->run.saving.saved_step);
@@ -1222,12 +1223,12 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     o->channels = config.channels;
     o->max_sequence_length = config.max_sequence_length;
     o->vocab_size = config.vocab_size;
-    Shape shape = {o->sample ? 0 : (size_t)o->batch, (size_t)o->sequence_length,
-                   (Recompute)o->recompute,          (size_t)o->logits_memory,
-                   (AttentionVariant)o->attention,   o->sample ? SHARD_NONE : (Sharding)o->shard,
-                   t->processes.launch.size,         t->processes.comm,
-                   t->processes.launch.local_size};
-    gpt_describe(&t->model, &config, &shape);
+    ModelSetup setup = {o->sample ? 0 : (size_t)o->batch, (size_t)o->sequence_length,
+                        (Recompute)o->recompute,          (size_t)o->logits_memory,
+                        (AttentionVariant)o->attention,   o->sample ? SHARD_NONE : (Sharding)o->shard,
+                        t->processes.launch.size,         t->processes.comm,
+                        t->processes.launch.local_size};
+    gpt_describe(&t->model, &config, &setup);
     t->model.run.seed = (uint64_t)o->seed;
     t->model.run.attention_atomics = o->attention_atomics;
     return 0;
@@ -1284,13 +1285,14 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
 }
 
 // Ends with the error's sentence, but not without the steps that were done. The error is that of all processes.
-static void die_saving(Trainer *t, const Error *error) {
+static void save_and_die(Trainer *t, const Error *error) {
     Error second;
     finish_steps(t);
     watchdog_step(t->processes.watchdog, 0);
     saving_finish(&t->run.saving, -1);
     if (is_main(&t->processes)) metrics_end_line(&t->run.metrics);
-    if (t->run.state.step > 0 && !may_roll_back(&t->recovery, &t->run.state) && !t->recovery.cannot_save) {
+    if (t->run.state.step > 0 && !may_roll_back(&t->recovery, &t->run.state) &&
+        !t->recovery.skips_final_save) {
         const int saved = save_now(&t->run.saving, &t->run.state, &second) == 0;
         if (saved && is_main(&t->processes))
             printf("saved a checkpoint of step %" PRId64 "\n", t->run.state.step);
@@ -1344,7 +1346,7 @@ static void set_up(Trainer *t, const char *folder) {
 
 static void run_training(Trainer *t) {
     Error error;
-    if (train(t, &error) != 0) die_saving(t, &error);
+    if (train(t, &error) != 0) save_and_die(t, &error);
     comm_barrier(t->processes.comm); // nobody leaves before all are done
     watchdog_stop(t->processes.watchdog);
 }

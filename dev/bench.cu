@@ -158,9 +158,9 @@ static void create_model(GPT *m, const StepShape *s, Precision precision, Attent
     Error error;
     GPTConfig config = gpt_config_gpt2((int64_t)s->T, (int64_t)s->V, s->num_layers, s->num_heads,
                                        s->channels);
-    Shape shape = {s->B, s->T, RECOMPUTE_NONE, 0, attention, SHARD_NONE, 1, comm_alone(), 1};
+    ModelSetup setup = {s->B, s->T, RECOMPUTE_NONE, 0, attention, SHARD_NONE, 1, comm_alone(), 1};
     const size_t N = s->B * s->T;
-    gpt_describe(m, &config, &shape);
+    gpt_describe(m, &config, &setup);
     m->run.seed = 1;
     if (gpt_allocate(m, MATMUL_AUTO, precision, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);

@@ -34,7 +34,7 @@ static Option table[NUM_TABLE]; // the trainer's, then those above
 static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
     const WorkSizes work = work_sizes(m);
     const double block = layer_flop(&m->parameters, &work, 0, NUM_LAPS);
-    const double again = layer_flop(&m->parameters, &work, 0, LAP_MLP_DOWN); // all but the last product
+    const double recomputed = layer_flop(&m->parameters, &work, 0, LAP_MLP_DOWN); // all but the last product
     for (size_t b = 0; b <= m->dims.L; b++) sizes[b] = m->shards.buckets[b].size;
     PlanModel plan = {sizes,
                       m->dims.L + 1,
@@ -42,7 +42,7 @@ static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
                       (size_t)accumulate,
                       block,
                       layer_flop(&m->parameters, &work, -1, NUM_LAPS),
-                      m->acts.recompute == RECOMPUTE_BLOCK ? again / block : 0,
+                      m->acts.recompute == RECOMPUTE_BLOCK ? recomputed / block : 0,
                       2,
                       sizeof(double) * (m->shards.sharding == SHARD_NONE
                                             ? (size_t)TOTAL_SQUARES
@@ -52,7 +52,7 @@ static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
 }
 
 // 1 to 1024 GPUs, each with this batch.
-static void print_plan_of_many(const GPT *m, const PlanSettings *o) {
+static void print_cluster_plan(const GPT *m, const PlanSettings *o) {
     PlanGpu gpu = *plan_gpu(option_choice_name(table, NUM_TABLE, o, "gpu"));
     size_t *sizes = (size_t *)xcalloc(m->dims.L + 1, sizeof(size_t));
     const PlanModel plan = plan_model(m, o->trainer.accumulate, sizes);
@@ -70,11 +70,11 @@ static void print_plan_of_many(const GPT *m, const PlanSettings *o) {
            "GB sent", "step ms", "sending ms", "hidden %", "tokens/s", "efficiency");
     for (int gpus = 1; gpus <= 1024; gpus *= 2) {
         GPT one;
-        Shape shape = {
+        ModelSetup setup = {
             m->acts.B,          m->acts.T, m->acts.recompute, m->acts.logits_bytes, m->run.attention,
             m->shards.sharding, gpus,      m->shards.comm,    m->run.sharing};
         PlanStep step;
-        gpt_describe(&one, &m->config, &shape);
+        gpt_describe(&one, &m->config, &setup);
         plan_step(&plan, &gpu, gpus, (int)o->gpus_per_node, &step);
         const double memory = (double)gpt_memory(&one, m->acts.B, 1, 2, NULL),
                      hidden = step.communication - step.exposed;
@@ -115,7 +115,7 @@ int main(int argc, char **argv) {
     trainer.processes.launch.size = trainer.processes.launch.local_size = 1;
     trainer.processes.comm = comm_alone();
     if (describe_model(&trainer, NULL, &error) != 0) die_of(&error);
-    print_plan_of_many(&trainer.model, &settings);
+    print_cluster_plan(&trainer.model, &settings);
     gpt_free(&trainer.model);
     comm_close(trainer.processes.comm);
     close_output();

@@ -21,7 +21,7 @@ typedef enum {
 typedef struct {
     char *base;
     size_t used;             // bytes
-    size_t of[NUM_MEMORIES]; // the same by purpose
+    size_t by_purpose[NUM_MEMORIES]; // the same by purpose
     int on_gpu;         // whether the build that is planned for, this one where base is not NULL, is a GPU's
     size_t floatX_size; // in that build
 } Arena;
@@ -31,7 +31,7 @@ static inline void *arena_take(Arena *arena, Memory memory, size_t count, size_t
     const size_t bytes = round_up(count * size, DEVICE_ALIGNMENT);
     void *pointer = arena->base ? arena->base + arena->used : NULL;
     arena->used += bytes;
-    arena->of[memory] += bytes;
+    arena->by_purpose[memory] += bytes;
     return pointer;
 }
 

@@ -13,7 +13,8 @@
 typedef struct {
     const void *model;
     // Bytes that --batch B takes in a build for the CPU or a GPU, and, unless `of` is NULL, by purpose.
-    size_t (*bytes)(const void *model, size_t B, int on_gpu, size_t floatX_size, size_t of[NUM_MEMORIES]);
+    size_t (*bytes)(const void *model, size_t B, int on_gpu, size_t floatX_size,
+                    size_t by_purpose[NUM_MEMORIES]);
     const Parameters *parameters;
     const Shards *shards;
     size_t B, T, HS; // B = 0: generating text
@@ -22,7 +23,7 @@ typedef struct {
 // Returns a bound of the bytes of host memory that training takes in addition to the model's: the copy of the state that is
 // saved, batches (loader and pipeline), sums of attention's backward pass, stacks and buffers of threads. 0 on a GPU, where that is
 // not the memory that limits the batch.
-static inline size_t memory_beside(const MemoryPlan *m, size_t B, int on_gpu) {
+static inline size_t additional_host_memory(const MemoryPlan *m, size_t B, int on_gpu) {
     enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };
     const size_t saved = optimizer_saved_bytes(m->parameters);
     const size_t divided = m->shards->sharding == SHARD_NONE ? 1 : (size_t)m->shards->num_processes;
@@ -35,7 +36,7 @@ static inline size_t memory_beside(const MemoryPlan *m, size_t B, int on_gpu) {
 
 // Returns all that a build for the CPU or a GPU takes with --batch B.
 static inline size_t memory_taken(const MemoryPlan *m, size_t B, int on_gpu, size_t floatX_size) {
-    return m->bytes(m->model, B, on_gpu, floatX_size, NULL) + memory_beside(m, B, on_gpu);
+    return m->bytes(m->model, B, on_gpu, floatX_size, NULL) + additional_host_memory(m, B, on_gpu);
 }
 
 // Returns the largest B that fits into `bytes`; 0: none.
@@ -88,18 +89,18 @@ static inline void print_memory_plan(const MemoryPlan *m, const char *recompute,
     static const PlannedBuild builds[] = {{"CPU", 0, 4}, {"GPU bf16", 1, 2}, {"GPU fp32", 1, 4}};
     enum { NUM_BUILDS = sizeof(builds) / sizeof(builds[0]) };
     static const double gigabytes[] = {16, 24, 40, 80, 141};
-    size_t of[NUM_BUILDS][NUM_MEMORIES], total[NUM_BUILDS];
+    size_t by_purpose[NUM_BUILDS][NUM_MEMORIES], total[NUM_BUILDS];
     printf("%.2f M parameters, --batch %zu --sequence-length %zu --recompute %s; MB\n%-28s",
            (double)m->parameters->count * 1e-6, m->B, m->T, recompute, "");
     for (int b = 0; b < NUM_BUILDS; b++) {
-        total[b] = m->bytes(m->model, m->B, builds[b].on_gpu, builds[b].floatX_size, of[b]);
+        total[b] = m->bytes(m->model, m->B, builds[b].on_gpu, builds[b].floatX_size, by_purpose[b]);
         printf(" %12s", builds[b].name);
     }
     printf("\n%-28s", "attention");
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12s", attention);
     for (int memory = 0; memory < NUM_MEMORIES; memory++) {
         printf("\n%-28s", purposes[memory]);
-        for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)of[b][memory] * 1e-6);
+        for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)by_purpose[b][memory] * 1e-6);
     }
     printf("\n%-28s", "total");
     for (int b = 0; b < NUM_BUILDS; b++) printf(" %12.1f", (double)total[b] * 1e-6);

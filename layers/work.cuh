@@ -19,11 +19,11 @@ static inline double attention_flop(const WorkSizes *s) {
 
 // Returns the FLOPs of one token's forward pass through layer `layer` (-1: through the head), without the product `but`
 // (NUM_LAPS: with all).
-static inline double layer_flop(const Parameters *parameters, const WorkSizes *s, int layer, Lap but) {
+static inline double layer_flop(const Parameters *parameters, const WorkSizes *s, int layer, Lap except) {
     double flop = layer >= 0 ? attention_flop(s) : 0;
     for (size_t t = 0; t < parameters->num_tensors; t++) {
         const Parameter *p = &parameters->tensors[t];
-        if (p->layer == layer && p->gradient == GRADIENT_WRITTEN && p->lap != but)
+        if (p->layer == layer && p->gradient == GRADIENT_WRITTEN && p->lap != except)
             flop += 2 * (double)p->used;
     }
     return flop;

@@ -21,7 +21,7 @@ typedef struct {
 } Double;
 
 // The tensor of that member of the tables, of the model (layer -1) or of a block.
-static const Parameter *find(const GPT *m, int layer, const char *member) {
+static const Parameter *find_parameter(const GPT *m, int layer, const char *member) {
     for (size_t t = 0; t < m->parameters.num_tensors; t++)
         if (m->parameters.tensors[t].layer == layer && strcmp(m->parameters.tensors[t].member, member) == 0)
             return &m->parameters.tensors[t];
@@ -30,7 +30,7 @@ static const Parameter *find(const GPT *m, int layer, const char *member) {
 }
 
 REFERENCE static const double *parameter(const Double *d, int layer, const char *member) {
-    return d->weights + find(d->m, layer, member)->offset;
+    return d->weights + find_parameter(d->m, layer, member)->offset;
 }
 
 REFERENCE static void mask_rows(const Double *d, double *x, RandomStream stream, size_t layer) {
@@ -150,7 +150,7 @@ static float *copy_of_gradients(const GPT *m) {
 }
 
 // The weights that forward and backward see.
-static double *seen_weights(const GPT *m) {
+static double *copy_of_weights(const GPT *m) {
     floatX *weights = (floatX *)copy_of(m->parameters.weights, m->parameters.num_elements * sizeof(floatX));
     double *x = (double *)malloc(m->parameters.num_elements * sizeof(double));
     for (size_t i = 0; i < m->parameters.num_elements; i++) x[i] = (double)(float)weights[i];
@@ -189,8 +189,8 @@ static GPTConfig small_config; // set by main: a GPT-2
 static void small_model_with(GPT *m, AttentionVariant attention, Recompute recompute, size_t logits_bytes,
                              Sharding sharding) {
     Error error;
-    Shape shape = {B, T, recompute, logits_bytes, attention, sharding, 1, alone, 1};
-    gpt_describe(m, &small_config, &shape);
+    ModelSetup setup = {B, T, recompute, logits_bytes, attention, sharding, 1, alone, 1};
+    gpt_describe(m, &small_config, &setup);
     m->run.seed = 5;
     // Our own products: whatever the number of rows, an element's sum has one order.
     if (gpt_allocate(m, MATMUL_OWN, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
@@ -205,7 +205,7 @@ static void small_model_with(GPT *m, AttentionVariant attention, Recompute recom
         for (size_t i = 0; i < m->parameters.tensors[t].used; i++)
             master[m->parameters.tensors[t].offset + i] += (float)(0.3 * test_random());
     state_return(&m->shards, &m->parameters, master, m->parameters.master, m->run.stream);
-    gpt_round(m, 0);
+    gpt_round_weights(m, 0);
     for (int i = 0; i < B * T; i++) {
         tokens[i] = (int32_t)((test_random() + 1) / 2 * V);
         targets[i] = (int32_t)((test_random() + 1) / 2 * V);
@@ -246,7 +246,7 @@ static void test_gradients(AttentionVariant attention, uint32_t threshold) {
     const MicroStep s = whole_batch(threshold);
     small_model(&m, attention);
     double loss = compute_gradients(&m, &s);
-    Double d = {&m, seen_weights(&m), tokens, targets, &s};
+    Double d = {&m, copy_of_weights(&m), tokens, targets, &s};
     double wanted_loss = double_loss(&d);
     EXPECT(fabs(loss - wanted_loss) < 1e-6 * tolerance * 10 * wanted_loss, "loss %.9g, in double %.9g", loss,
            wanted_loss);
@@ -370,7 +370,7 @@ static void test_sharding(void) {
     GPT m[3];
     float *master[3];
     MicroStep s = whole_batch(SOME_DROPOUT);
-    s.sends = 1;
+    s.sends_gradients = 1;
     for (int i = 0; i < 3; i++) {
         test_random_state = 21;
         small_model_with(&m[i], ATTENTION_AUTO, RECOMPUTE_NONE, 0, (Sharding)i);
@@ -394,7 +394,7 @@ static void test_sharding(void) {
                "--shard %d gives other weights", i);
         free(weights), free(others);
     }
-    EXPECT(m[2].run.arena.of[MEMORY_GRADIENTS] >= m[0].run.arena.of[MEMORY_GRADIENTS],
+    EXPECT(m[2].run.arena.by_purpose[MEMORY_GRADIENTS] >= m[0].run.arena.by_purpose[MEMORY_GRADIENTS],
            "one process saves memory by sharding");
     for (int i = 0; i < 3; i++) {
         gpt_free(&m[i]);
@@ -408,8 +408,8 @@ static void test_sharded_memory(void) {
     size_t of[3][NUM_MEMORIES];
     for (int sharding = 0; sharding < 3; sharding++) {
         GPT m;
-        Shape shape = {1, 1024, RECOMPUTE_NONE, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone, 1};
-        gpt_describe(&m, &config, &shape);
+        ModelSetup setup = {1, 1024, RECOMPUTE_NONE, 0, ATTENTION_AUTO, (Sharding)sharding, 8, alone, 1};
+        gpt_describe(&m, &config, &setup);
         gpt_memory(&m, 1, 1, 2, of[sharding]);
         gpt_free(&m);
     }
@@ -533,8 +533,8 @@ static void test_initialisation(void) {
     GPT m;
     Error error;
     GPTConfig config = gpt_config_gpt2(64, 500, 4, 4, 64);
-    Shape shape = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
-    gpt_describe(&m, &config, &shape);
+    ModelSetup setup = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
+    gpt_describe(&m, &config, &setup);
     m.run.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(&m, 0.05, 0.03);
@@ -591,8 +591,8 @@ static void test_larger_vocabulary(void) {
     GPT m;
     Error error;
     GPTConfig config = gpt_config_gpt2(64, 600, 2, 2, 32);
-    Shape shape = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
-    gpt_describe(&m, &config, &shape);
+    ModelSetup setup = {0, 0, RECOMPUTE_NONE, 0, ATTENTION_AUTO, SHARD_NONE, 1, alone, 1};
+    gpt_describe(&m, &config, &setup);
     m.run.seed = 1;
     if (gpt_allocate(&m, MATMUL_AUTO, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(&m, 0.05, 0.03);
@@ -689,7 +689,7 @@ static void adamw_in_double(const GPT *model, double *w, double *m, double *v, c
 }
 
 // Sets the bias of the last layernorm that forward sees, and returns what it was.
-static floatX poke_bias(GPT *m, floatX value) {
+static floatX set_final_bias(GPT *m, floatX value) {
     floatX *bias = (floatX *)host_borrow(m->weights.model.final_norm_bias, m->dims.C * sizeof(floatX)),
            kept = bias[3];
     bias[3] = value;
@@ -713,7 +713,7 @@ static void test_resume(Trainer *t, const char *folder) {
     char *checkpoint = checkpoint_folder(run, t->run.state.step);
     small_trainer(&u, other);
     EXPECT(load_checkpoint(&u, checkpoint, &error) == 0, "%s", error.text);
-    gpt_round(&u.model, 0);
+    gpt_round_weights(&u.model, 0);
     LoaderConfig config = {B, T, V, 1, (uint64_t)u.run.state.position, 1, 0, 0, 1};
     loader_close(u.data.loader);
     u.data.loader = loader_open(&u.data.train, &config, &error);
@@ -748,11 +748,11 @@ static void test_train_steps(void) {
            *v = (double *)calloc(n, sizeof(double));
     int updates = 0;
     for (int step = 1; step <= 6; step++) {
-        floatX kept = step == 3 ? poke_bias(&t.model, (floatX)NAN) : (floatX)0.0f;
+        floatX kept = step == 3 ? set_final_bias(&t.model, (floatX)NAN) : (floatX)0.0f;
         train_step(&t);
         finish_steps(&t);
         if (step == 3) {
-            poke_bias(&t.model, kept);
+            set_final_bias(&t.model, kept);
             EXPECT(t.run.state.skipped == 1 && t.run.state.skipped_in_row == 1,
                    "a NaN is not counted as skipped");
         } else {

@@ -37,7 +37,7 @@ static int choose_config(const Settings *o, const char *folder, const Tokenizer 
 }
 
 // Returns the tokenizer in the folder of weights: its file or, where it is two files, the folder; NULL if there is none. The caller frees it.
-static char *tokenizer_beside(const char *folder) {
+static char *find_tokenizer(const char *folder) {
     static const char *const names[] = {"tokenizer.json", "encoder.json", "vocab.json"};
     for (int i = 0; folder != NULL && i < 3; i++) {
         char *path = format_text("%s/%s", folder, names[i]);
@@ -53,13 +53,14 @@ static char *tokenizer_beside(const char *folder) {
 // reads the tokens that end a text.
 static int choose_tokenizer(const Settings *o, const char *folder, Tokenizer **tokenizer, TokenList *stops,
                             Error *error) {
-    char *beside = tokenizer_beside(folder);
-    const char *path = beside != NULL && (o->resume || o->tokenizer == NULL) ? beside : o->tokenizer;
+    char *in_folder = find_tokenizer(folder);
+    const char *path = in_folder != NULL && (o->resume || o->tokenizer == NULL) ? in_folder : o->tokenizer;
     const TokenizerChoices choices = {o->end_of_text, NULL, o->ignore_key};
     int result = folder != NULL ? stop_tokens_read(folder, stops, error) : 0;
     if (result == 0 && path != NULL && (*tokenizer = tokenizer_open(path, &choices, error)) == NULL)
         result = -1;
-    if (result == 0 && path != NULL && path == beside && options_given(OPTIONS, NUM_OPTIONS, "tokenizer")) {
+    if (result == 0 && path != NULL && path == in_folder &&
+        options_given(OPTIONS, NUM_OPTIONS, "tokenizer")) {
         Tokenizer *given = tokenizer_open(o->tokenizer, &choices, error);
         if (given == NULL)
             result = -1;
@@ -67,7 +68,7 @@ static int choose_tokenizer(const Settings *o, const char *folder, Tokenizer **t
             result = fail(error, "'%s' is not the tokenizer that this run was started with", o->tokenizer);
         if (given != NULL) tokenizer_free(given);
     }
-    free(beside);
+    free(in_folder);
     return result;
 }
 

@@ -185,7 +185,7 @@ static const char *changed_model_option(const Settings *a, const Settings *b) {
     return NULL;
 }
 
-static int is_in(const char *folder, const char *name) {
+static int folder_contains(const char *folder, const char *name) {
     char *path = format_text("%s/%s", folder, name);
     const int exists = file_exists(path);
     free(path);
@@ -195,13 +195,14 @@ static int is_in(const char *folder, const char *name) {
 // A checkpoint's folder where a run's is expected, and the other way round.
 static int check_folders(const Settings *o, Error *error) {
     const int uses_run = o->resume || ((o->sample != NULL || o->prompt_ids != NULL) && o->init_from == NULL);
-    if (uses_run && !is_in(o->run, "checkpoints") && is_in(o->run, "config.json"))
+    if (uses_run && !folder_contains(o->run, "checkpoints") && folder_contains(o->run, "config.json"))
         return fail(error,
                     "'%s' is the folder of a model, not of a run: give --run the folder above its "
                     "'checkpoints', or use "
                     "--init-from",
                     o->run);
-    if (o->init_from != NULL && !is_in(o->init_from, "config.json") && is_in(o->init_from, "checkpoints"))
+    if (o->init_from != NULL && !folder_contains(o->init_from, "config.json") &&
+        folder_contains(o->init_from, "checkpoints"))
         return fail(error,
                     "'%s' is the folder of a run: give --init-from one of the folders in '%s/checkpoints'",
                     o->init_from, o->init_from);

@@ -19,12 +19,12 @@ static void print_model(const GPTConfig *c, size_t num_parameters) {
 
 // `tokens`: of a batch.
 static void print_memory(const Arena *arena, size_t tokens) {
-    const size_t *of = arena->of;
-    const double activations = (double)(of[MEMORY_BLOCKS] + of[MEMORY_LOGITS] + of[MEMORY_OTHER]);
+    const size_t *size = arena->by_purpose;
+    const double activations = (double)(size[MEMORY_BLOCKS] + size[MEMORY_LOGITS] + size[MEMORY_OTHER]);
     printf("memory      %.1f MB: weights %.1f, gradients %.1f, optimizer %.1f, activations %.1f (%.1f kB per "
            "token)\n",
-           (double)arena->used * 1e-6, (double)(of[MEMORY_WEIGHTS] + of[MEMORY_MASTER]) * 1e-6,
-           (double)of[MEMORY_GRADIENTS] * 1e-6, (double)of[MEMORY_MOMENTS] * 1e-6, activations * 1e-6,
+           (double)arena->used * 1e-6, (double)(size[MEMORY_WEIGHTS] + size[MEMORY_MASTER]) * 1e-6,
+           (double)size[MEMORY_GRADIENTS] * 1e-6, (double)size[MEMORY_MOMENTS] * 1e-6, activations * 1e-6,
            activations * 1e-3 / (double)tokens);
 }
 

@@ -37,9 +37,10 @@ typedef struct {
 // Each tensor is written whole by one process: where the state is divided, by the owner of its beginning, if that
 // sees the run's folder.
 typedef struct {
-    int number, count;    // this process's among the `count` that write, from 0; -1: it writes nothing
+    int writer_number,
+        num_writers;      // this process's among the `count` that write, from 0; -1: it writes nothing
     int *writers;         // (num_tensors): the rank that writes each
-    int *numbers;         // (processes): the number of each rank
+    int *writer_numbers;  // (processes): the number of each rank
     size_t num_tensors;   // that this process writes
     NamedTensor *tensors; // (NUM_SAVED, num_tensors): master weights, then each state of the optimizer
     float *memory;        // of these tensors
@@ -69,25 +70,25 @@ static void name_tensor(const SavedModel *m, NamedTensor *t, size_t i, const cha
 }
 
 // `sees` (processes): who sees the run's folder; process 0 does.
-static void choose_writers(Snapshot *s, const SavedModel *m, const int *sees) {
+static void choose_writers(Snapshot *s, const SavedModel *m, const int *sees_folder) {
     const int size = m->shards->num_processes, divided = m->shards->sharding != SHARD_NONE;
     s->writers = (int *)xcalloc(m->parameters->num_tensors, sizeof(int));
-    s->numbers = (int *)xcalloc((size_t)size, sizeof(int));
-    s->numbers[0] = 1; // has more to write than tensors
+    s->writer_numbers = (int *)xcalloc((size_t)size, sizeof(int));
+    s->writer_numbers[0] = 1; // has more to write than tensors
     for (size_t i = 0; i < m->parameters->num_tensors && divided; i++) {
         const int owner = m->shards->chunks[m->parameters->tensors[i].first_chunk].owner;
-        s->writers[i] = sees[owner] ? owner : 0;
-        s->numbers[s->writers[i]] = 1;
+        s->writers[i] = sees_folder[owner] ? owner : 0;
+        s->writer_numbers[s->writers[i]] = 1;
     }
-    for (int r = 0; r < size; r++) s->numbers[r] = s->numbers[r] ? s->count++ : -1;
-    s->number = s->numbers[m->shards->rank];
+    for (int r = 0; r < size; r++) s->writer_numbers[r] = s->writer_numbers[r] ? s->num_writers++ : -1;
+    s->writer_number = s->writer_numbers[m->shards->rank];
     for (size_t i = 0; i < m->parameters->num_tensors; i++)
         s->num_tensors += s->writers[i] == m->shards->rank;
 }
 
-static void snapshot_open(Snapshot *s, const SavedModel *m, const int *sees) {
+static void snapshot_open(Snapshot *s, const SavedModel *m, const int *sees_folder) {
     memset(s, 0, sizeof(*s));
-    choose_writers(s, m, sees);
+    choose_writers(s, m, sees_folder);
     size_t size = 0;
     for (size_t i = 0; i < m->parameters->num_tensors; i++)
         size += s->writers[i] == m->shards->rank ? m->parameters->tensors[i].size : 0;
@@ -112,7 +113,7 @@ static void snapshot_close(Snapshot *s) {
     if (s->writers == NULL) return; // never opened
     host_free(s->memory);
     event_destroy(s->copied);
-    free(s->writers), free(s->numbers), free(s->tensors);
+    free(s->writers), free(s->writer_numbers), free(s->tensors);
 }
 
 // Where the `writer` finds a tensor of the memory: its own, or where processes have put it together, in the gradients'
@@ -125,14 +126,14 @@ static const float *find_tensor(const SavedModel *m, size_t tensor, float *memor
     CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
     size_t bucket = (size_t)chunk->bucket;
     float *whole = m->shards->buckets[bucket].gradients + (p->offset - m->shards->buckets[bucket].offset);
-    int cut = 0;
+    int is_split = 0;
     for (size_t c = 0; c < num_chunks; c++) {
         CommPiece piece = {whole + c * ADAMW_CHUNK, memory + chunk[c].own, chunk[c].size, chunk[c].owner};
         pieces[c] = piece;
-        cut |= chunk[c].owner != chunk->owner;
+        is_split |= chunk[c].owner != chunk->owner;
     }
     const float *found = memory + chunk->own;
-    if (cut || writer != chunk->owner) {
+    if (is_split || writer != chunk->owner) {
         comm_wait(m->shards->comm,
                   comm_all_gather(m->shards->comm, pieces, num_chunks, sizeof(float), m->stream), m->stream);
         found = whole;
@@ -156,9 +157,10 @@ static void snapshot_take(Snapshot *s, const SavedModel *m) {
 }
 
 // The file of a writer's weights or moments. Caller frees.
-static char *part_name(const Snapshot *s, const char *name, int number) {
-    return s->count == 1 ? format_text("%s.safetensors", name)
-                         : format_text("%s-%05d-of-%05d.safetensors", name, number + 1, s->count);
+static char *part_name(const Snapshot *s, const char *name, int writer_number) {
+    return s->num_writers == 1
+               ? format_text("%s.safetensors", name)
+               : format_text("%s-%05d-of-%05d.safetensors", name, writer_number + 1, s->num_writers);
 }
 
 // Hugging Face's list of which file has which tensor. Caller frees.
@@ -168,7 +170,7 @@ static char *index_text(const Snapshot *s, const SavedModel *m) {
     double bytes = 0;
     for (size_t i = 0; i < m->parameters->num_tensors; i++) {
         NamedTensor tensor;
-        char *file = part_name(s, "model", s->numbers[s->writers[i]]);
+        char *file = part_name(s, "model", s->writer_numbers[s->writers[i]]);
         name_tensor(m, &tensor, i, "", NULL);
         cJSON_AddStringToObject(map, tensor.name, file);
         bytes += (double)((tensor.rows ? tensor.rows : 1) * tensor.columns * sizeof(float));
@@ -196,9 +198,9 @@ typedef struct {
     Snapshot snapshot;
     Saver *saver;
     SavePhase phase;
-    int turn;                      // counts phases: what processes say about one is not taken for the next
+    int phase_number;              // counts phases: what processes say about one is not taken for the next
     int64_t step;                  // that is being saved
-    int in_doubt;                  // is its state: older checkpoints are all kept
+    int is_unstable;               // is its state: older checkpoints are all kept
     int64_t saved_step;            // of the newest checkpoint; -1: none yet
     int failed;                    // the save under way has
     int slow;                      // nobody waits for it any more
@@ -217,11 +219,11 @@ typedef struct {
 
 // `run_id`: of the run in the folder `run`. `sees` (processes): who sees that folder.
 static int saving_open(Saving *s, const SavedModel *m, const char *run, const char *run_id, RunLock *lock,
-                       const int *sees, Error *error) {
+                       const int *sees_folder, Error *error) {
     s->model = *m;
     s->begun = seconds_now();
     s->pause = FIRST_PAUSE;
-    snapshot_open(&s->snapshot, m, sees);
+    snapshot_open(&s->snapshot, m, sees_folder);
     s->saver = saver_open(run, run_id, m->shards->rank == 0 ? lock : NULL, error);
     return s->saver != NULL ? 0 : -1;
 }
@@ -262,16 +264,17 @@ static void saving_begin(Saving *s, const TrainingState *state) {
     snapshot_take(snapshot, m);
     if (m->shards->rank == 0 && matmul_save_algorithms(m->matmul, s->algorithms, &error) != 0)
         warn("%s", error.text);
-    if (snapshot->number >= 0) {
+    if (snapshot->writer_number >= 0) {
         const size_t n = snapshot->num_tensors;
-        add_tensors(files, &count, part_name(snapshot, "model", snapshot->number), snapshot->tensors, n);
-        add_tensors(files, &count, part_name(snapshot, "optimizer", snapshot->number), snapshot->tensors + n,
-                    NUM_OPTIMIZER_STATES * n);
+        add_tensors(files, &count, part_name(snapshot, "model", snapshot->writer_number), snapshot->tensors,
+                    n);
+        add_tensors(files, &count, part_name(snapshot, "optimizer", snapshot->writer_number),
+                    snapshot->tensors + n, NUM_OPTIMIZER_STATES * n);
     }
     if (m->shards->rank == 0) {
         add_text(files, &count, "config.json", gpt_config_text(m->config));
         add_text(files, &count, "training_state.json", training_state_text(state));
-        if (snapshot->count > 1)
+        if (snapshot->num_writers > 1)
             add_text(files, &count, "model.safetensors.index.json", index_text(snapshot, m));
         if (s->tokenizer != NULL) add_text(files, &count, "tokenizer.json", xstrdup(s->tokenizer));
         if (s->tokenizer_config != NULL)
@@ -280,22 +283,22 @@ static void saving_begin(Saving *s, const TrainingState *state) {
             add_text(files, &count, "generation_config.json", xstrdup(s->generation_config));
     }
     s->step = state->step;
-    s->in_doubt = is_in_doubt(state);
+    s->is_unstable = is_unstable(state);
     s->failed = s->slow = 0;
     s->begun = seconds_now();
     s->retry_at = 0;
     s->phase = SAVE_WRITING;
-    s->turn++;
+    s->phase_number++;
     saver_write(s->saver, state->step, files, count, wait_for_snapshot, snapshot);
 }
 
 // Has this process done its part of the phase? A total of the step's.
-static int saving_is_done(const Saving *s) {
+static int saving_part_is_done(const Saving *s) {
     return s->phase != SAVE_IDLE && saver_wait(s->saver, 0);
 }
 
 // Is it time for process 0 to ask for a save?
-static int saving_asks(const Saving *s) {
+static int saving_is_due(const Saving *s) {
     const double now = seconds_now();
     if (s->model.shards->rank != 0 || s->phase != SAVE_IDLE) return 0;
     return (s->every > 0 && now - s->begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
@@ -336,14 +339,14 @@ static void commit_parts(Saving *s, const SavedPart *all) {
     size_t count = 0;
     for (size_t r = 1; r < size; r++)
         for (size_t i = 0; i < all[r].num_files; i++) files[count++] = all[r].files[i];
-    saver_commit(s->saver, files, count, s->metrics->descriptor, s->in_doubt ? INT64_MAX : s->keep);
+    saver_commit(s->saver, files, count, s->metrics->descriptor, s->is_unstable ? INT64_MAX : s->keep);
     free(files);
 }
 
 // From one phase to the next, when all processes' threads are done. All processes call it at the same place.
 static void saving_advance(Saving *s) {
     SavedPart *all = exchange_parts(s);
-    s->turn++;
+    s->phase_number++;
     if (s->phase == SAVE_WRITING) {
         s->phase = SAVE_COMMITTING;
         if (s->failed || s->model.shards->rank > 0)
@@ -366,15 +369,15 @@ static void saving_advance(Saving *s) {
 // All processes call it, and get the same answer.
 static int saving_finish(Saving *s, int seconds) {
     const SavedModel *m = &s->model;
-    int *all = (int *)xcalloc((size_t)m->shards->num_processes, sizeof(int)), over = 1;
-    while (s->phase != SAVE_IDLE && over) {
+    int *all = (int *)xcalloc((size_t)m->shards->num_processes, sizeof(int)), done_by_all = 1;
+    while (s->phase != SAVE_IDLE && done_by_all) {
         const int done = saver_wait(s->saver, seconds);
         comm_exchange(m->shards->comm, &done, sizeof(int), all);
-        for (int r = 0; r < m->shards->num_processes; r++) over &= all[r];
-        if (over) saving_advance(s);
+        for (int r = 0; r < m->shards->num_processes; r++) done_by_all &= all[r];
+        if (done_by_all) saving_advance(s);
     }
     free(all);
-    return over;
+    return done_by_all;
 }
 
 // Saves now and waits for it; where that fails, a few times more. All processes call it.

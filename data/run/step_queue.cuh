@@ -14,7 +14,7 @@ typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;            // in pinned host memory
     double *signals;                 // (NUM_SIGNALS) of this process, in pinned host memory
-    int turn;                        // of Saving, when they were set
+    int phase_number;                // of Saving, when they were set
     int64_t position, next_position; // sequences consumed before the step, and after it
     Event started, done;
 } PendingStep;

@@ -122,7 +122,7 @@ static const char *choose_initial_folder(TrainingRun *r, Processes *processes, S
 
 // ---- opening ----------------------------------------------------------------------------------------------
 
-static char *text_of(const Tokenizer *tokenizer) {
+static char *tokenizer_json_text(const Tokenizer *tokenizer) {
     char *text = NULL;
     size_t size;
     FILE *stream = open_memstream(&text, &size);
@@ -135,7 +135,7 @@ static char *text_of(const Tokenizer *tokenizer) {
 // Prepares what process 0 writes into every checkpoint about text. `tokenizer` may be NULL.
 static void prepare_texts(TrainingRun *r, const Tokenizer *tokenizer, const TokenList *stops,
                           int64_t end_of_text) {
-    if (tokenizer != NULL) r->tokenizer_text = text_of(tokenizer);
+    if (tokenizer != NULL) r->tokenizer_text = tokenizer_json_text(tokenizer);
     if (tokenizer != NULL) r->tokenizer_config = tokenizer_config_text(tokenizer);
     if (stops->count > 1 || (stops->count == 1 && stops->ids[0] != end_of_text))
         r->generation_config = stop_tokens_text(stops); // what config.json does not say
@@ -161,14 +161,14 @@ static int open_saving(TrainingRun *r, const Settings *o, const Processes *proce
     } View;
     const size_t size = (size_t)processes->launch.size;
     View mine = {"", ""}, *all = (View *)xcalloc(size, sizeof(View));
-    int *sees = (int *)xcalloc(size, sizeof(int)), result = 0;
+    int *sees_folder = (int *)xcalloc(size, sizeof(int)), result = 0;
     char *owner = run_owner(o->run);
     if (owner != NULL) snprintf(mine.owner, sizeof(mine.owner), "%s", owner);
     memcpy(mine.run_id, r->lock.run_id, RUN_ID_SIZE);
     comm_exchange(processes->comm, &mine, sizeof(mine), all);
     for (size_t p = 0; p < size; p++) {
-        sees[p] = p == 0 || (all[0].owner[0] && strcmp(all[p].owner, all[0].owner) == 0);
-        if (!sees[p] && o->rollback_after > 0)
+        sees_folder[p] = p == 0 || (all[0].owner[0] && strcmp(all[p].owner, all[0].owner) == 0);
+        if (!sees_folder[p] && o->rollback_after > 0)
             result = fail(
                 error,
                 "--rollback-after: process %zu must see the same folder '%s' as process 0, but does not", p,
@@ -182,8 +182,8 @@ static int open_saving(TrainingRun *r, const Settings *o, const Processes *proce
     s->algorithms = r->algorithms;
     s->keep = o->keep;
     s->every = 60 * o->save_minutes;
-    if (result == 0) result = saving_open(s, model, o->run, all[0].run_id, &r->lock, sees, error);
-    free(owner), free(all), free(sees);
+    if (result == 0) result = saving_open(s, model, o->run, all[0].run_id, &r->lock, sees_folder, error);
+    free(owner), free(all), free(sees_folder);
     return result;
 }
 
@@ -193,7 +193,7 @@ static int open_saving(TrainingRun *r, const Settings *o, const Processes *proce
 // way to ones that may be no better. `last`: of the run.
 static void start_save(TrainingRun *r, const Processes *processes, int synchronously, int last) {
     enum { PATIENCE_SECONDS = 30 }; // for the save before
-    if (is_in_doubt(&r->state) && !last) return;
+    if (is_unstable(&r->state) && !last) return;
     if (!saving_finish(&r->saving, PATIENCE_SECONDS)) {
         r->saving.slow = 1;
         if (!is_main(processes)) return;

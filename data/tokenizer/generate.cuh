@@ -33,26 +33,26 @@ typedef struct {
     const TextModel *model;
     int32_t *tokens; // (capacity)
     floatX *logits;  // (vocab_size), as they come from the device
-    float *numbers;  // (vocab_size)
+    float *logits_fp32; // (vocab_size)
 } Generator;
 
 static void generator_open(Generator *g, const TextModel *model) {
     g->model = model;
     g->tokens = (int32_t *)host_alloc(model->capacity * sizeof(int32_t));
     g->logits = (floatX *)host_alloc(model->vocab_size * sizeof(floatX));
-    g->numbers = (float *)xmalloc(model->vocab_size * sizeof(float));
+    g->logits_fp32 = (float *)xmalloc(model->vocab_size * sizeof(float));
 }
 
 static void generator_close(Generator *g) {
-    host_free(g->tokens), host_free(g->logits), free(g->numbers);
+    host_free(g->tokens), host_free(g->logits), free(g->logits_fp32);
 }
 
 // Returns the logits (vocab_size) of the token after `count` new tokens, which begin at position `past`.
 static const float *generator_next(Generator *g, const int32_t *tokens, size_t count, size_t past) {
     memcpy(g->tokens, tokens, count * sizeof(int32_t));
     g->model->logits(g->model->model, g->tokens, count, past, g->logits);
-    for (size_t v = 0; v < g->model->vocab_size; v++) g->numbers[v] = (float)g->logits[v];
-    return g->numbers;
+    for (size_t v = 0; v < g->model->vocab_size; v++) g->logits_fp32[v] = (float)g->logits[v];
+    return g->logits_fp32;
 }
 
 static int all_finite(const float *x, size_t n) {

@@ -23,7 +23,7 @@ typedef struct {
 } Scorer;
 
 // Bytes of text that a batch's targets stand for; the end of a text stands for none.
-static double bytes_of(const Tokenizer *tokenizer, const int32_t *targets, size_t count) {
+static double count_target_bytes(const Tokenizer *tokenizer, const int32_t *targets, size_t count) {
     double bytes = 0;
     for (size_t i = 0; i < count && tokenizer != NULL; i++) {
         size_t size = 0;
@@ -36,7 +36,7 @@ static double bytes_of(const Tokenizer *tokenizer, const int32_t *targets, size_
 static void score_batch(const Scorer *scorer, Batch *batch, const Tokenizer *tokenizer, Score *score) {
     const size_t N = scorer->B * scorer->T;
     scorer->score_batch(scorer->trainer, batch, score->batches == 0);
-    score->bytes += bytes_of(tokenizer, batch->targets, N);
+    score->bytes += count_target_bytes(tokenizer, batch->targets, N);
     for (size_t i = 0; i < N; i++) score->tokens += batch->targets[i] != IGNORE_TARGET;
     score->batches++;
 }

@@ -121,11 +121,11 @@ static inline void processes_join(Processes *p, const ProcessOptions *o) {
 typedef struct {
     uint64_t host;
     cpu_set_t cores;
-} Seat;
+} HostCores;
 
 // Sets the number of threads: `threads`, or, if that is 0, this process's part of the cores that it shares with others.
 static inline void processes_set_threads(const Processes *p, int threads) {
-    Seat mine = {0, {{0}}}, *all = (Seat *)xcalloc((size_t)p->launch.size, sizeof(Seat));
+    HostCores mine = {0, {{0}}}, *all = (HostCores *)xcalloc((size_t)p->launch.size, sizeof(HostCores));
     int sharing = 0;
     char name[256] = "";
     gethostname(name, sizeof(name) - 1);

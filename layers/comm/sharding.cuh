@@ -108,9 +108,9 @@ static inline int is_divided(const Shards *s, const Parameters *parameters, cons
 // count, and for the sums that this process owns.
 static inline void sharding_place_gradients(Shards *s, Parameters *parameters, Arena *arena) {
     const int divided = s->sharding == SHARD_GRADIENTS;
-    size_t of_block = 0, size = parameters->num_elements;
-    for (size_t b = 1; b < s->num_buckets; b++) of_block = max_size(of_block, s->buckets[b].size);
-    if (divided) size = s->buckets[0].size + min_size(s->num_buckets - 1, 2) * of_block;
+    size_t block_size = 0, size = parameters->num_elements;
+    for (size_t b = 1; b < s->num_buckets; b++) block_size = max_size(block_size, s->buckets[b].size);
+    if (divided) size = s->buckets[0].size + min_size(s->num_buckets - 1, 2) * block_size;
     parameters->gradients = (float *)arena_take(arena, MEMORY_GRADIENTS, size, sizeof(float));
     parameters->gradient_sums = parameters->gradients;
     if (divided)
@@ -118,9 +118,9 @@ static inline void sharding_place_gradients(Shards *s, Parameters *parameters, A
                                                         sizeof(float));
     if (arena->base == NULL) return;
     for (size_t b = 0; b < s->num_buckets; b++) {
-        const size_t turn = b % 2 * (s->num_buckets > 2) * of_block;
-        s->buckets[b].gradients = parameters->gradients +
-                                  (divided && b > 0 ? s->buckets[0].size + turn : s->buckets[b].offset);
+        const size_t slot_offset = b % 2 * (s->num_buckets > 2) * block_size;
+        s->buckets[b].gradients = parameters->gradients + (divided && b > 0 ? s->buckets[0].size + slot_offset
+                                                                            : s->buckets[b].offset);
     }
 }
 
