@@ -1,4 +1,4 @@
-// Which model and which tokenizer a command asks for: a folder's, a preset's, or that of the options.
+// The choice of the model's shape and of the tokenizer: from a folder, by a preset's name, or from the options.
 #ifndef DATA_MODEL_CHOICE_CUH
 #define DATA_MODEL_CHOICE_CUH
 
@@ -7,7 +7,8 @@
 #include "generation_config.h"
 #include "gpt_config.h"
 
-// Decides the shape of the model: by name, from the options, or that of the folder that weights come from. `largest_head`: channels.
+// Chooses the shape of the model: that of the folder that weights come from, or by name, or from the options.
+// `largest_head`: largest possible number of channels per head. Returns 0, or -1 with a sentence.
 static int choose_config(const Settings *o, const char *folder, const Tokenizer *tokenizer, GPTConfig *config,
                          int64_t largest_head, Error *error) {
     int64_t V = tokenizer ? tokenizer_vocab_size(tokenizer) : 0;
@@ -36,7 +37,8 @@ static int choose_config(const Settings *o, const char *folder, const Tokenizer 
     return gpt_config_check(config, largest_head, error);
 }
 
-// Returns the tokenizer in the folder of weights: its file or, where it is two files, the folder; NULL if there is none. The caller frees it.
+// Returns the path of the tokenizer in the folder of weights: a file, or, for a tokenizer of two files, the folder;
+// NULL if there is none. The caller frees it.
 static char *find_tokenizer(const char *folder) {
     static const char *const names[] = {"tokenizer.json", "encoder.json", "vocab.json"};
     for (int i = 0; folder != NULL && i < 3; i++) {
@@ -49,8 +51,8 @@ static char *find_tokenizer(const char *folder) {
     return NULL;
 }
 
-// Opens the tokenizer of the checkpoint that is resumed, else the one that is given, else that of the folder of weights, if any; and
-// reads the tokens that end a text.
+// Opens the tokenizer of the checkpoint that is resumed, else the one that is given, else that of the folder of
+// weights, if any, and reads the tokens that end a text. Returns 0, or -1 with a sentence.
 static int choose_tokenizer(const Settings *o, const char *folder, Tokenizer **tokenizer, TokenList *stops,
                             Error *error) {
     char *in_folder = find_tokenizer(folder);
@@ -72,7 +74,8 @@ static int choose_tokenizer(const Settings *o, const char *folder, Tokenizer **t
     return result;
 }
 
-// Refuses what would overflow; what is merely too large is found when memory is asked for. `floats`: activations of a token.
+// Refuses sizes that would overflow; those that are merely too large are refused when memory is allocated. `floats`:
+// number of activations per token.
 static int check_size(const Settings *o, double floats, Error *error) {
     const double all = (double)o->batch * (double)o->sequence_length * floats;
     if (all <= 1e16) return 0;
@@ -81,7 +84,8 @@ static int check_size(const Settings *o, double floats, Error *error) {
                 o->batch, o->sequence_length, all * 4e-9);
 }
 
-// Refuses a model whose weights alone do not fit before anything is made for each part of it. `sharing`: processes on this host.
+// Refuses a model whose weights alone do not fit, before anything is allocated for its parts. `sharing`: number of
+// processes on this host.
 static int check_parameters(const Settings *o, double parameters, int sharing, Error *error) {
     enum { MAX_PLANNED = 200 }; // billion
     size_t available, total;

@@ -12,19 +12,18 @@
 
 // ---- the formats ------------------------------------------------------------------------------------------
 
-// A key that changes the model's result, with the values, as JSON, that this trainer computes with. transformers takes the
-// first for a key that is missing.
+// A key that changes the model's result, and the values, as JSON, that this trainer computes with. If the key is
+// missing, transformers uses the first value.
 typedef struct {
     const char *name, *values[3];
 } RequiredKey;
 
 typedef struct {
-    const char *model_type;   // which tells the formats apart
-    const char *architecture; // of transformers
-    const char *layer_name;   // printf's format of a tensor's name in a layer
-    const char *const
-        *used; // keys that are read, here or, for tokens, by the code that generates text; ends with NULL
-    const RequiredKey *required; // ends with an empty one
+    const char *model_type;      // identifies the format
+    const char *architecture;    // name of the class in transformers
+    const char *layer_name;      // printf format of the name of a layer's tensor
+    const char *const *used;     // keys that are read, here or in generation_config.c; ends with NULL
+    const RequiredKey *required; // ends with an element without a name
     int (*read)(const cJSON *json, const char *path, GPTConfig *config, Error *error);
     void (*write)(const GPTConfig *config, cJSON *json);
 } Format;
@@ -53,8 +52,8 @@ static const Format FORMATS[NUM_MODEL_FORMATS] = {
     {"gpt2", "GPT2LMHeadModel", "h.%d.%s", gpt2_used, gpt2_required, read_gpt2, write_gpt2},
 };
 
-// Keys without influence on logits: about training, the order of computation, text generation (options of this
-// trainer), heads other than the language model's, and metadata.
+// Keys without influence on logits: about training, how computation is done, text generation (which has options of its
+// own here), heads other than the language model's, and metadata.
 static const char *const irrelevant_keys[] = {
     // training
     "attn_pdrop", "embd_pdrop", "resid_pdrop", "initializer_range", "gradient_checkpointing", "use_bfloat16",
@@ -75,7 +74,7 @@ static const char *const irrelevant_keys[] = {
     "summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout",
     "summary_proj_to_labels", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
     "classifier_dropout",
-    // notes
+    // metadata
     "architectures", "transformers_version", "_name_or_path", "name_or_path", "tokenizer_class",
     "_commit_hash"};
 
@@ -91,7 +90,7 @@ static int is_used(const Format *format, const char *name) {
     return 0;
 }
 
-// The key's requirement, or NULL.
+// Returns the format's requirement for a key, or NULL.
 static const RequiredKey *find_required(const Format *format, const char *name) {
     for (const RequiredKey *key = format->required; key->name != NULL; key++)
         if (strcmp(key->name, name) == 0) return key;
@@ -121,7 +120,8 @@ static int check_required(const char *path, const cJSON *item, const RequiredKey
     return refuse_value(path, item, key->values[0], error);
 }
 
-// Finds the format by model_type, which comes before everything else: another kind of model has other keys. NULL on error.
+// Returns the format by model_type, which is checked first because other kinds of model have other keys; NULL with a
+// sentence on error.
 static const Format *find_format(const char *path, const cJSON *json, const char *ignored, Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, "model_type");
     for (int i = 0; i < NUM_MODEL_FORMATS && cJSON_IsString(item); i++)
@@ -185,7 +185,7 @@ GPTConfig gpt_config_gpt2(int64_t max_sequence_length, int64_t vocab_size, int64
 
 // ---- reading ----------------------------------------------------------------------------------------------
 
-// The width of the MLP, which may be missing or null for the usual one.
+// Checks the width of the MLP; if it is missing or null, the width is the usual one.
 static int check_inner(const char *path, const cJSON *json, int64_t channels, Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, "n_inner");
     int64_t inner;
@@ -196,7 +196,7 @@ static int check_inner(const char *path, const cJSON *json, int64_t channels, Er
                 path, inner, 4 * channels);
 }
 
-// A token's id, or -1 where there is none, or a list.
+// Returns a token's id, or -1 if there is none or a list of them.
 static int64_t read_token(const cJSON *json, const char *name) {
     const cJSON *item = json != NULL ? cJSON_GetObjectItemCaseSensitive(json, name) : NULL;
     const int known = cJSON_IsNumber(item) && item->valuedouble >= 0 && item->valuedouble < 1e9;

@@ -1,15 +1,16 @@
-// The trainer's options: what there is to set, what contradicts what, how they are read, saved and divided among processes.
+// The trainer's options: their table, checks that they do not contradict each other, how they are read, and how the
+// sequences of a step are divided among processes.
 #ifndef DATA_OPTIONS_SETTINGS_CUH
 #define DATA_OPTIONS_SETTINGS_CUH
 
 #include <inttypes.h>
 #include "data/model/gpt_config.h"
-#include "options.h"
-#include "version.h"
 #include "layers/dropout.h"
 #include "layers/comm/processes.cuh"
 #include "layers/matmul.cuh"
 #include "layers/schedule.h"
+#include "options.h"
+#include "version.h"
 
 typedef struct {
     const char *run, *train, *validation, *tokenizer, *init_from, *ignore_key, *sample, *prompt_ids, *end_of_text;
@@ -27,8 +28,8 @@ typedef struct {
     double save_minutes, outlier;
 } Settings;
 
-// One option a line: name, member of Settings, default, bounds or choices, help. Above the first of a group,
-// its heading.
+// One option per line: name, member of Settings, default, bounds or choices, help. The first option of a group is
+// preceded by the group's heading.
 #define INTEGER(name, member, standard, low, high, help)                                                     \
     name, OPTION_INTEGER, offsetof(Settings, member), standard, low, high, NULL, help
 #define REAL(name, member, standard, low, high, help)                                                        \
@@ -125,13 +126,14 @@ static Precision precision_of(const Settings *o) {
     return o->precision == 0 ? (Precision)DEVICE_IS_BF16 : (Precision)(o->precision - 1);
 }
 
-// ---- what contradicts what --------------------------------------------------------------------------------
+// ---- contradictions ---------------------------------------------------------------------------------------
 
+// Returns 1 if the option was given on the command line with a value other than the one `wanted`.
 static int contradicts(const char *option, int64_t value, int64_t wanted) {
     return options_given(OPTIONS, NUM_OPTIONS, option) && value != wanted;
 }
 
-// Options that contradict each other or what the machine can do.
+// Refuses options that contradict each other or what this machine can do. Returns 0, or -1 with a sentence.
 static int check_options(const Settings *o, Error *error) {
     if (dropout_threshold(o->dropout) == 0)
         return fail(error,
@@ -172,9 +174,9 @@ static int check_options(const Settings *o, Error *error) {
     return 0;
 }
 
-// ---- reading them -----------------------------------------------------------------------------------------
+// ---- reading options --------------------------------------------------------------------------------------
 
-// Fields that belong to the model: a resumed run cannot change them.
+// Returns the name of an option of the model that differs, because a resumed run cannot change those; NULL: none does.
 static const char *changed_model_option(const Settings *a, const Settings *b) {
     if (a->model != b->model) return "model";
     if (a->num_layers != b->num_layers) return "num-layers";
@@ -192,7 +194,7 @@ static int folder_contains(const char *folder, const char *name) {
     return exists;
 }
 
-// A checkpoint's folder where a run's is expected, and the other way round.
+// Refuses the folder of a checkpoint where that of a run is expected, and vice versa.
 static int check_folders(const Settings *o, Error *error) {
     const int uses_run = o->resume || ((o->sample != NULL || o->prompt_ids != NULL) && o->init_from == NULL);
     if (uses_run && !folder_contains(o->run, "checkpoints") && folder_contains(o->run, "config.json"))
@@ -209,7 +211,7 @@ static int check_folders(const Settings *o, Error *error) {
     return 0;
 }
 
-// A resumed run begins with its saved options; those given now win.
+// Reads the saved options of the run that is resumed; those given on the command line override them.
 static int parse_resumed(Settings *o, int argc, char **argv, Error *error) {
     char *file = format_text("@%s/options.txt", o->run), *words[] = {argv[0], file};
     if (!file_exists(file + 1)) return fail(error, "there is no run to resume in '%s'", o->run);
@@ -237,7 +239,7 @@ static int parse_options(Settings *o, int argc, char **argv, Error *error) {
     return result;
 }
 
-// The options that most people need, on one screen.
+// Prints the options that most people need, on one screen.
 static void print_usage(void) {
     printf("usage: train_gpt --train 'x_train_*.bin' --validation 'x_val_*.bin' [options]\n"
            "       train_gpt --run FOLDER --resume\n"
@@ -289,7 +291,7 @@ static void print_version(void) {
     printf("train_gpt %s, built for %s\n", VERSION, device);
 }
 
-// Answers -h, --help or --version, as options_parse says.
+// Prints what -h, --help or --version asks for. `question`: the result of options_parse.
 static void answer(int question) {
     if (question == OPTIONS_HELP)
         print_help();
@@ -301,8 +303,8 @@ static void answer(int question) {
 
 // ---- among processes --------------------------------------------------------------------------------------
 
-// The sequences of a step over micro-steps of `size` processes: --global-batch is kept, also where a run is resumed with
-// other processes than it had.
+// Divides the sequences of a step among the micro-steps of `size` processes. --global-batch is kept, even if a run is
+// resumed with another number of processes. Returns 0, or -1 with a sentence.
 static int split_batch(Settings *o, int64_t size, Error *error) {
     const int batch_given = options_given(OPTIONS, NUM_OPTIONS, "batch");
     const int accumulate_given = options_given(OPTIONS, NUM_OPTIONS, "accumulate");
@@ -330,7 +332,7 @@ static int split_batch(Settings *o, int64_t size, Error *error) {
     return 0;
 }
 
-// Of all options that must be the same everywhere: paths and threads may differ from host to host.
+// Returns a checksum of the options that must be the same in all processes. Paths and threads may differ between hosts.
 static int64_t options_checksum(const Settings *o) {
     Settings same = *o;
     char *text = NULL;

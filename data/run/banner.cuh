@@ -5,7 +5,7 @@
 #include "data/tokens/pipeline.cuh"
 #include "layers/arena.h"
 
-// "" for one, "s" for any other number.
+// Returns the ending of a noun after a count: "" after 1, otherwise "s".
 static const char *plural(int64_t count) {
     return count == 1 ? "" : "s";
 }
@@ -17,7 +17,7 @@ static void print_model(const GPTConfig *c, size_t num_parameters) {
            c->max_sequence_length, c->vocab_size, (double)num_parameters * 1e-6);
 }
 
-// `tokens`: of a batch.
+// `tokens`: number of tokens in a batch.
 static void print_memory(const Arena *arena, size_t tokens) {
     const size_t *size = arena->by_purpose;
     const double activations = (double)(size[MEMORY_BLOCKS] + size[MEMORY_LOGITS] + size[MEMORY_OTHER]);

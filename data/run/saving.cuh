@@ -1,61 +1,61 @@
-// Checkpoints of the trainer: what is in them, writing them beside training, and reading them.
+// Checkpoints of the trainer: what they contain, how they are written while training continues, and how they are read.
 //
 // A save goes through three phases, which all processes enter after the same step:
 //
-//     begin       the state is copied to host memory, in the order of the stream: the next step need not wait
-//     writing     each process's thread (data/run/saver.h) writes its own files
-//     committing  process 0's thread writes the manifest and gives the checkpoint its name
+//     begin       the state is copied to host memory, in stream order, so that the next step need not wait
+//     writing     the thread of each process (saver.h) writes the files of that process
+//     committing  the thread of process 0 writes the manifest and gives the checkpoint its name
 //
-// A phase ends when all processes' threads are done with it. They tell each other by the totals of a step
-// (SIGNAL_WRITTEN), so nobody waits, unless the next save is due before: saving_finish. Errors end no phase early: a save that failed somewhere is
-// taken back everywhere, with a warning, and tried again later.
+// A phase ends when the threads of all processes are done with it, which the processes learn from the totals of a step
+// (SIGNAL_WRITTEN). No process waits, unless the next save is due before that (saving_finish). An error never ends a
+// phase early: a save that failed in one process is discarded by all, with a warning, and tried again later.
 #ifndef DATA_RUN_SAVING_CUH
 #define DATA_RUN_SAVING_CUH
 
-#include "data/json/cjson.h"
 #include <unistd.h>
-#include "data/run/metrics.h"
+#include "data/json/cjson.h"
 #include "layers/base/progress.h"
-#include "data/run/recovery.h"
-#include "data/run/saver.h"
 #include "layers/comm/processes.cuh"
 #include "layers/matmul.cuh"
 #include "layers/optimizer.cuh"
+#include "metrics.h"
+#include "recovery.h"
+#include "saver.h"
 
-// What of a model is in its checkpoints.
+// The parts of a model that its checkpoints contain.
 typedef struct {
     const GPTConfig *config;
     const Parameters *parameters;
     Shards *shards;
     Optimizer *optimizer;
-    MatmulContext *matmul; // whose choices a resumed run repeats
+    MatmulContext *matmul; // has chosen algorithms, which a resumed run must use too
     Stream stream;
 } SavedModel;
 
-// ---- the tensors a process writes -------------------------------------------------------------------------
+// ---- the tensors that a process writes --------------------------------------------------------------------
 
-// Each tensor is written whole by one process: where the state is divided, by the owner of its beginning, if that
-// sees the run's folder.
+// A copy of the state in host memory. Each tensor is written whole by one process: if the state is divided, by the
+// owner of the tensor's beginning, provided that it sees the run's folder; otherwise by process 0.
 typedef struct {
-    int writer_number,
-        num_writers;      // this process's among the `count` that write, from 0; -1: it writes nothing
-    int *writers;         // (num_tensors): the rank that writes each
-    int *writer_numbers;  // (processes): the number of each rank
-    size_t num_tensors;   // that this process writes
-    NamedTensor *tensors; // (NUM_SAVED, num_tensors): master weights, then each state of the optimizer
-    float *memory;        // of these tensors
+    int writer_number;    // of this process among the writers, from 0; -1: it writes nothing
+    int num_writers;      // number of processes that write
+    int *writers;         // (number of parameter tensors) rank that writes each
+    int *writer_numbers;  // (number of processes) writer number of each rank
+    size_t num_tensors;   // number of parameter tensors that this process writes
+    NamedTensor *tensors; // (NUM_SAVED, num_tensors) master weights, then each state of the optimizer
+    float *memory;        // elements of these tensors
     Event copied;
-    int device; // that the copies come from
+    int device; // from which the state is copied
 } Snapshot;
 
 enum { NUM_SAVED = 1 + NUM_OPTIMIZER_STATES };
 
-// The master weights, or an optimizer's state.
+// Returns the memory of the master weights (0) or of a state of the optimizer (1 and up).
 static float *saved_memory(const SavedModel *m, int which) {
     return which == 0 ? m->parameters->master : m->optimizer->states[which - 1];
 }
 
-// What names in the files begin with. Caller frees.
+// Returns the prefix of tensor names in the files. The caller frees it.
 static char *saved_prefix(int which) {
     return which == 0 ? xstrdup("") : format_text("%s.", OPTIMIZER_STATES[which - 1].name);
 }
@@ -69,12 +69,13 @@ static void name_tensor(const SavedModel *m, NamedTensor *t, size_t i, const cha
     t->columns = p->columns;
 }
 
-// `sees` (processes): who sees the run's folder; process 0 does.
+// Chooses the process that writes each tensor. `sees_folder` (number of processes): 1 for each process that sees the
+// run's folder; process 0 always does.
 static void choose_writers(Snapshot *s, const SavedModel *m, const int *sees_folder) {
     const int size = m->shards->num_processes, divided = m->shards->sharding != SHARD_NONE;
     s->writers = (int *)xcalloc(m->parameters->num_tensors, sizeof(int));
     s->writer_numbers = (int *)xcalloc((size_t)size, sizeof(int));
-    s->writer_numbers[0] = 1; // has more to write than tensors
+    s->writer_numbers[0] = 1; // which always writes: some files have no tensors
     for (size_t i = 0; i < m->parameters->num_tensors && divided; i++) {
         const int owner = m->shards->chunks[m->parameters->tensors[i].first_chunk].owner;
         s->writers[i] = sees_folder[owner] ? owner : 0;
@@ -116,8 +117,8 @@ static void snapshot_close(Snapshot *s) {
     free(s->writers), free(s->writer_numbers), free(s->tensors);
 }
 
-// Where the `writer` finds a tensor of the memory: its own, or where processes have put it together, in the gradients'
-// memory. All processes call it.
+// Returns where the process `writer` finds a tensor of `memory`: in `memory` or, if it does not own the whole tensor,
+// in the memory of the gradients, where the tensor is gathered. All processes call it.
 static const float *find_tensor(const SavedModel *m, size_t tensor, float *memory, int writer) {
     const Parameter *p = &m->parameters->tensors[tensor];
     if (!is_divided(m->shards, m->parameters, memory)) return memory + p->offset;
@@ -126,7 +127,7 @@ static const float *find_tensor(const SavedModel *m, size_t tensor, float *memor
     CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
     size_t bucket = (size_t)chunk->bucket;
     float *whole = m->shards->buckets[bucket].gradients + (p->offset - m->shards->buckets[bucket].offset);
-    int is_split = 0;
+    int is_split = 0; // among several owners
     for (size_t c = 0; c < num_chunks; c++) {
         CommPiece piece = {whole + c * ADAMW_CHUNK, memory + chunk[c].own, chunk[c].size, chunk[c].owner};
         pieces[c] = piece;
@@ -142,7 +143,7 @@ static const float *find_tensor(const SavedModel *m, size_t tensor, float *memor
     return found;
 }
 
-// Queues the copies. All processes call it after the same step.
+// Queues the copies to host memory. All processes call it after the same step.
 static void snapshot_take(Snapshot *s, const SavedModel *m) {
     float *to = s->memory;
     comm_wait(m->shards->comm, m->shards->buckets[m->shards->num_buckets - 1].gathered, m->stream);
@@ -156,14 +157,14 @@ static void snapshot_take(Snapshot *s, const SavedModel *m) {
     event_record(&s->copied, m->stream);
 }
 
-// The file of a writer's weights or moments. Caller frees.
+// Returns the name of a writer's file of weights or moments. The caller frees it.
 static char *part_name(const Snapshot *s, const char *name, int writer_number) {
     return s->num_writers == 1
                ? format_text("%s.safetensors", name)
                : format_text("%s-%05d-of-%05d.safetensors", name, writer_number + 1, s->num_writers);
 }
 
-// Hugging Face's list of which file has which tensor. Caller frees.
+// Returns Hugging Face's index of which file contains which tensor. The caller frees it.
 static char *index_text(const Snapshot *s, const SavedModel *m) {
     cJSON *json = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(json, "metadata");
     cJSON *map = cJSON_AddObjectToObject(json, "weight_map");
@@ -189,35 +190,39 @@ typedef enum { SAVE_IDLE, SAVE_WRITING, SAVE_COMMITTING } SavePhase;
 
 typedef struct {
     SavedModel model;
-    Metrics *metrics;       // process 0's
-    const char *tokenizer;  // text of tokenizer.json, or NULL, as may be
-    const char *tokenizer_config, *generation_config; // those of these files
-    const char *algorithms; // file of the matmul library's choices
-    int64_t keep;           // checkpoints
-    double every;           // seconds; 0: only by steps
+    Metrics *metrics;              // of process 0
+    const char *tokenizer;         // text of tokenizer.json, or NULL
+    const char *tokenizer_config;  // text of tokenizer_config.json, or NULL
+    const char *generation_config; // text of generation_config.json, or NULL
+    const char *algorithms;        // file of the matmul library's choices
+    int64_t keep;                  // number of checkpoints to keep
+    double every;                  // seconds between saves; 0: saves are due by steps only
     Snapshot snapshot;
     Saver *saver;
     SavePhase phase;
-    int phase_number;              // counts phases: what processes say about one is not taken for the next
-    int64_t step;                  // that is being saved
-    int is_unstable;               // is its state: older checkpoints are all kept
-    int64_t saved_step;            // of the newest checkpoint; -1: none yet
-    int failed;                    // the save under way has
-    int slow;                      // nobody waits for it any more
-    Error error;                   // why
-    double begun, retry_at, pause; // seconds; retry_at 0: nothing to try again
+    int phase_number;   // counts phases, so that a signal about one is not taken for one about the next
+    int64_t step;       // step that is being saved
+    int is_unstable;    // 1: the steps before it were bad, so all older checkpoints are kept
+    int64_t saved_step; // step of the newest checkpoint; -1: none yet
+    int failed;         // 1: the save under way has failed
+    int slow;           // 1: training no longer waits for the save under way
+    Error error;        // why the save failed
+    double begun;       // time in seconds at which the last save began
+    double retry_at;    // time in seconds of the next attempt after a failed save; 0: none
+    double pause;       // seconds until an attempt after a failed save
 } Saving;
 
-enum { FIRST_PAUSE = 5, LONGEST_PAUSE = 600 }; // seconds until a save that failed is tried again
+enum { FIRST_PAUSE = 5, LONGEST_PAUSE = 600 }; // seconds until another attempt after a failed save
 
-// What processes tell each other about their part.
+// The result of one process's part of a save.
 typedef struct {
     Error error; // status 0: none
     size_t num_files;
     CheckpointFile files[SAVER_MOST_FILES];
 } SavedPart;
 
-// `run_id`: of the run in the folder `run`. `sees` (processes): who sees that folder.
+// Opens the saving of checkpoints in the folder `run`, where `run_id` is that run's id. `sees_folder` (number of
+// processes): 1 for each process that sees the folder. Returns 0, or -1 with a sentence.
 static int saving_open(Saving *s, const SavedModel *m, const char *run, const char *run_id, RunLock *lock,
                        const int *sees_folder, Error *error) {
     s->model = *m;
@@ -247,14 +252,14 @@ static void add_tensors(SaverFile *files, size_t *count, char *name, const Named
     free(name);
 }
 
-// By the saver's thread.
+// Waits until the copies are done; called by the saver's thread.
 static void wait_for_snapshot(void *argument) {
     const Snapshot *snapshot = (const Snapshot *)argument;
     device_use(snapshot->device);
     event_wait(snapshot->copied);
 }
 
-// All processes begin after the same step, which is done and recorded; none is under way.
+// Begins a save, while none is under way. All processes call it after the same step, which is done and recorded.
 static void saving_begin(Saving *s, const TrainingState *state) {
     const SavedModel *m = &s->model;
     Snapshot *snapshot = &s->snapshot;
@@ -292,19 +297,19 @@ static void saving_begin(Saving *s, const TrainingState *state) {
     saver_write(s->saver, state->step, files, count, wait_for_snapshot, snapshot);
 }
 
-// Has this process done its part of the phase? A total of the step's.
+// Returns 1 if this process has done its part of the phase under way (SIGNAL_WRITTEN).
 static int saving_part_is_done(const Saving *s) {
     return s->phase != SAVE_IDLE && saver_wait(s->saver, 0);
 }
 
-// Is it time for process 0 to ask for a save?
+// Returns 1 when process 0 should ask for a save (SIGNAL_SAVE).
 static int saving_is_due(const Saving *s) {
     const double now = seconds_now();
     if (s->model.shards->rank != 0 || s->phase != SAVE_IDLE) return 0;
     return (s->every > 0 && now - s->begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
 }
 
-// A save that failed is tried again later.
+// Schedules another attempt after a failed save.
 static void schedule_retry(Saving *s) {
     s->retry_at = seconds_now() + s->pause;
     if (s->model.shards->rank == 0 && s->pause > 0) {
@@ -314,13 +319,14 @@ static void schedule_retry(Saving *s) {
     s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
 }
 
-// What came of this process's part, and of the others': the first that failed speaks for all. Caller frees.
+// Returns the results of all processes' parts (number of processes), which the caller frees. The save fails with the
+// error of the first process that has one.
 static SavedPart *exchange_parts(Saving *s) {
     const SavedModel *m = &s->model;
     SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shards->num_processes, sizeof(SavedPart));
     memset(&mine, 0, sizeof(mine));
     if (saver_result(s->saver, &mine.error) == 0 && m->shards->rank == 0 && s->phase == SAVE_WRITING)
-        metrics_flush(s->metrics, &mine.error); // a checkpoint is not ahead of the record
+        metrics_flush(s->metrics, &mine.error); // on disk, metrics must include the step of a checkpoint
     const CheckpointFile *files = saver_files(s->saver, &mine.num_files);
     for (size_t i = 0; i < mine.num_files; i++) mine.files[i] = files[i];
     comm_exchange(m->shards->comm, &mine, sizeof(mine), all);
@@ -332,7 +338,7 @@ static SavedPart *exchange_parts(Saving *s) {
     return all;
 }
 
-// Process 0's thread gets the list of what the others have written.
+// Has process 0's thread commit the checkpoint, with the files that the other processes have written.
 static void commit_parts(Saving *s, const SavedPart *all) {
     const size_t size = (size_t)s->model.shards->num_processes;
     CheckpointFile *files = (CheckpointFile *)xcalloc(size * SAVER_MOST_FILES, sizeof(CheckpointFile));
@@ -343,7 +349,7 @@ static void commit_parts(Saving *s, const SavedPart *all) {
     free(files);
 }
 
-// From one phase to the next, when all processes' threads are done. All processes call it at the same place.
+// Goes to the next phase when the threads of all processes are done. All processes call it at the same point.
 static void saving_advance(Saving *s) {
     SavedPart *all = exchange_parts(s);
     s->phase_number++;
@@ -365,8 +371,8 @@ static void saving_advance(Saving *s) {
     free(all);
 }
 
-// Waits for the save under way, if any, for so many seconds (< 0: as long as it takes) in each of its phases. Is it over?
-// All processes call it, and get the same answer.
+// Waits for the save under way, if any, at most `seconds` (< 0: as long as it takes) in each of its phases. Returns 1
+// if none is under way any more. All processes call it, and get the same result.
 static int saving_finish(Saving *s, int seconds) {
     const SavedModel *m = &s->model;
     int *all = (int *)xcalloc((size_t)m->shards->num_processes, sizeof(int)), done_by_all = 1;
@@ -380,7 +386,8 @@ static int saving_finish(Saving *s, int seconds) {
     return done_by_all;
 }
 
-// Saves now and waits for it; where that fails, a few times more. All processes call it.
+// Saves and waits until the save is complete; tries a few times more if it fails. All processes call it. Returns 0, or
+// -1 with a sentence.
 static int save_now(Saving *s, const TrainingState *state, Error *error) {
     static const int pauses[] = {1, 2, 4, 0}; // seconds until the next try
     saving_finish(s, -1);
@@ -398,13 +405,15 @@ static int save_now(Saving *s, const TrainingState *state, Error *error) {
 
 // ---- reading ----------------------------------------------------------------------------------------------
 
-// Names of all tensors after a prefix; their data in a memory that holds one number a parameter.
+// Names all tensors, after a prefix, and points them to their parts of `memory`, which has one element per parameter.
+// Returns the end of the list.
 static NamedTensor *name_all(const SavedModel *m, const char *prefix, float *memory, NamedTensor *next) {
     for (size_t i = 0; i < m->parameters->num_tensors; i++)
         name_tensor(m, next++, i, prefix, memory + m->parameters->tensors[i].offset);
     return next;
 }
 
+// Reads the weights of a checkpoint into the master weights. Returns 0, or -1 with a sentence.
 static int load_weights(const SavedModel *m, const char *folder, Error *error) {
     NamedTensor *weights = (NamedTensor *)xcalloc(m->parameters->num_tensors, sizeof(NamedTensor));
     float *host = state_borrow(m->shards, m->parameters, m->parameters->master, m->stream);
@@ -415,7 +424,7 @@ static int load_weights(const SavedModel *m, const char *folder, Error *error) {
     return result;
 }
 
-// The optimizer's states, and where training stands.
+// Reads the optimizer's states and the training state of a checkpoint. Returns 0, or -1 with a sentence.
 static int load_training_state(const SavedModel *m, const char *folder, TrainingState *state, Error *error) {
     const size_t count = NUM_OPTIMIZER_STATES * m->parameters->num_tensors;
     NamedTensor *tensors = (NamedTensor *)xcalloc(count, sizeof(NamedTensor)), *next = tensors;
@@ -431,7 +440,7 @@ static int load_training_state(const SavedModel *m, const char *folder, Training
     for (int i = 0; i < NUM_OPTIMIZER_STATES; i++)
         state_return(m->shards, m->parameters, hosts[i], m->optimizer->states[i], m->stream);
     free(tensors);
-    state->skipped_in_row = 0; // a new start, perhaps with other options
+    state->skipped_in_row = 0; // counted anew, perhaps with other options
     StepOutcome *outcome = (StepOutcome *)host_borrow(m->optimizer->outcome, sizeof(StepOutcome));
     outcome->updates = state->step - state->skipped;
     host_return(outcome, m->optimizer->outcome, sizeof(StepOutcome), 1);

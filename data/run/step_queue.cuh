@@ -1,20 +1,20 @@
-// The steps that the device was given: one may still be computed while the next is queued.
+// The steps that are queued on the device: one may still be computed while the next is queued.
 #ifndef DATA_RUN_STEP_QUEUE_CUH
 #define DATA_RUN_STEP_QUEUE_CUH
 
 #include "layers/adamw.cuh"
 #include "metrics.h"
 
-// What processes tell each other with the totals of a step: that they were asked to stop, that they ask for a checkpoint, that they
-// have written their part of one, that they had no data for the step.
+// Signals, which processes send each other with the totals of a step: the process was asked to stop, it asks for a
+// checkpoint, it has written its part of one, it had no data for the step.
 enum { SIGNAL_STOP, SIGNAL_SAVE, SIGNAL_WRITTEN, SIGNAL_NO_DATA = SIGNAL_VETO };
 
-// A step that the device has been given, and its results once it is done.
+// A step that is queued on the device, and its results once it is done.
 typedef struct {
     StepMetrics metrics;
     StepOutcome *outcome;            // in pinned host memory
     double *signals;                 // (NUM_SIGNALS) of this process, in pinned host memory
-    int phase_number;                // of Saving, when they were set
+    int phase_number;                // of Saving, when the signals were set
     int64_t position, next_position; // sequences consumed before the step, and after it
     Event started, done;
 } PendingStep;

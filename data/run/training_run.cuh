@@ -1,4 +1,4 @@
-// A run as the trainer holds it: its folder, metrics and checkpoints, and where training stands.
+// A run of the trainer: its folder, metrics, checkpoints and training state.
 #ifndef DATA_RUN_TRAINING_RUN_CUH
 #define DATA_RUN_TRAINING_RUN_CUH
 
@@ -16,15 +16,15 @@ typedef struct {
     Metrics metrics; // of process 0
     TrainingState state;
     Saving saving;
-    int64_t last_seen; // step of the last checkpoint when one was chosen, intact or not; -1: none
+    int64_t last_seen; // step of the folder's last checkpoint, intact or not, when one was chosen; -1: none
     int64_t validated; // step of the last validation; -1: none
     int save_due;      // a checkpoint is due as soon as the save under way is done and steps are good
-    char *checkpoint;  // that training begins with, or NULL
+    char *checkpoint;  // folder of the checkpoint that training begins with, or NULL
     char *algorithms;  // file of the matmul library's choices, so that a resumed run repeats its bits
     char *tokenizer_text, *tokenizer_config, *generation_config; // contents of checkpoints' files, or NULL
 } TrainingRun;
 
-// A run of which nothing is open yet. The lock must not be moved from now on.
+// Initialises a run of which nothing is open yet. The lock must not be moved afterwards.
 static void training_run_init(TrainingRun *r) {
     r->saving.saved_step = r->validated = r->last_seen = -1;
     r->lock.descriptor = r->metrics.descriptor = -1;
@@ -46,7 +46,7 @@ static void release_lock(void *lock) {
 
 // Becomes one of the processes that train, with a device and a part of each batch, and joins the others.
 static void join_processes(TrainingRun *r, Processes *p, Settings *o, int argc, char **argv) {
-    const int alone = o->plan || o->sample != NULL; // work for one
+    const int alone = o->plan || o->sample != NULL; // work for one process
     const ProcessOptions options = {alone, o->processes, o->deterministic_reduce, o->deadline};
     Error error;
     p->release = release_lock;
@@ -62,8 +62,8 @@ static void join_processes(TrainingRun *r, Processes *p, Settings *o, int argc, 
 
 // ---- which checkpoint -------------------------------------------------------------------------------------
 
-// Returns the newest intact checkpoint of the folder `run` up to step `limit`, as process 0 sees it; NULL if there is none yet, which
-// is an error where one is `required`. Each process verifies its files independently. The caller frees it.
+// Returns the newest intact checkpoint of the folder `run` up to step `limit`, as process 0 sees it, which the caller
+// frees; NULL if there is none yet, an error where one is `required`. Each process verifies its files independently.
 static char *choose_checkpoint(TrainingRun *r, Processes *processes, const char *run, int required,
                                int64_t limit) {
     Error error;
@@ -79,7 +79,7 @@ static char *choose_checkpoint(TrainingRun *r, Processes *processes, const char 
     return folder;
 }
 
-// Computes a checksum of a checkpoint's manifest, which has those of its files; 0 if there is no checkpoint.
+// Computes a checksum of a checkpoint's manifest, which contains those of its files; 0 if there is no checkpoint.
 static int checkpoint_checksum(const char *folder, int64_t *checksum, Error *error) {
     char *path = format_text("%s/manifest", folder ? folder : ""), *text = NULL;
     size_t size = 0;
@@ -89,7 +89,7 @@ static int checkpoint_checksum(const char *folder, int64_t *checksum, Error *err
     return result;
 }
 
-// Refuses processes that would not train the same: what they begin with must agree. `folder`: the checkpoint, or NULL.
+// Ends all processes unless they begin with the same options, data and checkpoint. `folder`: the checkpoint, or NULL.
 static void check_agreement(Processes *p, const Settings *o, const Pipeline *data, const char *folder) {
     static const char *const what[] = {"options", "training shards", "validation shards",
                                        "initial checkpoints"};
@@ -109,7 +109,7 @@ static void check_agreement(Processes *p, const Settings *o, const Pipeline *dat
     agree_or_die(p, result, &error);
 }
 
-// Returns the folder that weights come from, or NULL. A run that has no checkpoint yet is not resumed but started.
+// Returns the folder that weights come from, or NULL. A run that has no checkpoint yet is started instead of resumed.
 static const char *choose_initial_folder(TrainingRun *r, Processes *processes, Settings *o) {
     if (o->resume || (o->sample != NULL && o->init_from == NULL)) {
         r->checkpoint = choose_checkpoint(r, processes, o->run, o->sample != NULL, INT64_MAX);
@@ -122,6 +122,7 @@ static const char *choose_initial_folder(TrainingRun *r, Processes *processes, S
 
 // ---- opening ----------------------------------------------------------------------------------------------
 
+// Returns the contents of the tokenizer's tokenizer.json. The caller frees it.
 static char *tokenizer_json_text(const Tokenizer *tokenizer) {
     char *text = NULL;
     size_t size;
@@ -132,31 +133,31 @@ static char *tokenizer_json_text(const Tokenizer *tokenizer) {
     return text;
 }
 
-// Prepares what process 0 writes into every checkpoint about text. `tokenizer` may be NULL.
+// Prepares the files about text that process 0 writes into every checkpoint. `tokenizer` may be NULL.
 static void prepare_texts(TrainingRun *r, const Tokenizer *tokenizer, const TokenList *stops,
                           int64_t end_of_text) {
     if (tokenizer != NULL) r->tokenizer_text = tokenizer_json_text(tokenizer);
     if (tokenizer != NULL) r->tokenizer_config = tokenizer_config_text(tokenizer);
     if (stops->count > 1 || (stops->count == 1 && stops->ids[0] != end_of_text))
-        r->generation_config = stop_tokens_text(stops); // what config.json does not say
+        r->generation_config = stop_tokens_text(stops); // config.json names only end_of_text
 }
 
-// Process 0 opens the run's folder: options, metrics, checkpoints. `peak`: GFLOP/s of all processes.
+// Opens the run's folder, for process 0: options, metrics, checkpoints. `peak`: GFLOP/s of all processes.
 static int open_run(TrainingRun *r, const Settings *o, double flop_per_token, double peak, Error *error) {
     Settings saved = *o;
     saved.resume = 0;
-    saved.processes = 0; // those that there are when it is resumed
+    saved.processes = 0; // chosen again when the run is resumed
     if (run_open(&r->lock, o->run, options_given(OPTIONS, NUM_OPTIONS, "resume"), r->last_seen, OPTIONS,
                  NUM_OPTIONS, &saved, error) != 0)
         return -1;
     return metrics_open(&r->metrics, o->run, r->state.step, o->steps, flop_per_token, peak, error);
 }
 
-// Finds out which processes see the folder that process 0 has opened: those can write into it.
+// Opens saving, after finding out which processes see the folder that process 0 has opened and can write into it.
 static int open_saving(TrainingRun *r, const Settings *o, const Processes *processes, const SavedModel *model,
                        Error *error) {
     typedef struct {
-        char owner[200];          // as the lock's file says
+        char owner[200];          // as the lock file says
         char run_id[RUN_ID_SIZE]; // of process 0's lock
     } View;
     const size_t size = (size_t)processes->launch.size;
@@ -189,10 +190,10 @@ static int open_saving(TrainingRun *r, const Settings *o, const Processes *proce
 
 // ---- while training ---------------------------------------------------------------------------------------
 
-// Copies the state, then writes it beside training. While steps are bad nothing is saved: the checkpoints that are kept must not give
-// way to ones that may be no better. `last`: of the run.
+// Copies the state, and writes it while training continues. While steps are bad nothing is saved, so that a checkpoint
+// that may be useless does not replace a good one. `last`: 1 for the last save of the run, which is made even then.
 static void start_save(TrainingRun *r, const Processes *processes, int synchronously, int last) {
-    enum { PATIENCE_SECONDS = 30 }; // for the save before
+    enum { PATIENCE_SECONDS = 30 }; // for the previous save
     if (is_unstable(&r->state) && !last) return;
     if (!saving_finish(&r->saving, PATIENCE_SECONDS)) {
         r->saving.slow = 1;
@@ -209,12 +210,12 @@ static void start_save(TrainingRun *r, const Processes *processes, int synchrono
     if (synchronously) saving_finish(&r->saving, -1);
 }
 
-// Finds out whether process 0's record ends with a validation of the present step.
+// Finds out whether the metrics of process 0 end with a validation of the current step.
 static void find_last_validation(TrainingRun *r, const Processes *processes) {
     r->validated = broadcast_from_main(processes, r->metrics.validated) ? r->state.step : -1;
 }
 
-// Prints the command that resumes the run. `started`: the processes that the program started itself; 0: none.
+// Prints the command that resumes the run. `started`: number of processes that the program started itself; 0: none.
 static void print_resume_hint(const TrainingRun *r, const char *program, const char *run, int64_t started) {
     char *quoted = quote_for_shell(program), *folder = quote_for_shell(run), *processes = NULL;
     if (started > 0) processes = format_text(" --processes %" PRId64, started);

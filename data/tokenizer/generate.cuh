@@ -1,4 +1,4 @@
-// Text from a model: a prompt's continuation, token by token over a cache of keys and values.
+// Text generation: a model continues a prompt, token by token, with a cache of keys and values.
 #ifndef DATA_TOKENIZER_GENERATE_CUH
 #define DATA_TOKENIZER_GENERATE_CUH
 
@@ -11,15 +11,17 @@
 #include "sampling.h"
 #include "tokenizer.h"
 
-// A model as it generates text. `logits` computes those (V) of the token after `count` new ones, which begin at position `past`;
-// the caller's memory for both is pinned host memory.
+// A model that generates text.
 typedef struct {
+    // Computes the logits (vocab_size) of the token after `count` new tokens, which begin at position `past`. Tokens
+    // and logits are in pinned host memory.
     void (*logits)(void *model, const int32_t *tokens, size_t count, size_t past, floatX *logits);
     void *model;
-    size_t vocab_size, capacity; // tokens that it knows; positions that it has
+    size_t vocab_size; // number of tokens that the model knows
+    size_t capacity;   // number of positions that the model has
 } TextModel;
 
-// How tokens are drawn.
+// How tokens are sampled.
 typedef struct {
     int64_t max_tokens;
     uint64_t seed;
@@ -28,11 +30,11 @@ typedef struct {
     double top_p;
 } Sampling;
 
-// The host's memory.
+// The buffers of text generation, in host memory.
 typedef struct {
     const TextModel *model;
-    int32_t *tokens; // (capacity)
-    floatX *logits;  // (vocab_size), as they come from the device
+    int32_t *tokens;    // (capacity)
+    floatX *logits;     // (vocab_size), as they come from the device
     float *logits_fp32; // (vocab_size)
 } Generator;
 
@@ -61,7 +63,7 @@ static int all_finite(const float *x, size_t n) {
     return 1;
 }
 
-// Ids with commas between them, all below `limit`.
+// Reads ids separated by commas, all below `limit`. Returns 0, or -1 with a sentence.
 static int parse_ids(const char *text, int64_t limit, TokenList *list, Error *error) {
     for (const char *at = text; *at != '\0' || list->count == 0;) {
         char *end;
@@ -80,8 +82,8 @@ static int parse_ids(const char *text, int64_t limit, TokenList *list, Error *er
     return 0;
 }
 
-// The prompt's tokens, after those that the tokenizer puts before a text. A text is never empty: it is at least what
-// documents begin with.
+// Encodes the prompt, after the tokens that the tokenizer puts before a text. The list is never empty: it has at least
+// the token that documents begin with or, where there is none, a newline.
 static void encode_prompt(TokenList *list, Tokenizer *tokenizer, const char *prompt) {
     const int32_t end = tokenizer_end_of_text(tokenizer),
                   *start = tokenizer_prompt_start(tokenizer, &list->count);
@@ -99,18 +101,17 @@ static void print_token(const Tokenizer *tokenizer, int32_t token) {
     if (bytes != NULL) fwrite(bytes, 1, size, stdout);
 }
 
-// Does this token end the text? Where no list says so, end of text does.
+// Returns 1 if the token ends the text: it is one of `stops` or, if these are empty, the end-of-text token.
 static int is_stop(const TokenList *stops, const Tokenizer *tokenizer, int32_t token) {
     for (size_t i = 0; i < stops->count; i++)
         if (stops->ids[i] == token) return 1;
     return stops->count == 0 && token == tokenizer_end_of_text(tokenizer);
 }
 
-// Prints the continuation of `text`, which it appends to, as it is generated, until `stop` is not 0, one of `stops` comes, or it
-// cannot be written;
-// returns the number of tokens, or -1 where the model's logits are not finite. `sample` numbers the samples of one seed.
-// When the positions are used up, the second half of the text is kept as context. Ids of the model that the tokenizer
-// does not have are never chosen.
+// Generates the continuation of `text`, appends it to `text`, and prints each token at once, until `stop` is not 0,
+// one of `stops` is generated, or printing fails. Returns the number of tokens, or -1 if the model's logits are not
+// finite. `sample` is the number of this sample among those of one seed. When all positions are used, the second half
+// of the text is kept as context. Ids that the model has and the tokenizer does not are never chosen.
 static int64_t continue_text(const TextModel *m, const Tokenizer *tokenizer, const TokenList *stops,
                              const Sampling *sampling, TokenList *text, uint32_t sample,
                              const volatile sig_atomic_t *stop) {
@@ -149,7 +150,7 @@ static int64_t continue_text(const TextModel *m, const Tokenizer *tokenizer, con
     return generated;
 }
 
-// Prints a prompt and its continuation.
+// Prints a prompt and its continuation. Returns as continue_text does.
 static int64_t print_sample(const TextModel *m, Tokenizer *tokenizer, const TokenList *stops,
                             const Sampling *sampling, const char *prompt, uint32_t sample,
                             const volatile sig_atomic_t *stop) {
@@ -166,7 +167,7 @@ static Sampling sampling_of(const Settings *o) {
     return sampling;
 }
 
-// Prints the continuation of exact tokens (--prompt-ids).
+// Prints tokens that are given by id (--prompt-ids) and their continuation. Returns as continue_text does.
 static int64_t print_sample_of_ids(const TextModel *m, const Tokenizer *tokenizer, const TokenList *stops,
                                    const Sampling *sampling, const char *ids,
                                    const volatile sig_atomic_t *stop) {
@@ -179,7 +180,7 @@ static int64_t print_sample_of_ids(const TextModel *m, const Tokenizer *tokenize
     return count;
 }
 
-// --sample: prints a continuation of the text and how fast it came.
+// Prints a continuation of the prompt, and the tokens generated per second (--sample).
 static void run_sample(const TextModel *m, Tokenizer *tokenizer, const TokenList *stops, const Settings *o,
                        const volatile sig_atomic_t *stop) {
     if (tokenizer == NULL) die("there is no tokenizer in the folder of the weights: give --tokenizer");

@@ -1,4 +1,4 @@
-// From token shards to batches on the device: the training data in the order of the run, and the validation data.
+// The path from token shards to batches on the device, for training data, in the order of the run, and validation data.
 #ifndef DATA_TOKENS_PIPELINE_CUH
 #define DATA_TOKENS_PIPELINE_CUH
 
@@ -34,14 +34,14 @@ static void pipeline_open_batches(Pipeline *p, size_t size) {
     }
 }
 
-// Returns the next batch to fill: its last copy to the device is done.
+// Returns the next batch to fill, once its previous copy to the device is done.
 static Batch *pipeline_next_batch(Pipeline *p) {
     Batch *batch = &p->batches[p->num_batches++ % 2];
     event_wait(batch->copied);
     return batch;
 }
 
-// Queues the copy of a batch of `size` tokens.
+// Queues the copy of a batch of `size` tokens to `tokens` and `targets` on the device.
 static void batch_send(Batch *batch, int32_t *tokens, int32_t *targets, size_t size, Stream stream) {
     copy_to_device(tokens, batch->tokens, size * sizeof(int32_t), stream);
     copy_to_device(targets, batch->targets, size * sizeof(int32_t), stream);
@@ -61,7 +61,8 @@ static void pipeline_close(Pipeline *p) {
 
 // ---- shards -----------------------------------------------------------------------------------------------
 
-// Shards with fewer tokens than a sequence and the token after it give no sequences. Counts them, and their tokens.
+// Returns the number of shards that are too short for a sequence and the token after it, and so give no sequences.
+// `tokens`: set to the number of tokens in them.
 static size_t count_short_shards(const ShardSet *set, int64_t T, uint64_t *tokens) {
     size_t count = 0;
     *tokens = 0;
@@ -84,7 +85,7 @@ static void warn_of_short_shards(const ShardSet *set, int64_t T) {
          count, set->count, T, set->shards[first].path);
 }
 
-// Opens the loader of the training data where training stands.
+// Opens the loader of the training data at the position of `state`. Returns 0, or -1 with a sentence.
 static int pipeline_open_loader(Pipeline *p, const Settings *o, int64_t vocab_size,
                                 const Processes *processes, TrainingState *state, Error *error) {
     const Launch *launch = &processes->launch;
@@ -101,7 +102,7 @@ static int pipeline_open_loader(Pipeline *p, const Settings *o, int64_t vocab_si
     return 0;
 }
 
-// Finds out before training whether there is a document to validate on.
+// Checks before training that there is a document to validate on. Returns 0, or -1 with a sentence.
 static int check_documents(Pipeline *p, const Settings *o, const Tokenizer *tokenizer, Error *error) {
     if (tokenizer == NULL)
         return fail(error,
@@ -126,7 +127,7 @@ static int check_documents(Pipeline *p, const Settings *o, const Tokenizer *toke
         o->validation, tokenizer_end_of_text_content(tokenizer));
 }
 
-// Finds out before training whether the validation shards are long enough.
+// Checks before training that the validation shards are long enough. Returns 0, or -1 with a sentence.
 static int check_windows(Pipeline *p, const Settings *o, int64_t vocab_size, Error *error) {
     LoaderConfig config = {1, o->sequence_length, (int32_t)vocab_size, 0, 0, 0, 0, 0, 1};
     Loader *loader = loader_open(&p->validation, &config, error);
@@ -134,7 +135,7 @@ static int check_windows(Pipeline *p, const Settings *o, int64_t vocab_size, Err
     return loader != NULL ? 0 : -1;
 }
 
-// Opens the shards and the loader.
+// Opens the shards and the loader. Returns 0, or -1 with a sentence.
 static int pipeline_open(Pipeline *p, const Settings *o, int64_t vocab_size, const Tokenizer *tokenizer,
                          const Processes *processes, TrainingState *state, Error *error) {
     if (shards_open(&p->train, o->train, error) != 0) return -1;

@@ -1,5 +1,5 @@
-// Validation: reads the validation data, in windows of a sequence or in whole documents, has the model score each batch, and adds
-// up the scores of all processes.
+// Validation: reads the validation data, in windows of one sequence or as whole documents, has the model score each
+// batch, and adds up the scores of all processes.
 #ifndef DATA_TOKENS_VALIDATION_CUH
 #define DATA_TOKENS_VALIDATION_CUH
 
@@ -7,22 +7,24 @@
 #include "pipeline.cuh"
 
 typedef struct {
-    double nats, bytes; // of the loss; of the text that the targets stand for
-    int64_t tokens;     // that count
-    int64_t cut;        // tokens of documents that were longer than a sequence
+    double nats;    // sum of the losses of all targets
+    double bytes;   // size of the text that the targets represent
+    int64_t tokens; // number of targets that are scored
+    int64_t cut;    // number of documents that were truncated to a sequence
     int64_t batches;
 } Score;
 
-// The model that scores.
+// The model that is validated.
 typedef struct {
     void *trainer;
-    void (*score_batch)(void *trainer, Batch *batch, int first); // its loss is added up on the device
+    // Adds the loss of a batch to a sum on the device, which the `first` batch sets.
+    void (*score_batch)(void *trainer, Batch *batch, int first);
     int (*is_stopping)(const void *trainer);
     size_t B, T;
     int64_t vocab_size;
 } Scorer;
 
-// Bytes of text that a batch's targets stand for; the end of a text stands for none.
+// Returns the bytes of text that the targets represent; the end-of-text token represents none.
 static double count_target_bytes(const Tokenizer *tokenizer, const int32_t *targets, size_t count) {
     double bytes = 0;
     for (size_t i = 0; i < count && tokenizer != NULL; i++) {
@@ -33,6 +35,7 @@ static double count_target_bytes(const Tokenizer *tokenizer, const int32_t *targ
     return bytes;
 }
 
+// Scores a batch and adds the result to `score`, except for the loss, which is summed on the device.
 static void score_batch(const Scorer *scorer, Batch *batch, const Tokenizer *tokenizer, Score *score) {
     const size_t N = scorer->B * scorer->T;
     scorer->score_batch(scorer->trainer, batch, score->batches == 0);
@@ -41,7 +44,8 @@ static void score_batch(const Scorer *scorer, Batch *batch, const Tokenizer *tok
     score->batches++;
 }
 
-// Scores the first validation batches in the order of the shards; processes take turns.
+// Scores the first validation batches in the order of the shards, which processes share in turn. Returns 0, or -1 with
+// a sentence.
 static int score_windows(Pipeline *p, const Settings *o, const Processes *processes,
                          const Tokenizer *tokenizer, const Scorer *scorer, Score *score, Error *error) {
     const size_t T = scorer->T;
@@ -58,7 +62,7 @@ static int score_windows(Pipeline *p, const Settings *o, const Processes *proces
         if (first >= sequences) break;
         Batch *batch = pipeline_next_batch(p);
         result = loader_next(loader, batch->tokens, batch->targets, error);
-        for (int64_t row = sequences - first; row < B; row++) // of the next epoch
+        for (int64_t row = sequences - first; row < B; row++) // rows of the next epoch
             for (size_t c = 0; c < T; c++) batch->targets[(size_t)row * T + c] = IGNORE_TARGET;
         if (result == 0) score_batch(scorer, batch, tokenizer, score);
     }
@@ -66,7 +70,8 @@ static int score_windows(Pipeline *p, const Settings *o, const Processes *proces
     return result;
 }
 
-// Scores the first validation documents, each whole from its start, its end included; processes read all and take turns.
+// Scores the first validation documents, each from its start and including its end. All processes read all batches, and
+// score them in turn. Returns 0, or -1 with a sentence.
 static int score_documents(Pipeline *p, const Settings *o, const Processes *processes,
                            const Tokenizer *tokenizer, const Scorer *scorer, Score *score, Error *error) {
     const int rank = processes->launch.rank, size = processes->launch.size;
