@@ -1,5 +1,5 @@
-// The MLP's activation as the model calls it, chosen by the kind that its description names: alone, and together with the
-// products before and after it, with which it is fused where the device allows.
+// The activation of the MLP: dispatches by the kind that the model's description names. The activation is computed
+// alone, or together with the product before or after it, with which it is fused where the device supports that.
 #ifndef LAYERS_ACTIVATION_CUH
 #define LAYERS_ACTIVATION_CUH
 
@@ -27,8 +27,8 @@ static inline void matmul_activation_forward(ActivationKind kind, const MatmulCo
     }
 }
 
-// Backward through activation and the product after it, out (N, C) = f(up) W (F, C) + bias (C): dup (N, UP) is overwritten;
-// dweight and dbias as in matmul_backward.
+// Backward through the activation and the product after it, out (N, C) = f(up) W (F, C) + bias (C). Overwrites
+// dup (N, UP); dweight and dbias are written as by matmul_backward.
 static inline void matmul_activation_backward(ActivationKind kind, const MatmulContext *context, floatX *dup,
                                               float *dweight, float *dbias, const floatX *dout,
                                               const floatX *activated, const floatX *weight, const floatX *up,

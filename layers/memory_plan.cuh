@@ -1,5 +1,5 @@
-// How much memory a model takes on the CPU and on GPUs, and which batch fits: --plan, and what is said where memory does not
-// suffice.
+// The memory that a model takes on the CPU and on GPUs, and the largest batch that fits: --plan, and the error message
+// if memory does not suffice.
 #ifndef LAYERS_MEMORY_PLAN_CUH
 #define LAYERS_MEMORY_PLAN_CUH
 
@@ -9,20 +9,21 @@
 #include "layers/base/threads.h"
 #include "optimizer.cuh"
 
-// What is planned.
+// A model whose memory is planned.
 typedef struct {
     const void *model;
-    // Bytes that --batch B takes in a build for the CPU or a GPU, and, unless `of` is NULL, by purpose.
+    // Returns the bytes that --batch B takes in a build for the CPU or a GPU. Sets `by_purpose`, unless NULL, to its
+    // parts.
     size_t (*bytes)(const void *model, size_t B, int on_gpu, size_t floatX_size,
                     size_t by_purpose[NUM_MEMORIES]);
     const Parameters *parameters;
     const Shards *shards;
-    size_t B, T, HS; // B = 0: generating text
+    size_t B, T, HS; // B = 0: text generation
 } MemoryPlan;
 
-// Returns a bound of the bytes of host memory that training takes in addition to the model's: the copy of the state that is
-// saved, batches (loader and pipeline), sums of attention's backward pass, stacks and buffers of threads. 0 on a GPU, where that is
-// not the memory that limits the batch.
+// Returns an upper bound of the bytes of host memory that training takes in addition to the model's: the copy of the
+// state that is saved, batches (in loader and pipeline), sums of attention's backward pass, stacks and buffers of
+// threads. Returns 0 on a GPU, where host memory does not limit the batch.
 static inline size_t additional_host_memory(const MemoryPlan *m, size_t B, int on_gpu) {
     enum { BATCHES = 8, THREADS = 4, FIXED = 24 << 20 };
     const size_t saved = optimizer_saved_bytes(m->parameters);
@@ -34,12 +35,12 @@ static inline size_t additional_host_memory(const MemoryPlan *m, size_t B, int o
            FIXED;
 }
 
-// Returns all that a build for the CPU or a GPU takes with --batch B.
+// Returns all bytes that --batch B takes in a build for the CPU or a GPU.
 static inline size_t memory_taken(const MemoryPlan *m, size_t B, int on_gpu, size_t floatX_size) {
     return m->bytes(m->model, B, on_gpu, floatX_size, NULL) + additional_host_memory(m, B, on_gpu);
 }
 
-// Returns the largest B that fits into `bytes`; 0: none.
+// Returns the largest batch size that fits into `bytes`; 0: none.
 static inline size_t largest_batch(const MemoryPlan *m, size_t bytes, int on_gpu, size_t floatX_size) {
     size_t fits = 0, too_much = 1;
     while (too_much < (1 << 20) && memory_taken(m, too_much, on_gpu, floatX_size) <= bytes) {
@@ -56,7 +57,7 @@ static inline size_t largest_batch(const MemoryPlan *m, size_t bytes, int on_gpu
     return fits;
 }
 
-// Returns -1 with a sentence that proposes what fits into the bytes that are available.
+// Returns -1 with a sentence that proposes what fits into the available bytes. `asked`: bytes that were requested.
 static inline int refuse_memory(const MemoryPlan *m, size_t asked, size_t available, Error *error) {
     const double takes = (double)asked * 1e-9, has = (double)available * 1e-9;
     if (m->B == 0)
@@ -81,7 +82,7 @@ typedef struct {
     size_t floatX_size;
 } PlannedBuild;
 
-// Prints what the model takes on each kind of machine. `recompute`, `attention`: names of these choices.
+// Prints the memory that the model takes on each kind of machine. `recompute`, `attention`: names of these choices.
 static inline void print_memory_plan(const MemoryPlan *m, const char *recompute, const char *attention) {
     static const char *const purposes[] = {"weights",           "master weights",    "gradients",
                                            "optimizer moments", "block activations", "logits",

@@ -1,12 +1,12 @@
-// Normalisation of the residual stream as the model calls it, chosen by the kind that its description names. Every kind is
-// fused with the residual addition and the dropout before it; the contract is layernorm.cuh's.
+// Normalisation of the residual stream: dispatches by the kind that the model's description names. Every kind is fused
+// with the residual addition and the dropout before it. The contract of these functions is that of layernorm.cuh.
 #ifndef LAYERS_NORM_CUH
 #define LAYERS_NORM_CUH
 
 #include "kinds.h"
 #include "layernorm.cuh"
 
-// Floats of scratch for norm_backward, of C channels.
+// Returns the number of floats of scratch that norm_backward needs for C channels.
 static inline size_t norm_scratch(NormKind kind, size_t C) {
     switch (kind) {
     case NORM_LAYERNORM:
@@ -26,7 +26,7 @@ static inline void norm_forward(NormKind kind, floatX *residual_out, floatX *out
     }
 }
 
-// Computes `out` again from the residual stream and the statistics that norm_forward saved, bit for bit.
+// Recomputes `out`, bit for bit, from the residual stream and the statistics that norm_forward saved.
 static inline void norm_recompute(NormKind kind, floatX *out, const floatX *residual, const float *mean,
                                   const float *rstd, const floatX *weight, const floatX *bias, size_t rows,
                                   size_t C, Stream stream) {

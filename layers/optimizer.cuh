@@ -1,5 +1,5 @@
-// The optimizer: the states that it keeps for every parameter, the chunks that its work is cut into, and a step over all of them:
-// gradient norm, clipping, update. How an element is updated is in adamw.cuh; which group a tensor is in says its row.
+// The optimizer: the states that it keeps for every parameter, the chunks into which its work is cut, and its step:
+// gradient norm, clipping, update. adamw.cuh updates the elements; a tensor's group is in its row (parameters.cuh).
 #ifndef LAYERS_OPTIMIZER_CUH
 #define LAYERS_OPTIMIZER_CUH
 
@@ -7,21 +7,22 @@
 #include "layers/comm/sharding.cuh"
 #include "parameters.cuh"
 
-// What is kept for every parameter, in fp32; checkpoints store it under these names, and --plan counts it.
+// The states that are kept for every parameter, in fp32. Checkpoints store them by these names; --plan counts them.
 static const struct {
     const char *name;
-    size_t elements; // for each parameter
+    size_t elements; // per parameter
 } OPTIMIZER_STATES[] = {{"moment1", 1}, {"moment2", 1}};
 enum { STATE_MOMENT1, STATE_MOMENT2, NUM_OPTIMIZER_STATES };
 
 typedef struct {
-    float *states[NUM_OPTIMIZER_STATES]; // (num_elements), or what of them is owned
-    AdamWChunk *chunks;                  // (num_chunks): those that this process updates
+    float *states[NUM_OPTIMIZER_STATES]; // (num_elements), or the part that is owned
+    AdamWChunk *chunks;                  // (num_chunks) chunks that this process updates
     size_t num_chunks;
-    double *totals; // of a step, and of a validation
+    double *totals; // sums of a step or of a validation
     StepOutcome *outcome;
 } Optimizer;
 
+// Assigns memory to the optimizer.
 static inline void optimizer_place(Optimizer *o, const Shards *shards, const Parameters *parameters,
                                    Arena *arena) {
     const size_t size = sharding_size(shards, parameters), num_chunks = parameters->num_chunks;
@@ -33,13 +34,13 @@ static inline void optimizer_place(Optimizer *o, const Shards *shards, const Par
     o->outcome = (StepOutcome *)arena_take(arena, MEMORY_WORKSPACE, 1, sizeof(StepOutcome));
 }
 
-// Zeros where a run begins with them, beside the states.
+// Sets everything but the states to zero, as a run begins.
 static inline void optimizer_clear(Optimizer *o, const Parameters *parameters, Stream stream) {
     device_zero(o->outcome, sizeof(StepOutcome), stream);
     device_zero(o->totals, step_totals(parameters->num_chunks) * sizeof(double), stream);
 }
 
-// Bytes of a copy of the master weights and the states, as checkpoints have them.
+// Returns the bytes of the master weights and the states in a checkpoint.
 static inline size_t optimizer_saved_bytes(const Parameters *parameters) {
     size_t elements = 1;
     for (int i = 0; i < NUM_OPTIMIZER_STATES; i++) elements += OPTIMIZER_STATES[i].elements;
@@ -72,7 +73,7 @@ static inline void optimizer_list_chunks(Optimizer *o, const Shards *shards, con
     host_free(chunks);
 }
 
-// The sums of squares of this process's chunks, into the step's totals; zeros for those of others.
+// Writes the sums of squares of this process's chunks to the step's totals, and zeros for chunks of other processes.
 static inline void optimizer_square_sums(Optimizer *o, const Shards *shards, const Parameters *parameters,
                                          Stream stream) {
     if (shards->sharding != SHARD_NONE)
@@ -80,7 +81,7 @@ static inline void optimizer_square_sums(Optimizer *o, const Shards *shards, con
     square_sums(o->totals, parameters->gradient_sums, o->chunks, o->num_chunks, stream);
 }
 
-// From the totals of all processes: decides about the step (o->outcome) and updates what this process owns.
+// Decides about the step (o->outcome) by the totals of all processes, and updates what this process owns.
 static inline void optimizer_update(Optimizer *o, const Parameters *parameters, const AdamW *adamw,
                                     Stream stream) {
     step_outcome(o->outcome, o->totals, parameters->num_chunks, adamw, stream);

@@ -1,5 +1,5 @@
-// The parameters of a model as a list of tensors, each with all that the rest of the program wants to know about it, and the flat
-// memories that hold one element for every parameter: weights, master weights, gradients.
+// The parameters of a model: a list of tensors, each with its properties, and the flat memories that have one element
+// for every parameter: weights, master weights, gradients.
 #ifndef LAYERS_PARAMETERS_CUH
 #define LAYERS_PARAMETERS_CUH
 
@@ -18,41 +18,41 @@ typedef enum {
     INIT_RESIDUAL // matrices that write to the residual stream
 } Initialisation;
 
-// The optimizer's groups: matrices of the blocks; embeddings; biases and norms, which do not decay.
+// Groups of the optimizer: matrices of the blocks; embeddings; biases and norms, which have no weight decay.
 typedef enum { GROUP_MATRIX, GROUP_EMBEDDING, GROUP_VECTOR } OptimizerGroup;
 
-// How backward makes a gradient: by a product, which overwrites it in the step's first micro-step; or always by adding.
+// How backward computes a gradient: a product overwrites it in a step's first micro-step, or it is always added to.
 typedef enum { GRADIENT_WRITTEN, GRADIENT_ADDED } GradientKind;
 
 // A tensor: its row of the model's table, and where it is stored.
 typedef struct {
     const char *member;            // name in the table
-    int layer;                     // -1: of the model, not of a block
-    size_t rows, padding, columns; // rows 0: a vector; padding: rows after them that stay zero
+    int layer;                     // -1: outside the blocks
+    size_t rows, padding, columns; // rows 0: a vector; padding: further rows, which stay zero
     Initialisation init;
     OptimizerGroup group;
     GradientKind gradient;
-    Lap lap;            // the work that reads it
+    Lap lap;            // the lap of the profile in which it is read
     const char *name;   // in checkpoints, within its layer
-    size_t used, size;  // elements, without and with padding
-    size_t offset;      // in every memory that holds one element a parameter
-    size_t first_chunk; // of the chunks that the optimizer's work is cut into
+    size_t used, size;  // number of elements without padding; with padding
+    size_t offset;      // in every memory that has one element per parameter
+    size_t first_chunk; // index of its first chunk of the optimizer's work
 } Parameter;
 
 typedef struct {
     Parameter *tensors; // (num_tensors)
     size_t num_tensors, num_chunks;
-    size_t count;        // parameters, without padding
-    size_t num_elements; // of a memory that holds one a parameter, padding included
+    size_t count;        // number of parameters, without padding
+    size_t num_elements; // of a memory that has one element per parameter, with padding
     floatX *weights;     // (num_elements)
-    float *master; // the same in fp32, or what of it is owned; where floatX is fp32, the weights themselves
-    float *gradients;     // (num_elements), or of the model's tensors and two blocks
-    float *gradient_sums; // of all processes: the same memory, or what of it is owned
+    float *master;       // fp32 weights, or the part that is owned; where floatX is fp32, the weights
+    float *gradients;    // (num_elements), or room for the tensors outside the blocks and for two blocks
+    float *gradient_sums; // sums over all processes: the gradients' memory, or the part that is owned
 } Parameters;
 
 enum { PARAMETER_ALIGNMENT = 16 }; // elements: every tensor begins on a cache line
 
-// Adds a tensor, for which the list has room. `p` has its row; where it is stored is decided here.
+// Adds a tensor to the list, which has room for it. `p` has its row of the table; where it is stored is decided here.
 static inline void parameters_add(Parameters *parameters, Parameter p) {
     p.used = max_size(p.rows, 1) * p.columns;
     p.size = p.used + p.padding * p.columns;
@@ -64,14 +64,15 @@ static inline void parameters_add(Parameters *parameters, Parameter p) {
     parameters->num_chunks += divide_up(p.size, ADAMW_CHUNK);
 }
 
-// A normally distributed number for one element: Box and Muller's transform of one Philox call.
+// Returns a normally distributed number for one element, by the Box-Muller transform of one Philox call.
 static inline double random_normal(uint64_t seed, size_t element, size_t tensor) {
     Philox r = philox(philox_key(seed, RANDOM_INITIALISATION, 0), (uint32_t)element,
                       (uint32_t)(element >> 32), (uint32_t)tensor, 0);
     return sqrt(-2 * log(uniform_from_bits(r.v[0]))) * cos(6.283185307179586 * uniform_from_bits(r.v[1]));
 }
 
-// GPT-2's initialisation of `host` (num_elements): normal numbers with these standard deviations, by kind of initialisation.
+// Initialises `host` (num_elements) as GPT-2 does, with normally distributed numbers. `deviations`: standard deviation
+// for each kind of initialisation.
 static inline void parameters_initialise(const Parameters *parameters, float *host, uint64_t seed,
                                          const double deviations[INIT_RESIDUAL + 1]) {
     for (size_t t = 0; t < parameters->num_tensors; t++) {

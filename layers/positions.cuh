@@ -1,11 +1,12 @@
-// How a model knows the positions of its tokens, chosen by the kind that its description names.
+// Positions of tokens: dispatches by the kind that the model's description names.
 #ifndef LAYERS_POSITIONS_CUH
 #define LAYERS_POSITIONS_CUH
 
 #include "common.h"
 #include "kinds.h"
 
-// The vectors (T, C) that the embedding adds to tokens at positions past .. past + T - 1: rows of the learned table wpe.
+// Returns the vectors (T, C) that the embedding adds to tokens at positions past .. past + T - 1: rows of the learned
+// table wpe.
 static inline const floatX *position_vectors(PositionKind kind, const floatX *wpe, size_t past, size_t C) {
     switch (kind) {
     case POSITIONS_LEARNED:

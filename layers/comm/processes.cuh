@@ -1,4 +1,5 @@
-// The processes that train together, this one among them: joining, agreeing on errors, leaving with one sentence.
+// The processes that train together: how this process joins them, how they agree on errors, and how they exit with one
+// error message.
 #ifndef LAYERS_COMM_PROCESSES_CUH
 #define LAYERS_COMM_PROCESSES_CUH
 
@@ -15,16 +16,16 @@ typedef struct {
     Launch launch;
     Comm *comm;
     Watchdog *watchdog;
-    int speaker; // the process that reports the error all end with
-    // Called with its context before this process ends with an error that all share; NULL: nothing is to be released.
+    int speaker; // rank of the process that prints the error with which all exit
+    // Called with its context before this process exits with an error of all; NULL: there is nothing to release.
     void (*release)(void *context);
     void *release_context;
 } Processes;
 
 typedef struct {
-    int alone;     // there is work for one process only: the others, if a launcher started any, exit
-    int64_t count; // processes to start here; 0: those of a launcher, or one
-    int deterministic_reduce; // comm_open
+    int alone;                // 1: one process does all the work, and others that a launcher started exit
+    int64_t count;            // number of processes to start here; 0: those that a launcher started, or one
+    int deterministic_reduce; // as for comm_open
     double deadline;          // seconds; 0: none
 } ProcessOptions;
 
@@ -34,7 +35,7 @@ static inline int is_main(const Processes *p) {
 
 // ---- agreement --------------------------------------------------------------------------------------------
 
-// Returns the error as the other processes report it: with the number of the process that has it, unless that is 0.
+// Returns the error as all processes report it: with the rank of the process that has it, unless that is 0.
 static inline Error name_process(int rank, const Error *error) {
     Error named = *error;
     if (rank > 0) fail(&named, "process %d: %s", rank, error->text);
@@ -42,7 +43,7 @@ static inline Error name_process(int rank, const Error *error) {
     return named;
 }
 
-// Returns process 0's value in every process.
+// Returns the value of process 0 in every process.
 static inline int64_t broadcast_from_main(const Processes *p, int64_t mine) {
     int64_t *all = (int64_t *)xcalloc((size_t)p->launch.size, sizeof(int64_t));
     comm_exchange(p->comm, &mine, sizeof(mine), all);
@@ -51,8 +52,8 @@ static inline int64_t broadcast_from_main(const Processes *p, int64_t mine) {
     return value;
 }
 
-// Returns 0 if no process failed, else -1 in every process: the first that has an error becomes the speaker, and `error` has its
-// status.
+// Returns 0 if no process failed, else -1 in every process. The first process that failed becomes the speaker, and
+// `error` gets its exit status.
 static inline int agree(Processes *p, int result, Error *error) {
     int mine = result != 0 ? error->status : 0, first = 0;
     int *all = (int *)xcalloc((size_t)p->launch.size, sizeof(int));
@@ -67,8 +68,8 @@ static inline int agree(Processes *p, int result, Error *error) {
     return failed ? -1 : 0;
 }
 
-// All processes exit with the error's status, and the speaker prints the error. The others wait for it: a launcher ends all
-// processes when one has ended.
+// Exits with the error's status, as all processes do; the speaker prints the error. The others wait until it has,
+// because a launcher ends all processes when one has ended.
 static inline void exit_together(Processes *p, const Error *error) {
     watchdog_stop(p->watchdog);
     if (p->release != NULL) p->release(p->release_context);
@@ -80,22 +81,23 @@ static inline void exit_together(Processes *p, const Error *error) {
     die_of(&named);
 }
 
+// Exits, as all processes do, if any of them failed.
 static inline void agree_or_die(Processes *p, int result, Error *error) {
     if (agree(p, result, error) != 0) exit_together(p, error);
 }
 
-// Exits with an error that every process runs into; process 0 prints it.
+// Exits with an error that every process has; process 0 prints it.
 static inline void die_once(const Processes *p, const Error *error) {
     if (p->launch.rank == 0) die_of(error);
     watchdog_stop(p->watchdog);
-    sleep(3); // until process 0 has printed the same, and its launcher ended this process
+    sleep(3); // meanwhile process 0 prints the same, and its launcher ends this process
     die("process %d: %s", p->launch.rank, error->text);
 }
 
 // ---- joining ----------------------------------------------------------------------------------------------
 
-// Becomes one of the processes that `launch`, as it was read, and the options describe. The caller's settings for that number of
-// processes come next, then processes_join.
+// Becomes one of the processes that `launch`, which has been read, and the options describe. Next, the caller adapts
+// its settings to the number of processes, and then calls processes_join.
 static inline void processes_start(Processes *p, const ProcessOptions *o, int argc, char **argv) {
     Error error;
     if (o->alone) {
@@ -106,7 +108,7 @@ static inline void processes_start(Processes *p, const ProcessOptions *o, int ar
     }
 }
 
-// Joins the others, and watches over them.
+// Connects to the other processes, and starts the watchdog.
 static inline void processes_join(Processes *p, const ProcessOptions *o) {
     Error error;
     p->comm = comm_open(&p->launch, o->deterministic_reduce, o->deadline > 0 ? o->deadline : 1e9, &error);
@@ -117,13 +119,14 @@ static inline void processes_join(Processes *p, const ProcessOptions *o) {
 
 // ---- threads ----------------------------------------------------------------------------------------------
 
-// The cores that a process may use, and a number that tells hosts apart.
+// The cores that a process may use, and a number that identifies its host.
 typedef struct {
     uint64_t host;
     cpu_set_t cores;
 } HostCores;
 
-// Sets the number of threads: `threads`, or, if that is 0, this process's part of the cores that it shares with others.
+// Sets the number of threads: `threads` or, if that is 0, this process's share of the cores that it has in common with
+// others.
 static inline void processes_set_threads(const Processes *p, int threads) {
     HostCores mine = {0, {{0}}}, *all = (HostCores *)xcalloc((size_t)p->launch.size, sizeof(HostCores));
     int sharing = 0;
@@ -144,7 +147,7 @@ static inline void processes_set_threads(const Processes *p, int threads) {
     if (threads > 0 || sharing > 1) omp_set_num_threads(threads > 0 ? threads : 1);
     free(all);
 #pragma omp parallel
-    {} // from here on the threads' stacks count as memory that is taken
+    {} // starts the threads, so that their stacks count as used memory from now on
 }
 
 #endif

@@ -1,28 +1,29 @@
-// Which process owns which part of the parameters (partition.h), and how gradients and weights travel between owners and all
-// (ZeRO: Rajbhandari et al., SC'20).
+// Sharding: which process owns which part of the parameters (partition.h), and how gradients and weights are exchanged
+// between owners and all processes (ZeRO: Rajbhandari et al., SC'20).
 //
-// Tensors are sent in buckets: the model's, then each block's. With SHARD_NONE every process has everything, and gradients are
-// added up everywhere. With SHARD_OPTIMIZER each owner gets the sum of its gradients, updates its weights and sends them to all. With
-// SHARD_GRADIENTS the gradients of a block leave as soon as backward is done with it, in every micro-step, and two blocks take turns in one memory.
+// Tensors are sent in buckets: one for those outside the blocks, then one for each block. With SHARD_NONE every process
+// has everything, and all get the sums of all gradients. With SHARD_OPTIMIZER each owner gets the sums of its
+// gradients, updates its weights and sends them to all. With SHARD_GRADIENTS the gradients of a block are sent as soon
+// as backward is done with it, in every micro-step, so that two memories, which blocks use in turn, suffice.
 #ifndef LAYERS_COMM_SHARDING_CUH
 #define LAYERS_COMM_SHARDING_CUH
 
 #include "comm.h"
-#include "partition.h"
-#include "sum.cuh"
 #include "layers/arena.h"
 #include "layers/parameters.cuh"
+#include "partition.h"
+#include "sum.cuh"
 
-// What processes divide among them rather than each having all of it.
+// What is divided among the processes instead of being in all of them.
 typedef enum { SHARD_NONE, SHARD_OPTIMIZER, SHARD_GRADIENTS } Sharding;
 
-// Tensors that are sent together, consecutive in the flat memory.
+// Tensors that are sent together and are consecutive in the flat memories.
 typedef struct {
     size_t offset, size;              // elements
-    size_t first_tensor, num_tensors; // of Parameters.tensors
-    size_t first_piece, num_pieces;   // of Shards.owned
+    size_t first_tensor, num_tensors; // in Parameters.tensors
+    size_t first_piece, num_pieces;   // in Shards.owned
     float *gradients;                 // (size)
-    Ticket reduced, gathered;         // the last operations on its gradients and its weights
+    Ticket reduced, gathered;         // last operation on its gradients; last operation on its weights
 } Bucket;
 
 typedef struct {
@@ -31,15 +32,15 @@ typedef struct {
     int rank, num_processes;
     PartitionChunk *chunks; // (Parameters.num_chunks)
     PartitionPiece *owned;  // (num_pieces), bucket after bucket
-    CommPiece *pieces;      // (num_pieces), to fill in for one operation
+    CommPiece *pieces;      // (num_pieces), filled in for one operation at a time
     size_t num_pieces;
-    size_t most_owned; // elements that a process owns, at most
-    Bucket *buckets;   // (num_buckets): the model's tensors, then each block's
+    size_t most_owned; // largest number of elements that a process owns
+    Bucket *buckets;   // (num_buckets): the tensors outside the blocks, then those of each block
     size_t num_buckets;
-    Ticket slots[3]; // the last reductions out of each memory for gradients
+    Ticket slots[3]; // last reduction out of each memory for gradients (gradient_slot)
 } Shards;
 
-// Cuts the tensors into chunks. A matrix begins a unit, to which the vectors after it belong.
+// Cuts the tensors into chunks. Each matrix begins a unit, which includes the vectors that follow it.
 static inline void sharding_list_chunks(Shards *s, const Parameters *parameters) {
     PartitionChunk *next = s->chunks;
     int32_t unit = -1, bucket = -1;
@@ -58,7 +59,7 @@ static inline void sharding_list_chunks(Shards *s, const Parameters *parameters)
     }
 }
 
-// Decides who owns what. `num_layers`: blocks of the model.
+// Divides the parameters among the processes. `num_layers`: number of blocks of the model.
 static inline void sharding_open(Shards *s, const Parameters *parameters, Sharding sharding, Comm *comm,
                                  int num_processes, size_t num_layers) {
     s->sharding = sharding;
@@ -89,23 +90,23 @@ static inline void sharding_close(Shards *s) {
 
 // ---- memory -----------------------------------------------------------------------------------------------
 
-// Elements of a memory that processes divide if they divide anything.
+// Returns the number of elements of a memory that is divided unless the sharding is SHARD_NONE.
 static inline size_t sharding_size(const Shards *s, const Parameters *parameters) {
     return s->sharding == SHARD_NONE ? parameters->num_elements : s->most_owned;
 }
 
-// Where this process finds a chunk that it owns, in a memory that may be divided.
+// Returns the offset of a chunk that this process owns, in a memory that is divided or not.
 static inline size_t sharding_offset(const Shards *s, const PartitionChunk *chunk, int divided) {
     return divided && s->sharding != SHARD_NONE ? chunk->own : chunk->offset;
 }
 
-// Returns 1 for a memory of which each process has what it owns.
+// Returns 1 for a memory of which each process has only the part that it owns.
 static inline int is_divided(const Shards *s, const Parameters *parameters, const float *memory) {
     return s->sharding != SHARD_NONE && memory != (const float *)parameters->weights;
 }
 
-// Gives gradients their memory: for all tensors; or for the model's and for the two blocks that take turns, of which the larger ones
-// count, and for the sums that this process owns.
+// Assigns memory to gradients: for all tensors; or, if gradients are divided, for the tensors outside the blocks, for
+// two blocks as large as the largest, which all blocks use in turn, and for the sums that this process owns.
 static inline void sharding_place_gradients(Shards *s, Parameters *parameters, Arena *arena) {
     const int divided = s->sharding == SHARD_GRADIENTS;
     size_t block_size = 0, size = parameters->num_elements;
@@ -124,7 +125,7 @@ static inline void sharding_place_gradients(Shards *s, Parameters *parameters, A
     }
 }
 
-// The gradient of tensor t.
+// Returns the gradient of tensor t.
 static inline float *sharding_gradient(const Shards *s, const Parameters *parameters, size_t t) {
     const Bucket *bucket = &s->buckets[s->chunks[parameters->tensors[t].first_chunk].bucket];
     return bucket->gradients + (parameters->tensors[t].offset - bucket->offset);
@@ -132,7 +133,8 @@ static inline float *sharding_gradient(const Shards *s, const Parameters *parame
 
 // ---- weights ----------------------------------------------------------------------------------------------
 
-// The pieces of bucket b, in everybody's `data`, which holds the bucket, and in their owners' `own`.
+// Returns the pieces of bucket b, in `data`, which every process has for the bucket, and in `own` of their owners.
+// `element`: bytes per element.
 static inline const CommPiece *sharding_pieces(Shards *s, size_t b, void *data, void *own, size_t element,
                                                int divided) {
     const Bucket *bucket = &s->buckets[b];
@@ -145,7 +147,7 @@ static inline const CommPiece *sharding_pieces(Shards *s, size_t b, void *data, 
     return s->pieces;
 }
 
-// Sends each owner's weights to all, one bucket after the other: forward waits for one at a time.
+// Sends each owner's weights to all processes, bucket by bucket, because forward waits for one bucket at a time.
 static inline void sharding_gather_weights(Shards *s, const Parameters *parameters, Stream stream) {
     for (size_t b = 0; b < s->num_buckets; b++) {
         Bucket *bucket = &s->buckets[b];
@@ -155,14 +157,14 @@ static inline void sharding_gather_weights(Shards *s, const Parameters *paramete
     }
 }
 
-// Gives every process process 0's master weights, where they are not divided.
+// Copies the master weights of process 0 to all processes, unless they are divided.
 static inline void sharding_broadcast_master(Shards *s, const Parameters *parameters, Stream stream) {
     if (is_divided(s, parameters, parameters->master)) return;
     const size_t bytes = parameters->num_elements * sizeof(float);
     comm_wait(s->comm, comm_broadcast(s->comm, parameters->master, bytes, 0, stream), stream);
 }
 
-// Makes weights of the master weights.
+// Computes the weights, in all processes, from the master weights.
 static inline void sharding_round_weights(Shards *s, const Parameters *parameters, int stochastic,
                                           uint64_t seed, const StepOutcome *outcome, Stream stream) {
     if (s->sharding == SHARD_NONE) {
@@ -179,8 +181,8 @@ static inline void sharding_round_weights(Shards *s, const Parameters *parameter
     sharding_gather_weights(s, parameters, stream);
 }
 
-// Returns master weights or an optimizer's state (num_elements) as the host can write them: the memory itself, a copy, or zeros for
-// what is divided.
+// Returns the master weights or a state of the optimizer (num_elements) in memory that the host can write: the memory
+// itself or a copy of it, or zeros if it is divided. state_return ends the use of it.
 static inline float *state_borrow(const Shards *s, const Parameters *parameters, float *memory,
                                   Stream stream) {
     comm_wait(s->comm, s->buckets[s->num_buckets - 1].gathered, stream);
@@ -189,7 +191,7 @@ static inline float *state_borrow(const Shards *s, const Parameters *parameters,
     return (float *)xcalloc(parameters->num_elements, sizeof(float));
 }
 
-// Takes back what was written; of what is divided, this process's part.
+// Copies what the host has written to the memory; if that is divided, only the part that this process owns.
 static inline void state_return(const Shards *s, const Parameters *parameters, float *host, float *memory,
                                 Stream stream) {
     if (!is_divided(s, parameters, memory)) {
@@ -207,12 +209,13 @@ static inline void state_return(const Shards *s, const Parameters *parameters, f
 
 // ---- gradients --------------------------------------------------------------------------------------------
 
-// Returns which of the memories for gradients bucket b has with SHARD_GRADIENTS.
+// Returns which of the memories for gradients bucket b uses with SHARD_GRADIENTS.
 static inline size_t gradient_slot(size_t b) {
     return b == 0 ? 0 : 1 + b % 2;
 }
 
-// Before the first backward pass of a sum over micro-steps makes the gradients of bucket b: zeroes those that it adds to.
+// Zeroes those gradients of bucket b to which backward adds. Called before the first backward pass of each sum over
+// micro-steps computes the bucket.
 static inline void sharding_begin_bucket(Shards *s, const Parameters *parameters, size_t b, Stream stream) {
     const Bucket *bucket = &s->buckets[b];
     if (s->sharding == SHARD_GRADIENTS) comm_wait(s->comm, s->slots[gradient_slot(b)], stream);
@@ -224,7 +227,8 @@ static inline void sharding_begin_bucket(Shards *s, const Parameters *parameters
     }
 }
 
-// After backward is done with bucket b: sends its gradients to the other processes. `first`: there are no sums of them yet.
+// Sends the gradients of bucket b to the other processes, after backward has computed them. `first`: there are no sums
+// of them yet.
 static inline void sharding_end_bucket(Shards *s, const Parameters *parameters, size_t b, int first,
                                        Stream stream) {
     Bucket *bucket = &s->buckets[b];
@@ -236,7 +240,7 @@ static inline void sharding_end_bucket(Shards *s, const Parameters *parameters, 
     const CommPiece *pieces = sharding_pieces(s, b, bucket->gradients, parameters->gradient_sums,
                                               sizeof(float), divided);
     for (size_t i = 0; i < bucket->num_pieces && divided && !first; i++)
-        if (pieces[i].owner == s->rank) // the sums so far go through the reduction once more
+        if (pieces[i].owner == s->rank) // the reduction includes the sums so far
             accumulate((float *)pieces[i].data, (const float *)pieces[i].own, pieces[i].count, stream);
     bucket->reduced = comm_reduce_scatter(s->comm, pieces, bucket->num_pieces, stream);
     s->slots[gradient_slot(b)] = bucket->reduced;

@@ -1,5 +1,5 @@
-// Signals that ask a program to end: SIGINT, SIGTERM, SIGHUP and SIGUSR1 (which Slurm can be told to send before it takes the
-// machine away). The first one is stored, and the program ends when it is ready; a second one ends it at once.
+// Signals that ask the program to end: SIGINT, SIGTERM, SIGHUP and SIGUSR1, which Slurm can be told to send before it
+// reclaims the machine. The program ends when it is ready after the first signal, and at once after a second one.
 #ifndef LAYERS_LAUNCH_SIGNALS_H
 #define LAYERS_LAUNCH_SIGNALS_H
 
@@ -8,7 +8,7 @@
 
 static volatile sig_atomic_t stop_signal; // the first signal; 0: none yet
 
-// What comes within a second or so of the first signal is the same one, sent by a launcher and by its resource manager.
+// A signal within a second or so of the first counts as the same one, sent by both a launcher and its resource manager.
 static inline void on_signal(int number) {
     static volatile time_t first;
     struct timespec now;
@@ -22,13 +22,14 @@ static inline void on_signal(int number) {
     }
 }
 
+// Handles the signals above, and ignores those that would end the program for other reasons.
 static inline void handle_signals(void) {
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     signal(SIGUSR1, on_signal);
-    if (signal(SIGHUP, SIG_IGN) != SIG_IGN) signal(SIGHUP, on_signal); // a lost connection; nohup ignores it
-    signal(SIGPIPE, SIG_IGN); // a reader of the output that went away
-    signal(SIGXFSZ, SIG_IGN); // a limit on the size of files is treated as a full disk
+    if (signal(SIGHUP, SIG_IGN) != SIG_IGN) signal(SIGHUP, on_signal); // connection lost; nohup ignores this
+    signal(SIGPIPE, SIG_IGN);                                          // the reader of the output has exited
+    signal(SIGXFSZ, SIG_IGN); // the file size limit is treated as a full disk
 }
 
 #endif
