@@ -1,10 +1,10 @@
-// Trains a GPT: dimensions; parameters and activations as tables; the two sublayers of a block, forward, recomputed and backward; the
-// head; the update; the loop; main. Layers are in layers/, attention in attention/, all that is on disk in data/, what
-// processes say to each other in layers/comm/ and layers/launch/.
+// The trainer of a GPT: the model's dimensions, the tables of its parameters and activations, forward, recomputation
+// and backward of sublayers and head, the update, the training loop and main. Layers are in layers/, attention is in
+// attention/, everything on disk is in data/, communication between processes is in layers/comm/ and layers/launch/.
 //
-// The model is that of GPT-2 (Radford et al. 2019): learned positions, pre-layernorm, tanh-GELU, tied output head.
+// The model is GPT-2 (Radford et al. 2019): learned positions, pre-layernorm, tanh-GELU, tied output head.
 //
-// Names: B batch, T time, N = B * T tokens, and the dimensions below.
+// Names: B is the batch size, T the sequence length, N = B * T the number of tokens; for the others see Dims.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -45,16 +45,16 @@
 
 // ---- dimensions -------------------------------------------------------------------------------------------
 
-enum { VOCAB_MULTIPLE = 128 }; // tokens
+enum { VOCAB_MULTIPLE = 128 }; // of which the padded vocabulary size is a multiple
 
 // The sizes of a model, derived once from its description.
 typedef struct {
-    size_t L, C;        // layers; channels of the residual stream
-    size_t NH, NKV, HS; // heads of queries; heads of keys and values; channels of a head
-    size_t Q, KV, QKV;  // NH HS; NKV HS; the width of the fused projection, Q + 2 KV
-    size_t F, UP;       // width of the MLP after its activation, and before
-    size_t V, Vp;       // tokens; the same, padded
-    size_t max_T;       // positions
+    size_t L, C;        // number of layers; channels of the residual stream
+    size_t NH, NKV, HS; // number of query heads; number of key/value heads; channels per head
+    size_t Q, KV, QKV;  // NH * HS; NKV * HS; width of the fused projection, Q + 2 * KV
+    size_t F, UP;       // width of the MLP after its activation; width before it
+    size_t V, Vp;       // vocabulary size; vocabulary size with padding
+    size_t max_T;       // number of positions
 } Dims;
 
 static Dims dims_of(const GPTConfig *c) {
@@ -68,10 +68,10 @@ static Dims dims_of(const GPTConfig *c) {
     return d;
 }
 
-// ---- the model: parameters and activations as tables ------------------------------------------------------
+// ---- the model: tables of parameters and activations ------------------------------------------------------
 
-// member; whether a model has it; rows (0: a vector), rows of padding (which stay zero), columns; initialisation; group of the
-// optimizer; how backward makes its gradient; the work that reads it; its name in each checkpoint format: GPT-2's
+// Fields: member; whether the model has it; rows (0: a vector), rows of padding (zeros), columns; initialisation;
+// optimizer group; how backward writes its gradient; the lap (profile.h) that reads it; its name in GPT-2 checkpoints.
 #define MODEL_PARAMETERS(X)                                                                                  \
     X(wte, 1, d->V, d->Vp - d->V, d->C, INIT_EMBEDDING, GROUP_EMBEDDING, GRADIENT_WRITTEN, LAP_HEAD,         \
       "wte.weight")                                                                                          \
@@ -97,7 +97,7 @@ static Dims dims_of(const GPTConfig *c) {
       "mlp.c_proj.weight")                                                                                   \
     X(down_bias, 1, 0, 0, d->C, INIT_ZERO, GROUP_VECTOR, GRADIENT_ADDED, LAP_MLP_DOWN, "mlp.c_proj.bias")
 
-// member, type, elements, what the memory is for
+// Fields: member, type, elements, purpose of the memory.
 #define MODEL_ACTIVATIONS(X)                                                                                 \
     X(tokens, int32_t, N, MEMORY_OTHER)            /* (B, T) */                                              \
     X(targets, int32_t, training *N, MEMORY_OTHER) /* (B, T) */                                              \
@@ -106,20 +106,20 @@ static Dims dims_of(const GPTConfig *c) {
     X(final_norm_mean, float, N, MEMORY_OTHER)     /* (N) */                                                 \
     X(final_norm_rstd, float, N, MEMORY_OTHER)     /* (N) */                                                 \
     X(logits, floatX, logit_rows * d->Vp,                                                                    \
-      MEMORY_LOGITS)                          /* (logit_rows, Vp), then their gradient in the same place */  \
-    X(losses, float, N, MEMORY_OTHER)         /* (N) nats of each token */                                   \
-    X(branch, floatX, N * d->C, MEMORY_OTHER) /* (N, C) a sublayer's output, before it joins the stream */   \
+      MEMORY_LOGITS)                          /* (logit_rows, Vp), overwritten by their gradient */          \
+    X(losses, float, N, MEMORY_OTHER)         /* (N) loss of each token, in nats */                          \
+    X(branch, floatX, N * d->C, MEMORY_OTHER) /* (N, C) a sublayer's output, before the residual addition */ \
     X(dresidual, floatX, training *N * d->C, MEMORY_OTHER) /* (N, C) gradient of the residual stream */      \
-    X(dbranch, floatX, training *N * d->C, MEMORY_OTHER)   /* (N, C) */                                      \
+    X(dbranch, floatX, training *N * d->C, MEMORY_OTHER)   /* (N, C) gradient of branch */                   \
     X(dnormed, floatX, training *N *max_size(d->C, d->Q),                                                    \
-      MEMORY_OTHER) /* (N, C) of a norm's output; (N, Q) of attention's */                                   \
+      MEMORY_OTHER) /* gradient of a norm's output (N, C) or attention's (N, Q) */                           \
     X(dwide, floatX, training *N *max_size(d->UP, d->QKV),                                                   \
-      MEMORY_OTHER) /* (N, UP) of the pre-activation; (N, QKV) of qkv */                                     \
+      MEMORY_OTHER) /* gradient of the pre-activation (N, UP) or qkv (N, QKV) */                             \
     X(norm_partial, float, training *norm_scratch(config->norm, d->C), MEMORY_WORKSPACE)                     \
     X(attention_scratch, float,                                                                              \
       training *attention_scratch_size(attention, arena->on_gpu, B, d->NH, T, d->HS), MEMORY_WORKSPACE)
-// member, type, elements; the level of recomputation from which on blocks share one memory for it; whether generating text
-// keeps it of every block
+// Fields: member, type, elements; the lowest level of recomputation at which all blocks share one memory for it;
+// whether text generation keeps it for every block.
 #define BLOCK_ACTIVATIONS(X)                                                                                 \
     X(norm1, floatX, N * d->C, RECOMPUTE_NORM, 0)  /* (N, C) */                                              \
     X(norm1_mean, float, N, RECOMPUTE_NEVER, 0)    /* (N) */                                                 \
@@ -136,7 +136,7 @@ static Dims dims_of(const GPTConfig *c) {
     X(activated, floatX, N * d->F, RECOMPUTE_ACTIVATION, 0)  /* (N, F) */                                    \
     X(residual_out, floatX, N * d->C, RECOMPUTE_NEVER, 0)    /* (N, C) after the MLP */
 
-// What backward computes again instead of forward's keeping it (--recompute), each level including the ones before.
+// What backward recomputes instead of reading what forward kept (--recompute); each level includes those before it.
 typedef enum {
     RECOMPUTE_NONE,
     RECOMPUTE_ACTIVATION,
@@ -181,38 +181,38 @@ typedef struct {
 
 // The memory of a forward pass over (B, T) tokens.
 typedef struct {
-    size_t B, T;         // B = 0: there is no training, only generating text
-    int caching;         // text is generated: only keys and values are kept
-    size_t past;         // tokens before these whose keys and values are in qkv
-    size_t logits_bytes; // the most for logits; 0: no limit
-    size_t logit_rows;   // tokens whose logits are computed at a time
+    size_t B, T;         // B = 0: text generation only, no training
+    int caching;         // 1: text generation, which keeps only keys and values
+    size_t past;         // number of earlier tokens, whose keys and values are in qkv
+    size_t logits_bytes; // upper limit for logits; 0: no limit
+    size_t logit_rows;   // number of tokens whose logits are computed at a time
     Recompute recompute;
     ModelActivations model;
     BlockActivations *block; // (L)
 } Activations;
 
-// What a model is asked for beside its description.
+// How a model is to be trained or run, in addition to its description.
 typedef struct {
-    size_t B, T; // B = 0: no training, only generating text
+    size_t B, T; // B = 0: text generation only, no training
     Recompute recompute;
-    size_t logits_bytes; // the most for logits; 0: no limit
+    size_t logits_bytes; // upper limit for logits; 0: no limit
     AttentionVariant attention;
     Sharding sharding;
-    int num_processes; // that share what is divided
-    Comm *comm;    // this process and the others
-    int sharing;   // processes on this host, which share its memory
+    int num_processes; // that share what `sharding` divides
+    Comm *comm;        // connects all processes
+    int sharing;       // number of processes on this host, which share its memory
 } ModelSetup;
 
-// What a model runs on.
+// What a model needs to run.
 typedef struct {
     Stream stream;
     Arena arena;
     MatmulContext matmul;
     AttentionVariant attention;
-    int attention_atomics; // Attention's
+    int attention_atomics; // as in Attention
     Profile profile;
     uint64_t seed;
-    int sharing; // processes on this host, which share its memory
+    int sharing; // number of processes on this host, which share its memory
 } Runtime;
 
 typedef struct {
@@ -224,11 +224,11 @@ typedef struct {
     Shards shards;
     Optimizer optimizer;
     Activations acts;  // of training and validation
-    Activations cache; // of generating text; in the same memory
+    Activations cache; // of text generation, in the same memory
     Runtime run;
 } GPT;
 
-// Fills the list of the tensors that this model has: the model's, then block after block.
+// Lists the tensors that this model has: those outside the blocks, then those of each block in turn.
 static void list_parameters(GPT *m) {
     const GPTConfig *config = &m->config;
     const Dims *d = &m->dims;
@@ -250,7 +250,7 @@ static void list_parameters(GPT *m) {
 #undef ADD
 }
 
-// Parameters of a model, before anything is made for each of them.
+// Returns the number of parameters of a model, without listing its tensors.
 static double count_parameters(const GPTConfig *config) {
     const Dims dims = dims_of(config), *d = &dims;
 #define ADD(member, exists, rows, padding, columns, ...)                                                     \
@@ -261,7 +261,7 @@ static double count_parameters(const GPTConfig *config) {
     return of_model + (double)d->L * of_block;
 }
 
-// Floats of activations that training stores for a token, about.
+// Returns the approximate number of activations that training stores per token.
 static double activation_floats(const GPTConfig *config, double T) {
     const Dims d = dims_of(config);
     return (double)d.L * ((double)(5 * d.C + d.QKV + d.Q + d.UP + d.F) + (double)d.NH * T) + (double)d.V;
@@ -277,7 +277,7 @@ static void place_weights(GPT *m, Arena *arena) {
         p->master = (float *)arena_take(arena, MEMORY_MASTER, sharding_size(&m->shards, p), sizeof(float));
 }
 
-// Points the members of the tables to their tensors' weights and gradients.
+// Sets the members of the tables to the addresses of their tensors' weights and gradients.
 static void point_to_tensors(GPT *m) {
     const GPTConfig *config = &m->config;
     const int trains = m->acts.B > 0;
@@ -321,7 +321,7 @@ static void place_activations(const GPT *m, Activations *x, Arena *arena) {
 #undef PLACE
 }
 
-// Gives every tensor its place. Text is generated between steps, so its memory is that of the activations.
+// Assigns memory to every tensor. Text is generated between steps, and therefore in the memory of the activations.
 static void gpt_place_tensors(GPT *m, Arena *arena) {
     size_t workspace = arena->on_gpu ? matmul_gpu_workspace_size(max_size(m->dims.UP, m->dims.QKV)) : 0;
     place_weights(m, arena);
@@ -336,12 +336,12 @@ static void gpt_place_tensors(GPT *m, Arena *arena) {
     if (m->acts.B > 0) place_activations(m, &m->acts, arena);
     place_activations(m, &m->cache, &generation);
     if (generation.used > arena->used) {
-        arena->by_purpose[MEMORY_BLOCKS] += generation.used - arena->used; // keys and values, most of it
+        arena->by_purpose[MEMORY_BLOCKS] += generation.used - arena->used; // mostly keys and values
         arena->used = generation.used;
     }
 }
 
-// Sets the batch, and how many logits it computes at a time.
+// Sets the batch size, and the number of tokens whose logits are computed at a time.
 static void set_batch(GPT *m, size_t B, size_t floatX_size) {
     Activations *x = &m->acts;
     size_t rows = B * x->T, fit = x->logits_bytes / (m->dims.Vp * floatX_size);
@@ -351,11 +351,11 @@ static void set_batch(GPT *m, size_t B, size_t floatX_size) {
     x->logit_rows = rows;
 }
 
-// Bytes that --batch B takes in a build for the CPU or a GPU; `of` (or NULL): by purpose.
+// Returns the bytes that --batch B takes in a build for the CPU or a GPU; `by_purpose`: set to its parts, unless NULL.
 static size_t gpt_memory(const void *model, size_t B, int on_gpu, size_t floatX_size,
                          size_t by_purpose[NUM_MEMORIES]) {
     const GPT *m = (const GPT *)model;
-    CHECK(m->run.arena.base == NULL); // places are forgotten
+    CHECK(m->run.arena.base == NULL); // gpt_place_tensors overwrites the pointers of its blocks
     GPT plan = *m;
     Arena arena = {NULL, 0, {0}, on_gpu, floatX_size};
     set_batch(&plan, B, floatX_size);
@@ -369,7 +369,7 @@ static MemoryPlan memory_plan(const GPT *m) {
     return plan;
 }
 
-// The model's tensors and shapes, without memory.
+// Initialises a model: its tensors and their shapes, without memory on the device.
 static void gpt_describe(GPT *m, const GPTConfig *config, const ModelSetup *setup) {
     memset(m, 0, sizeof(*m));
     m->config = *config;
@@ -392,7 +392,7 @@ static void gpt_describe(GPT *m, const GPTConfig *config, const ModelSetup *setu
     m->cache.logit_rows = 1;
 }
 
-// Memory for what gpt_describe described, and zeros where a run begins with them.
+// Allocates the memory of a described model, and sets to zero what starts there. Returns 0, or -1 with a sentence.
 static int gpt_allocate(GPT *m, MatmulLibrary library, Precision precision, Error *error) {
     Runtime *run = &m->run;
     size_t available, total, model_bytes = gpt_memory(m, m->acts.B, DEVICE_IS_GPU, sizeof(floatX), NULL);
@@ -429,8 +429,8 @@ static void gpt_free(GPT *m) {
     sharding_close(&m->shards);
 }
 
-// GPT-2's initialisation with 0.02 for `embedding` and `matrices`: normal numbers of that deviation; projections into the
-// residual stream get matrices / sqrt(2 L).
+// Initialises the master weights with normally distributed numbers of these standard deviations (GPT-2's are 0.02);
+// projections into the residual stream get matrices / sqrt(2 L).
 static void gpt_initialise(GPT *m, double embedding, double matrices) {
     const double deviations[] = {0, 0, embedding, 0.02, matrices, matrices / sqrt(2.0 * (double)m->dims.L)};
     float *host = state_borrow(&m->shards, &m->parameters, m->parameters.master, m->run.stream);
@@ -438,7 +438,7 @@ static void gpt_initialise(GPT *m, double embedding, double matrices) {
     state_return(&m->shards, &m->parameters, host, m->parameters.master, m->run.stream);
 }
 
-// Makes the weights of the master weights, which were just loaded or initialised.
+// Computes the weights from the master weights, which were just loaded or initialised.
 static void gpt_round_weights(GPT *m, int stochastic) {
     sharding_round_weights(&m->shards, &m->parameters, stochastic, m->run.seed, m->optimizer.outcome,
                            m->run.stream);
@@ -446,15 +446,15 @@ static void gpt_round_weights(GPT *m, int stochastic) {
 
 // ---- forward and backward ---------------------------------------------------------------------------------
 
-// Where a micro-step stands: the key of its dropout masks, how gradients are written.
+// A micro-step: the key of its dropout masks, and what happens to its gradients.
 typedef struct {
     uint32_t step;
-    uint32_t first_sequence; // of the micro-step's batch, in the step's global batch
+    uint32_t first_sequence; // index of the micro-step's first sequence in the step's global batch
     uint32_t dropout_threshold;
-    float loss_scale; // 1 / number of tokens in the step
-    MatmulMode mode;  // of weight gradients: the first micro-step overwrites them, later ones add
-    int is_first;     // no sums of gradients yet
-    int sends_gradients; // gradients go to the other processes
+    float loss_scale;    // 1 / number of tokens in the step
+    MatmulMode mode;     // for weight gradients: the first micro-step overwrites them, later ones add
+    int is_first;        // 1: there are no sums of gradients yet
+    int sends_gradients; // 1: gradients are sent to the other processes
 } MicroStep;
 
 static const MicroStep NO_TRAINING = {0, 0, DROPOUT_NONE, 0, MATMUL_OVERWRITE, 1, 0};
@@ -464,7 +464,7 @@ static Dropout dropout_of(const GPT *m, RandomStream stream, size_t layer, const
                         s->first_sequence);
 }
 
-// Queries are the T newest tokens, keys those and the ones before them.
+// Returns the shape of a layer's attention: queries are the T newest tokens, keys are these and all before them.
 static Attention attention_of(const GPT *m, const Activations *x, size_t layer, const MicroStep *s) {
     Attention a = attention_packed(x->B, x->T, m->dims.NH, m->dims.NKV, m->dims.HS,
                                    dropout_of(m, RANDOM_ATTENTION_DROPOUT, layer, s));
@@ -473,19 +473,19 @@ static Attention attention_of(const GPT *m, const Activations *x, size_t layer, 
     return a;
 }
 
-// Generating text reads cached keys: fewer queries than keys, which cuDNN does not serve.
+// Returns the variant to use: text generation has fewer queries than (cached) keys, which cuDNN does not support.
 static AttentionVariant attention_variant(const GPT *m, const Activations *x) {
     return x->caching && m->run.attention == ATTENTION_CUDNN ? ATTENTION_FLASH : m->run.attention;
 }
 
-// Names a call of a layer once, for --profile and for nsys.
+// Calls a layer under a name that --profile and nsys report.
 #define PROFILED(lap, call)                                                                                  \
     do {                                                                                                     \
         profile_enter(&m->run.profile, lap, m->run.stream);                                                  \
         call;                                                                                                \
     } while (0)
 
-// Waits for bucket b's weights from the processes that updated them.
+// Waits until bucket b's weights have arrived from the processes that updated them.
 static void wait_for_weights(GPT *m, size_t b) {
     const Ticket gathered = m->shards.buckets[b].gathered;
     if (gathered == 0) return;
@@ -493,7 +493,7 @@ static void wait_for_weights(GPT *m, size_t b) {
     profile_leave(&m->run.profile, m->run.stream);
 }
 
-// Before and after backward makes the gradients of bucket b, the model's or block b - 1's.
+// Called before and after backward computes the gradients of bucket b: block b - 1, or if b is 0, what is in no block.
 static void begin_bucket(GPT *m, size_t b, const MicroStep *s) {
     if (s->mode == MATMUL_OVERWRITE) sharding_begin_bucket(&m->shards, &m->parameters, b, m->run.stream);
 }
@@ -501,14 +501,14 @@ static void end_bucket(GPT *m, size_t b, const MicroStep *s) {
     if (s->sends_gradients) sharding_end_bucket(&m->shards, &m->parameters, b, s->is_first, m->run.stream);
 }
 
-// ---- where sublayers meet the residual stream -------------------------------------------------------------
+// ---- boundaries between sublayers -------------------------------------------------------------------------
 
-// A sublayer's output joins the stream and the next sublayer's input is normalised, in one pass over memory:
+// A sublayer's output is added to the residual stream and the next one's input normalised, in one pass over memory:
 //     r += dropout(branch)     n = norm(r)
 typedef struct {
     const floatX *residual_in; // (N, C)
-    const floatX *branch;      // (N, C), or NULL: nothing joins the stream
-    floatX *residual_out;      // (N, C), or NULL without a branch
+    const floatX *branch;      // (N, C), or NULL: nothing is added
+    floatX *residual_out;      // (N, C), or NULL if branch is NULL
     floatX *normed;            // (N, C)
     float *mean, *rstd;        // (N)
     const floatX *weight, *bias;
@@ -584,7 +584,7 @@ static void boundary_recompute(GPT *m, const Activations *x, const Boundary *at)
                                       at->weight, at->bias, x->B * x->T, m->dims.C, m->run.stream));
 }
 
-// From dnormed and the gradient of the stream after the boundary to that before it, and to dbranch.
+// Turns dresidual, the gradient of the stream after the boundary, into that before it, given dnormed; writes dbranch.
 static void boundary_backward(GPT *m, const Activations *x, const Boundary *at) {
     const ModelActivations *a = &x->model;
     PROFILED(LAP_NORM,
@@ -601,7 +601,7 @@ static void attention_from_norm(GPT *m, Activations *x, size_t l, const MicroSte
     const size_t N = x->B * x->T;
     const BlockWeights *w = &m->weights.block[l];
     BlockActivations *b = &x->block[l];
-    floatX *qkv = b->qkv + x->past * d->QKV; // after those of the tokens before
+    floatX *qkv = b->qkv + x->past * d->QKV; // after the rows of earlier tokens
     Attention attention = attention_of(m, x, l, s);
     PROFILED(LAP_QKV, matmul_forward(&m->run.matmul, qkv, b->norm1, w->qkv_weight, w->qkv_bias, N, d->C,
                                      d->QKV, m->run.stream));
@@ -618,7 +618,7 @@ static void attention_sublayer_forward(GPT *m, Activations *x, size_t l, const M
     attention_from_norm(m, x, l, s);
 }
 
-// What forward did not keep is computed again by the same calls on the same bits.
+// Recomputes what forward did not keep, by the same calls on the same bits.
 static void attention_sublayer_recompute(GPT *m, Activations *x, size_t l, const MicroStep *s) {
     const Boundary before = boundary_before_attention(m, x, l, s);
     if (x->recompute >= RECOMPUTE_NORM) boundary_recompute(m, x, &before);
@@ -713,8 +713,8 @@ static void block_forward(GPT *m, Activations *x, size_t l, const MicroStep *s) 
     range_end();
 }
 
-// On entry acts.dbranch is the gradient of the block's MLP branch, acts.dresidual that of its output; on exit
-// the same of the block before.
+// On entry acts.dbranch is the gradient of the block's MLP branch and acts.dresidual that of its output; on exit they
+// are the same for the block before.
 static void block_backward(GPT *m, size_t l, const MicroStep *s) {
     Activations *x = &m->acts;
     range_begin("block backward");
@@ -730,7 +730,7 @@ static void block_backward(GPT *m, size_t l, const MicroStep *s) {
 
 // ---- the model --------------------------------------------------------------------------------------------
 
-// From x->model.tokens, at positions past .. past + T - 1, to x->model.final_norm, the head's input.
+// Computes x->model.final_norm, the head's input, from x->model.tokens at positions past .. past + T - 1.
 static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
     const ModelActivations *a = &x->model;
     const Dims *d = &m->dims;
@@ -749,7 +749,7 @@ static void gpt_forward(GPT *m, Activations *x, const MicroStep *s) {
     range_end();
 }
 
-// Logits of `count` tokens from `first` on; x->model.logits holds logit_rows.
+// Computes the logits of `count` tokens from `first` on; x->model.logits has room for logit_rows.
 static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
     const Dims *d = &m->dims;
     PROFILED(LAP_HEAD,
@@ -758,7 +758,7 @@ static void gpt_logits(GPT *m, Activations *x, size_t first, size_t count) {
     profile_leave(&m->run.profile, m->run.stream);
 }
 
-// After gpt_forward: x->model.losses.
+// Computes x->model.losses, after gpt_forward.
 static void gpt_losses(GPT *m, Activations *x) {
     const size_t N = x->B * x->T;
     for (size_t first = 0; first < N; first += x->logit_rows) {
@@ -769,8 +769,8 @@ static void gpt_losses(GPT *m, Activations *x) {
     }
 }
 
-// Head and loss, forward and backward, as many tokens at a time as logits have room for: losses, dwte and, in
-// dnormed, the gradient of final_norm. The logits are the one product of the forward pass that is computed here.
+// Computes head and loss, forward and backward, for logit_rows tokens at a time: losses, the gradient of wte and, in
+// dnormed, that of final_norm. The logits are the only product of the forward pass that is computed here.
 static void head_backward(GPT *m, const MicroStep *s) {
     const ModelActivations *a = &m->acts.model;
     const Dims *d = &m->dims;
@@ -790,7 +790,7 @@ static void head_backward(GPT *m, const MicroStep *s) {
     }
 }
 
-// After gpt_forward(m, &m->acts, s): all gradients; losses go to acts.model.losses.
+// Computes all gradients, and acts.model.losses, after gpt_forward(m, &m->acts, s).
 static void gpt_backward(GPT *m, const MicroStep *s) {
     Activations *x = &m->acts;
     const ModelActivations *a = &x->model;
@@ -812,16 +812,16 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
     range_end();
 }
 
-// Norm, clipping and update of what this process owns; optimizer.outcome says what came of it.
+// Computes the gradient norm, clips, and updates what this process owns; the results go to optimizer.outcome.
 static void gpt_update(GPT *m, const AdamW *adamw) {
     Optimizer *o = &m->optimizer;
     Comm *comm = m->shards.comm;
     const Stream stream = m->run.stream;
     const int divided = m->shards.sharding != SHARD_NONE;
     const size_t shared = divided ? step_totals(m->parameters.num_chunks)
-                                  : (size_t)TOTAL_SQUARES; // every process has the rest
+                                  : (size_t)TOTAL_SQUARES; // every process computes all squares
     range_begin("optimizer");
-    PROFILED(LAP_COMMUNICATION, comm_wait(comm, m->shards.buckets[0].reduced, stream)); // the last one
+    PROFILED(LAP_COMMUNICATION, comm_wait(comm, m->shards.buckets[0].reduced, stream)); // reduced last
     PROFILED(LAP_OPTIMIZER, optimizer_square_sums(o, &m->shards, &m->parameters, stream));
     PROFILED(LAP_COMMUNICATION,
              comm_wait(comm, comm_all_reduce(comm, o->totals, shared, COMM_DOUBLE, stream), stream));
@@ -831,7 +831,8 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
     range_end();
 }
 
-// Logits (V) of the token after `count` new tokens, which begin at position `past`, over the cache. In pinned host memory.
+// Computes the logits (V) of the token after `count` new tokens, which begin at position `past`, with cached keys and
+// values. Tokens and logits are in pinned host memory.
 static void gpt_next_logits(void *model, const int32_t *tokens, size_t count, size_t past, floatX *logits) {
     GPT *m = (GPT *)model;
     Activations *x = &m->cache;
@@ -847,7 +848,7 @@ static void gpt_next_logits(void *model, const int32_t *tokens, size_t count, si
     m->run.profile.timing = timing;
 }
 
-// ---- what others ask of a model ---------------------------------------------------------------------------
+// ---- views of the model for other files -------------------------------------------------------------------
 
 static WorkSizes work_sizes(const GPT *m) {
     const Dims *d = &m->dims;
@@ -855,7 +856,7 @@ static WorkSizes work_sizes(const GPT *m) {
     return sizes;
 }
 
-// What checkpoints are made of.
+// Returns the parts of the model that checkpoints contain.
 static SavedModel saved_model(GPT *m) {
     SavedModel saved = {&m->config, &m->parameters, &m->shards, &m->optimizer, &m->run.matmul, m->run.stream};
     return saved;
@@ -870,30 +871,30 @@ typedef struct {
     Processes processes;
     GPT model;
     Tokenizer *tokenizer; // or NULL
-    TokenList stops;      // tokens that end a sample, from the folder of the weights; none: end of text
+    TokenList stops; // tokens that end a sample, from the folder of the weights; if empty, end of text does
     Pipeline data;
     StepQueue queue;
     TrainingRun run;
     Recovery recovery;
-    double peak; // GFLOP/s, of this process
+    double peak; // measured GFLOP/s of this process
 } Trainer;
 
-// Is the run to end? Several processes ask each other, once a step.
+// Returns 1 when the run is to end, on which several processes agree once per step.
 static int is_stopping(const Trainer *t) {
     return t->processes.launch.size > 1 ? t->recovery.stopping : stop_signal != 0;
 }
 
-// Makes the weights that training begins with of the master weights, which are the same everywhere, whatever each process computed or
-// read (another host's mathematical library may round otherwise).
+// Computes the initial weights from the master weights, after making those the same in all processes: what each has
+// computed or read may differ, because mathematical libraries of other hosts may round differently.
 static void set_weights(Trainer *t) {
     GPT *m = &t->model;
     sharding_broadcast_master(&m->shards, &m->parameters, m->run.stream);
-    gpt_round_weights(m, t->options.stochastic_rounding && t->run.state.step > 0); // as the run left them
+    gpt_round_weights(m, t->options.stochastic_rounding && t->run.state.step > 0); // as before the restart
 }
 
 // ---- validation -------------------------------------------------------------------------------------------
 
-// Adds a batch's loss to the validation's total.
+// Adds the loss of a batch to the total of the validation, which is on the device.
 static void score_on_device(void *trainer, Batch *batch, int first) {
     GPT *m = &((Trainer *)trainer)->model;
     const size_t N = m->acts.B * m->acts.T;
@@ -918,7 +919,7 @@ static int validate(Trainer *t, Error *error) {
     const int result = (t->options.validate_documents ? score_documents : score_windows)(
         &t->data, &t->options, &t->processes, t->tokenizer, &scorer, &score, error);
     if (agree(&t->processes, result, error) != 0) return -1;
-    if (is_stopping(t)) return 0; // half a score is none
+    if (is_stopping(t)) return 0; // a partial validation is discarded
     stream_wait(m->run.stream);
     double *nats = (double *)host_borrow(&m->optimizer.totals[TOTAL_LOSS], sizeof(double));
     if (score.batches > 0) score.nats = *nats;
@@ -939,7 +940,7 @@ static int validate(Trainer *t, Error *error) {
 
 // ---- the loop ---------------------------------------------------------------------------------------------
 
-// Forward and backward of all micro-steps; this process's part of the mean loss goes to the step's totals.
+// Runs forward and backward of all micro-steps; adds this process's part of the mean loss to the step's totals.
 static void accumulate_gradients(Trainer *t) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
@@ -951,7 +952,7 @@ static void accumulate_gradients(Trainer *t) {
         profile_enter(&m->run.profile, LAP_DATA, m->run.stream);
         Batch *batch = pipeline_next_batch(&t->data);
         if (loader_next(t->data.loader, batch->tokens, batch->targets, &t->recovery.data_error) != 0) {
-            t->recovery.has_no_data = 1; // the others learn it from this step's totals
+            t->recovery.has_no_data = 1; // the other processes learn this from the step's totals
             memset(batch->tokens, 0, N * sizeof(int32_t));
             memset(batch->targets, 0, N * sizeof(int32_t));
         }
@@ -970,7 +971,7 @@ static void accumulate_gradients(Trainer *t) {
     }
 }
 
-// Waits for the oldest step the device was given, and records it.
+// Waits for the oldest step that is queued on the device, and records its results.
 static void finish_step(Trainer *t) {
     PendingStep *p = &t->queue.pending[t->queue.num_finished++ % 2];
     StepMetrics *s = &p->metrics;
@@ -985,7 +986,7 @@ static void finish_step(Trainer *t) {
         t->run.state.position = p->position;
     }
     if (t->recovery.failed || must_roll_back(&t->recovery, &t->run.state))
-        return; // what was queued behind it never was
+        return; // this step was queued after a bad one and is discarded
     recovery_record_loss(&t->recovery, &t->run.state, s->loss, s->skipped);
     if (must_roll_back(&t->recovery, &t->run.state)) {
         t->run.state.step = s->step;
@@ -1004,7 +1005,7 @@ static void finish_steps(Trainer *t) {
     while (t->queue.num_finished < t->queue.num_steps) finish_step(t);
 }
 
-// What this process tells the others with the step's totals.
+// Writes this process's signals to the step's totals, which are summed over all processes.
 static void send_signals(Trainer *t, PendingStep *p) {
     GPT *m = &t->model;
     p->signals[SIGNAL_STOP] = stop_signal != 0;
@@ -1016,7 +1017,7 @@ static void send_signals(Trainer *t, PendingStep *p) {
                    m->run.stream);
 }
 
-// Queues one step on the device, then records an earlier one: the device always has work.
+// Queues one step on the device, then records an earlier one, so that the device always has work.
 static void train_step(Trainer *t) {
     GPT *m = &t->model;
     const Settings *o = &t->options;
@@ -1061,7 +1062,7 @@ static void show_samples(Trainer *t) {
     puts(count < 0 ? "---- the model's logits are not finite" : "----");
 }
 
-// Is it time for something that happens every `every` steps (0: never)?
+// Returns 1 when something that is done every `every` steps (0: never) is due.
 static int is_due(const Trainer *t, int64_t every) {
     return every > 0 && t->run.state.step % every == 0;
 }
@@ -1085,7 +1086,7 @@ static int save_and_wait(Trainer *t, Error *error) {
 
 static int stop_after_skips(Trainer *t, Error *error) {
     if (t->run.saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    t->recovery.skips_final_save = 1; // or need not: a step that is skipped changes nothing
+    t->recovery.skips_final_save = 1; // the skipped steps have changed no weights
     return fail_skipped(t->run.state.skipped_in_row, t->run.state.step, t->run.saving.saved_step, error);
 }
 
@@ -1095,7 +1096,7 @@ static int load_checkpoint(Trainer *t, const char *folder, Error *error) {
     return load_training_state(&model, folder, &t->run.state, error);
 }
 
-// What became of the data, and of the record, since the checkpoint that was just loaded.
+// Continues with the data at `position`, after a return from step `from` to the checkpoint just loaded; records this.
 static int skip_data(Trainer *t, int64_t from, int64_t position, Error *error) {
     const int64_t passed = position - t->run.state.position, step = t->run.state.step;
     t->run.state.position = position;
@@ -1115,7 +1116,7 @@ static int skip_data(Trainer *t, int64_t from, int64_t position, Error *error) {
     return metrics_rollback(&t->run.metrics, step, from, passed, error);
 }
 
-// From a series of bad steps back to the last checkpoint.
+// Returns from a series of bad steps to the last checkpoint.
 static int roll_back(Trainer *t, Error *error) {
     const int64_t from = t->run.state.step, position = t->run.state.position;
     watchdog_step(t->processes.watchdog, 0);
@@ -1136,7 +1137,7 @@ static int roll_back(Trainer *t, Error *error) {
     return 0;
 }
 
-// What is due between steps: validation, samples, a checkpoint.
+// Does what is due between steps: validation, samples, a checkpoint, a rollback.
 static int after_step(Trainer *t, Error *error) {
     const Settings *o = &t->options;
     const int last = t->run.state.step == o->steps;
@@ -1165,7 +1166,7 @@ static int train(Trainer *t, Error *error) {
                ": give a larger --steps to continue it\n",
                started_at, o->steps);
     if (o->rollback_after > 0 && t->run.saving.saved_step < 0 && save_and_wait(t, error) != 0) return -1;
-    find_last_validation(&t->run, &t->processes); // before which a run may have been interrupted
+    find_last_validation(&t->run, &t->processes); // the run may have been interrupted before it
     if (started_at > 0 && validation_is_due(t) && t->run.validated != started_at && validate(t, error) != 0)
         return -1;
     while (t->run.state.step < o->steps && !is_stopping(t) && !t->recovery.failed) {
@@ -1196,7 +1197,7 @@ static int train(Trainer *t, Error *error) {
 
 // ---- setting up -------------------------------------------------------------------------------------------
 
-// Tokenizer and the model's shape. `folder`: where weights come from, or NULL for fresh ones.
+// Opens the tokenizer and describes the model. `folder`: where weights come from; NULL: they are initialised.
 static int describe_model(Trainer *t, const char *folder, Error *error) {
     Settings *o = &t->options;
     GPTConfig config;
@@ -1218,7 +1219,7 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
         return fail(error, "--logits-memory %" PRId64 " is too small: the logits of one token take %zu bytes",
                     o->logits_memory, row);
-    o->num_layers = config.num_layers; // as they are saved with the run
+    o->num_layers = config.num_layers; // these are saved with the run
     o->num_heads = config.num_heads;
     o->channels = config.channels;
     o->max_sequence_length = config.max_sequence_length;
@@ -1242,7 +1243,7 @@ static int check_attention(const GPT *m, const Settings *o, Error *error) {
     return refusal == NULL ? 0 : fail(error, "--attention %s: %s", ATTENTIONS[m->run.attention], refusal);
 }
 
-// Memory, and the weights in it.
+// Allocates the model, and loads or initialises its weights.
 static int set_up_model(Trainer *t, const char *folder, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
@@ -1255,7 +1256,7 @@ static int set_up_model(Trainer *t, const char *folder, Error *error) {
     return 0;
 }
 
-// All that training needs beside the model. `resume_from`: a checkpoint, or NULL.
+// Sets up what training needs in addition to the model. `resume_from`: a checkpoint, or NULL.
 static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     const Settings *o = &t->options;
     GPT *m = &t->model;
@@ -1275,7 +1276,7 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     if (resume_from != NULL && file_exists(t->run.algorithms) &&
         matmul_load_algorithms(&m->run.matmul, t->run.algorithms, error) != 0)
         return -1;
-    char *activations = (char *)m->acts.model.tokens; // nothing is in them yet
+    char *activations = (char *)m->acts.model.tokens; // as scratch: they are not in use yet
     t->peak = matmul_peak(&m->run.matmul, activations,
                           (size_t)(m->run.arena.base + m->run.arena.used - activations));
     m->run.profile.timing = o->profile;
@@ -1284,7 +1285,7 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
     return 0;
 }
 
-// Ends with the error's sentence, but not without the steps that were done. The error is that of all processes.
+// Saves the steps that were done, then exits with the error, which is that of all processes.
 static void save_and_die(Trainer *t, const Error *error) {
     Error second;
     finish_steps(t);
@@ -1299,7 +1300,7 @@ static void save_and_die(Trainer *t, const Error *error) {
         if (!saved && is_main(&t->processes)) warn("%s", second.text);
     }
     if (is_main(&t->processes) && metrics_flush(&t->run.metrics, &second) != 0) warn("%s", second.text);
-    comm_barrier(t->processes.comm); // nobody leaves before all are done
+    comm_barrier(t->processes.comm); // no process exits before all are done
     exit_together(&t->processes, error);
 }
 
@@ -1328,7 +1329,7 @@ static int start_run(Trainer *t, Error *error) {
     return 0;
 }
 
-// Model and data; where that fails for one process, all end.
+// Sets up model and data; an error in one process ends all.
 static void set_up(Trainer *t, const char *folder) {
     const Settings *o = &t->options;
     Error error;
@@ -1347,7 +1348,7 @@ static void set_up(Trainer *t, const char *folder) {
 static void run_training(Trainer *t) {
     Error error;
     if (train(t, &error) != 0) save_and_die(t, &error);
-    comm_barrier(t->processes.comm); // nobody leaves before all are done
+    comm_barrier(t->processes.comm); // no process exits before all are done
     watchdog_stop(t->processes.watchdog);
 }
 
@@ -1375,7 +1376,7 @@ int main(int argc, char **argv) {
     t->recovery.outlier = o->outlier;
 
     if (!o->plan && o->sample == NULL)
-        handle_signals(); // what takes long to set up is stopped after the first step
+        handle_signals(); // one that arrives during set-up ends the run after its first step
     const char *folder = choose_initial_folder(&t->run, &t->processes, o);
     agree_or_die(&t->processes, describe_model(t, folder, &error), &error);
     if (o->plan) {
