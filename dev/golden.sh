@@ -3,7 +3,7 @@
 # the results bit for bit. Bits depend on the vector instructions of the machine, so no golden results are stored.
 #     dev/golden.sh COMMIT            seven runs of the CPU build and of the emulated ones in bf16 and fp32
 #     dev/golden.sh COMMIT cpu        the runs of the CPU build only
-# Compared are, for each run, losses, gradient norms and validations of all steps (metrics.jsonl without times), and
+# For each run this compares losses, gradient norms and validations of all steps (metrics.jsonl without times), and
 # checksums of the weights, the optimizer state and the training state of the last checkpoint; for sampling, the text.
 # The exit status is 0 if all are equal. Builds of the old commit are kept in build/golden.
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -32,7 +32,7 @@ data=(--train "data_*.bin" --validation "data_*.bin" --tokenizer tokenizer.json 
 small=(--num-layers 2 --num-heads 2 --channels 32 --batch 2 --sequence-length 24) # for emulated kernels
 larger=(--num-layers 3 --num-heads 4 --channels 64 --batch 4 --sequence-length 40)
 failed=0
-train() { # train NAME DEVICE OPTION...: trains with both trees
+train() { # train NAME DEVICE OPTION...: trains with both builds
     local name=$1 device=$2 tree which
     for which in old new; do
         tree=$root && [ $which = new ] || tree=$old
@@ -46,7 +46,7 @@ results() { # results WHICH/NAME: prints everything that must be equal
     folder=$(ls -d "$1"/checkpoints/step_* | tail -n 1)
     (cd "$folder" && cksum model*.safetensors optimizer*.safetensors training_state.json config.json)
 }
-compare() { # compare NAME DESCRIPTION: compares the results of both trees
+compare() { # compare NAME DESCRIPTION: compares the results of both builds
     if cmp -s <(results "old/$1") <(results "new/$1"); then
         echo "equal: $2: last loss $(sed -n 's/.*"loss": \([0-9.]*\).*/\1/p' "new/$1/metrics.jsonl" | tail -n 1)," \
             "weights $(results "new/$1" | awk '/ model/ { print $1 }' | tr '\n' ' ')"

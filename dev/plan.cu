@@ -1,6 +1,6 @@
-// Predicts a step of training on 1 to 1,024 GPUs: time, memory, what is sent. A model, not a measurement (cluster.h).
+// Predicts a training step on 1 to 1,024 GPUs: time, memory, bytes sent. All is modelled, not measured (cluster.h).
 //     make plan PLAN='--model gpt2-124M --vocab-size 50257 --sequence-length 1024 --batch 64'
-//     plan OPTION...        options of the model, the batch and --shard as the trainer has them, and those of --help
+//     plan OPTION...        the trainer's options for the model, the batch and --shard, and those that --help lists
 #define main train_gpt_main
 #include "../train_gpt.cu"
 #undef main
@@ -28,9 +28,9 @@ enum {
     NUM_PLAN_OPTIONS = sizeof(PLAN_OPTIONS) / sizeof(PLAN_OPTIONS[0]),
     NUM_TABLE = NUM_OPTIONS + NUM_PLAN_OPTIONS
 };
-static Option table[NUM_TABLE]; // the trainer's, then those above
+static Option table[NUM_TABLE]; // the trainer's options, then those above
 
-// The model as dev/cluster.h plays it: weights in bf16, `sizes` of its buckets.
+// Returns the model as cluster.h simulates it, with weights in bf16. `sizes` (L + 1): set to the sizes of its buckets.
 static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
     const WorkSizes work = work_sizes(m);
     const double block = layer_flop(&m->parameters, &work, 0, NUM_LAPS);
@@ -51,7 +51,7 @@ static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
     return plan;
 }
 
-// 1 to 1024 GPUs, each with this batch.
+// Prints the prediction for 1 to 1,024 GPUs, each with this batch.
 static void print_cluster_plan(const GPT *m, const PlanSettings *o) {
     PlanGpu gpu = *plan_gpu(option_choice_name(table, NUM_TABLE, o, "gpu"));
     size_t *sizes = (size_t *)xcalloc(m->dims.L + 1, sizeof(size_t));

@@ -1,7 +1,7 @@
-// The trainer as a whole: every gradient of a small GPT against central differences of the same model in
-// double precision, dropout included; variants and splits of the batch against each other; overfitting; the
-// same bits twice; recomputation and pieces of logits; resuming; skipping of non-finite steps; generation against
-// the full forward pass. The same on every device; where weights and activations are bf16, with its bounds.
+// Tests the trainer as a whole: every gradient of a small GPT against central differences of the same model in double
+// precision, dropout included; variants and splits of the batch against each other; overfitting; bitwise
+// reproducibility; recomputation and logits in pieces; resuming; skipping of non-finite steps; generation against the
+// full forward pass. The tests are the same on every device; bf16 builds have larger bounds.
 #define main train_gpt_main
 #include "../train_gpt.cu"
 #undef main
@@ -15,12 +15,12 @@ enum { B = 2, T = 7, L = 2, NH = 2, C = 16, V = 19, WIDEST = 4 * C };
 
 typedef struct {
     GPT *m;
-    double *weights; // laid out as the model's
+    double *weights; // (num_elements), in the order of the model's
     const int32_t *tokens, *targets;
     const MicroStep *step;
 } Double;
 
-// The tensor of that member of the tables, of the model (layer -1) or of a block.
+// Returns the tensor of a member of the tables, outside the blocks (layer -1) or in one.
 static const Parameter *find_parameter(const GPT *m, int layer, const char *member) {
     for (size_t t = 0; t < m->parameters.num_tensors; t++)
         if (m->parameters.tensors[t].layer == layer && strcmp(m->parameters.tensors[t].member, member) == 0)
@@ -63,7 +63,7 @@ REFERENCE static void linear(const double *x, const double *w, const double *bia
         }
 }
 
-// Output of query i of head h, dropout included.
+// Computes the output of query i of head h, dropout included.
 REFERENCE static void attend_row(const Dims *d, const Attention *a, const double *qkv, size_t b, size_t h,
                                  size_t i, double *out) {
     const size_t group = d->NH / d->NKV, key = d->Q + h / group * d->HS, value = key + d->KV;
@@ -110,7 +110,7 @@ REFERENCE static void double_block(const Double *d, int l, double *x) {
     for (int i = 0; i < B * T * C; i++) x[i] += branch[i];
 }
 
-// Mean loss of the batch.
+// Returns the mean loss of the batch.
 REFERENCE static double double_loss(void *context) {
     const Double *d = (const Double *)context;
     const double *wte = parameter(d, -1, "wte"), *wpe = parameter(d, -1, "wpe");
@@ -135,10 +135,10 @@ REFERENCE static double double_loss(void *context) {
 
 // ---- fixtures ---------------------------------------------------------------------------------------------
 
-// How far results may be off: by fp32's rounding, or by a few of bf16's.
+// Factor of the error bounds: 1 for the rounding of fp32, more for that of bf16.
 static const double tolerance = DEVICE_IS_BF16 ? 400 : 1;
 
-// A copy of what stands on the device. Caller frees.
+// Returns a copy of memory on the device. The caller frees it.
 static void *copy_of(const void *device, size_t bytes) {
     void *host = host_borrow(device, bytes), *copy = malloc(bytes);
     memcpy(copy, host, bytes);
@@ -149,7 +149,7 @@ static float *copy_of_gradients(const GPT *m) {
     return (float *)copy_of(m->parameters.gradients, m->parameters.num_elements * sizeof(float));
 }
 
-// The weights that forward and backward see.
+// Returns the weights that forward and backward use, as doubles. The caller frees them.
 static double *copy_of_weights(const GPT *m) {
     floatX *weights = (floatX *)copy_of(m->parameters.weights, m->parameters.num_elements * sizeof(floatX));
     double *x = (double *)malloc(m->parameters.num_elements * sizeof(double));
@@ -168,7 +168,7 @@ static void send_tokens(GPT *m, size_t first, size_t count) {
 
 static Comm *alone; // set by main
 
-// The master weights (num_floats), as they are saved.
+// Returns the master weights (num_elements), as they are saved. The caller frees them.
 static float *copy_of_master(GPT *m) {
     const int sees[] = {1};
     Snapshot snapshot;
@@ -192,11 +192,11 @@ static void small_model_with(GPT *m, AttentionVariant attention, Recompute recom
     ModelSetup setup = {B, T, recompute, logits_bytes, attention, sharding, 1, alone, 1};
     gpt_describe(m, &small_config, &setup);
     m->run.seed = 5;
-    // Our own products: whatever the number of rows, an element's sum has one order.
+    // MATMUL_OWN adds up the terms of an element in the same order for any number of rows.
     if (gpt_allocate(m, MATMUL_OWN, (Precision)DEVICE_IS_BF16, &error) != 0) die("%s", error.text);
     gpt_initialise(m, 0.02, 0.02);
     optimizer_list_chunks(&m->optimizer, &m->shards, &m->parameters, 0.1, m->run.stream);
-    // Larger weights than GPT-2's, and no zeros or ones, so that every gradient matters.
+    // The weights are larger than GPT-2's, and none is 0 or 1, so that every gradient matters.
     float *master = state_borrow(&m->shards, &m->parameters, m->parameters.master, m->run.stream),
           *initial = copy_of_master(m);
     memcpy(master, initial, m->parameters.num_elements * sizeof(float));
@@ -217,7 +217,7 @@ static void small_model(GPT *m, AttentionVariant attention) {
     small_model_with(m, attention, RECOMPUTE_NONE, 0, SHARD_NONE);
 }
 
-// Step 4, the whole batch at once, with dropout of 1 - threshold / 256.
+// Returns step 4 with the whole batch as one micro-step, and dropout with a probability of 1 - threshold / 256.
 static MicroStep whole_batch(uint32_t threshold) {
     MicroStep s = {4, 0, threshold, 1.0f / (B * T), MATMUL_OVERWRITE, 1, 0};
     return s;
@@ -267,7 +267,7 @@ static void test_gradients(AttentionVariant attention, uint32_t threshold) {
     gpt_free(&m);
 }
 
-// Two micro-steps of one sequence give the gradients of one step of two, dropout included.
+// Two micro-steps of one sequence each give the gradients of one of two sequences, dropout included.
 static void test_accumulation(void) {
     GPT whole, split;
     const MicroStep s = whole_batch(SOME_DROPOUT);
@@ -293,7 +293,7 @@ static void test_accumulation(void) {
     gpt_free(&whole), gpt_free(&split);
 }
 
-// naive and flash where there are both, and 1 and 3 threads.
+// Naive and flash attention, where there are both, give close gradients; 1 and 3 threads give the same bits.
 static void test_variants(void) {
     float *gradients[3];
     size_t n = 0;
@@ -311,7 +311,7 @@ static void test_variants(void) {
     omp_set_num_threads(omp_get_num_procs());
     double *wanted = as_doubles(gradients[0], n);
     double error = relative_error(gradients[1], wanted, n, 1e-4);
-    // In bf16 flash rounds probabilities to 8 bits where naive does not.
+    // In bf16 flash rounds probabilities to 8 bits, and naive does not.
     EXPECT(error < (DEVICE_IS_BF16 ? 0.03 : 1e-5), "naive and flash differ by %g", error);
     EXPECT(memcmp(gradients[0], gradients[2], n * sizeof(float)) == 0,
            "gradients have other bits with 3 threads");
@@ -319,15 +319,15 @@ static void test_variants(void) {
     for (int i = 0; i < 3; i++) free(gradients[i]);
 }
 
-// Whatever is computed again gives the same losses and gradients, bit for bit; logits in pieces the same up
-// to rounding.
+// Every level of recomputation gives the same losses and gradients, bit for bit; logits in pieces give the same up to
+// rounding.
 static void test_recompute(void) {
     GPT m[6];
     float *gradients[6], *losses[6];
     const MicroStep s = whole_batch(SOME_DROPOUT);
     for (int i = 0; i < 6; i++) {
         test_random_state = 13;
-        // The last two: pieces of 3 rows, and as few as possible.
+        // The last two have logits in pieces of 3 rows, and of as few as possible.
         small_model_with(&m[i], ATTENTION_AUTO, i < 4 ? (Recompute)i : RECOMPUTE_BLOCK,
                          i < 4    ? 0
                          : i == 4 ? 3 * 128 * sizeof(floatX)
@@ -364,8 +364,8 @@ static void test_recompute(void) {
     }
 }
 
-// Divided state in one process: the same weights, bit for bit, from the same gradients; and where gradients are divided,
-// sums over micro-steps that may round otherwise.
+// With divided state, one process computes the same weights, bit for bit, from the same gradients. (If gradients are
+// divided, sums over several micro-steps may be rounded differently.)
 static void test_sharding(void) {
     GPT m[3];
     float *master[3];
@@ -402,7 +402,7 @@ static void test_sharding(void) {
     }
 }
 
-// What a process needs shrinks with their number.
+// The memory that each process needs shrinks with the number of processes.
 static void test_sharded_memory(void) {
     GPTConfig config = gpt_config_gpt2(1024, 50257, 12, 12, 768);
     size_t of[3][NUM_MEMORIES];
@@ -422,7 +422,7 @@ static void test_sharded_memory(void) {
            "divided gradients take %zu of %zu bytes", of[2][MEMORY_GRADIENTS], of[0][MEMORY_GRADIENTS]);
 }
 
-// One batch learnt by heart.
+// A model can memorise one batch.
 static void test_overfit(void) {
     GPT m;
     small_model(&m, ATTENTION_AUTO);
@@ -443,7 +443,7 @@ static void test_overfit(void) {
     gpt_free(&m);
 }
 
-// Logits from the cache, token by token and in pieces, are those of the full forward pass.
+// Logits with cached keys and values, token by token and in pieces, are those of the full forward pass.
 static void test_generation(void) {
     GPT m;
     const MicroStep s = whole_batch(NO_DROPOUT);
@@ -472,7 +472,8 @@ static void test_generation(void) {
     gpt_free(&m);
 }
 
-// A shape that no GPT-2 has: queries wider than the residual stream, shared heads of keys and values, a narrow MLP.
+// All of this also holds for a shape that no GPT-2 has: queries wider than the residual stream, key/value heads that
+// are shared, a narrow MLP.
 static void test_other_shape(void) {
     const GPTConfig kept = small_config;
     small_config.num_heads = 4, small_config.num_kv_heads = 2, small_config.head_size = 8;
@@ -508,7 +509,7 @@ static void test_schedules(void) {
     EXPECT(learning_rate_at(&r, 1) > 0.5, "no warm-up");
 }
 
-// The decay of the table: matrices and embeddings only; the sizes of GPT-2.
+// By the tables, only matrices and embeddings have weight decay, and GPT-2's models have their numbers of parameters.
 static void test_tables(void) {
     static const int64_t parameters[] = {0, 124439808, 354823168, 774030080, 1557611200};
     for (int model = 1; model <= 4; model++) {
@@ -548,7 +549,7 @@ static void test_initialisation(void) {
             sum += x;
             squares += x * x;
         }
-        const char *kind = strrchr(p->name, '.'); // by name, as GPT-2's paper and code have it
+        const char *kind = strrchr(p->name, '.'); // by name, as in GPT-2's paper and code
         int into_residual = strstr(p->name, "c_proj") != NULL, is_norm = strstr(p->name, "ln_") != NULL;
         double deviation = strcmp(p->name, "wte.weight") == 0      ? 0.05
                            : strcmp(p->name, "wpe.weight") == 0    ? 0.02
@@ -567,7 +568,7 @@ static void test_initialisation(void) {
     gpt_free(&m);
 }
 
-// Continues a text of one token with the generator's output thrown away.
+// Continues a text of one token and discards the output. Returns the number of tokens.
 static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenList *stops,
                                 const Sampling *sampling, TokenList *text) {
     const TextModel model = text_model(m);
@@ -586,7 +587,7 @@ static int64_t continue_quietly(GPT *m, const Tokenizer *tokenizer, const TokenL
     return generated;
 }
 
-// Of a model with more ids than its tokenizer has, those of the tokenizer alone are sampled, until one comes that stops.
+// If a model has more ids than its tokenizer, only those of the tokenizer are sampled, until a stop token is.
 static void test_larger_vocabulary(void) {
     GPT m;
     Error error;
@@ -599,10 +600,10 @@ static void test_larger_vocabulary(void) {
     Tokenizer *tokenizer = tokenizer_train(NULL, 0, 257, NULL, &error);
     if (tokenizer == NULL) die("%s", error.text);
     TokenList text = {NULL, 0, 0}, stops = {NULL, 0, 0};
-    const int64_t count = DEVICE_IS_GPU ? 12 : 200; // of the host's work; emulated kernels are slow
-    Sampling sampling = {count, 1337, 100, 0, 1};   // each id of the 600 as likely as the others
+    const int64_t count = DEVICE_IS_GPU ? 12 : 200; // GPU kernels may be emulated and slow
+    Sampling sampling = {count, 1337, 100, 0, 1};   // all 600 ids are about equally likely
     stops.ids = (int32_t *)xmalloc(sizeof(int32_t));
-    stops.ids[stops.count++] = 599; // never comes
+    stops.ids[stops.count++] = 599; // is never sampled
     for (int kind = 0; kind < 3; kind++) {
         sampling.top_k = kind == 1 ? 400 : 0;
         sampling.top_p = kind == 2 ? 0.9 : 1;
@@ -623,7 +624,7 @@ static void test_larger_vocabulary(void) {
     gpt_free(&m);
 }
 
-// Every use of dropout has its own stream, layer, step and seed.
+// The key of each use of dropout is made from its stream, layer, step and seed.
 static void test_dropout_keys(void) {
     GPT m;
     small_model(&m, ATTENTION_AUTO);
@@ -640,7 +641,7 @@ static void test_dropout_keys(void) {
     gpt_free(&m);
 }
 
-// A trainer of the small model on a shard of its own, in `folder`.
+// Initialises a trainer of the small model on a shard of its own in `folder`.
 static void small_trainer(Trainer *t, const char *folder) {
     Error error;
     ShardWriter writer;
@@ -670,7 +671,7 @@ static void small_trainer(Trainer *t, const char *folder) {
     free(prefix), free(pattern);
 }
 
-// One step of AdamW in double, by the book.
+// Does one step of AdamW in double precision, directly by its definition.
 static void adamw_in_double(const GPT *model, double *w, double *m, double *v, const float *gradients,
                             int step, int updates) {
     double norm = 0, rate = 1e-2 * (step <= 4 ? step / 4.0 : 0.1 + 0.45 * (1 + cos(M_PI * (step - 4) / 6.0)));
@@ -688,7 +689,7 @@ static void adamw_in_double(const GPT *model, double *w, double *m, double *v, c
         }
 }
 
-// Sets the bias of the last layernorm that forward sees, and returns what it was.
+// Sets one element of the last layernorm's bias, and returns its previous value.
 static floatX set_final_bias(GPT *m, floatX value) {
     floatX *bias = (floatX *)host_borrow(m->weights.model.final_norm_bias, m->dims.C * sizeof(floatX)),
            kept = bias[3];
@@ -697,7 +698,7 @@ static floatX set_final_bias(GPT *m, floatX value) {
     return kept;
 }
 
-// A trainer that starts from the other's checkpoint goes on with the same bits, the skipped step remembered.
+// A trainer that starts from the other's checkpoint continues with the same bits, and knows of the skipped step.
 static void test_resume(Trainer *t, const char *folder) {
     Trainer u;
     Error error;
@@ -731,12 +732,12 @@ static void test_resume(Trainer *t, const char *folder) {
            "a resumed trainer goes on with other bits");
     t->options.run = NULL;
     free(a), free(b), free(checkpoint), free(run), free(other);
-    u.processes.comm = NULL; // everybody's
+    u.processes.comm = NULL; // shared with other tests, so not closed here
     close_down(&u);
 }
 
-// train_step against AdamW in double: learning rate, clipping, decay, both moments, corrections; a step with a NaN is
-// skipped and counted, and does not count as an update.
+// train_step agrees with AdamW in double precision: learning rate, clipping, decay, both moments, bias corrections. A
+// step with a NaN is skipped and counted as skipped, not as an update.
 static void test_train_steps(void) {
     char folder[] = "/tmp/test_train_gpt_XXXXXX";
     Trainer t;
