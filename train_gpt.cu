@@ -997,7 +997,7 @@ static void finish_step(Trainer *t) {
     watchdog_learn(t->processes.watchdog, s->seconds);
     if (is_main(&t->processes)) metrics_step(&t->run.metrics, s);
     if (p->outcome->signals[SIGNAL_WRITTEN] == t->processes.launch.size &&
-        p->phase_number == t->run.saving.phase_number)
+        p->phase_number == t->run.saving.current.phase_number)
         saving_advance(&t->run.saving);
 }
 
@@ -1012,7 +1012,7 @@ static void send_signals(Trainer *t, PendingStep *p) {
     p->signals[SIGNAL_SAVE] = saving_is_due(&t->run.saving);
     p->signals[SIGNAL_WRITTEN] = saving_part_is_done(&t->run.saving);
     p->signals[SIGNAL_NO_DATA] = t->recovery.has_no_data;
-    p->phase_number = t->run.saving.phase_number;
+    p->phase_number = t->run.saving.current.phase_number;
     copy_to_device(&m->optimizer.totals[TOTAL_SIGNALS], p->signals, NUM_SIGNALS * sizeof(double),
                    m->run.stream);
 }
@@ -1144,7 +1144,8 @@ static int after_step(Trainer *t, Error *error) {
     const int validates = validation_is_due(t);
     const int samples = !last && is_due(t, o->sample_every);
     t->run.save_due |= last || is_due(t, o->save_every);
-    const int saves = t->run.save_due && (t->run.saving.phase == SAVE_IDLE || !t->run.saving.slow);
+    const int saves = t->run.save_due &&
+                      (t->run.saving.current.phase == SAVE_IDLE || !t->run.saving.current.slow);
     const int suspicious = t->run.state.skipped_in_row >= o->max_skips ||
                            must_roll_back(&t->recovery, &t->run.state);
     if (validates || samples || saves || suspicious) finish_steps(t);

@@ -188,26 +188,36 @@ static char *index_text(const Snapshot *s, const SavedModel *m) {
 
 typedef enum { SAVE_IDLE, SAVE_WRITING, SAVE_COMMITTING } SavePhase;
 
+// Texts that process 0 writes into every checkpoint, or NULL.
+typedef struct {
+    char *tokenizer;         // tokenizer.json
+    char *tokenizer_config;  // tokenizer_config.json
+    char *generation_config; // generation_config.json
+} CheckpointTexts;
+
+// The save under way, or the last one.
+typedef struct {
+    SavePhase phase;
+    int phase_number; // counts phases, so that a signal about one is not taken for one about the next
+    int64_t step;     // step that is being saved
+    int is_unstable;  // 1: the steps before it were bad, so all older checkpoints are kept
+    int failed;       // 1: the save has failed
+    int slow;         // 1: training no longer waits for it
+    Error error;      // why it failed
+    double begun;     // time in seconds at which it began
+} Save;
+
 typedef struct {
     SavedModel model;
-    Metrics *metrics;              // of process 0
-    const char *tokenizer;         // text of tokenizer.json, or NULL
-    const char *tokenizer_config;  // text of tokenizer_config.json, or NULL
-    const char *generation_config; // text of generation_config.json, or NULL
-    const char *algorithms;        // file of the matmul library's choices
-    int64_t keep;                  // number of checkpoints to keep
-    double every;                  // seconds between saves; 0: saves are due by steps only
+    Metrics *metrics;             // of process 0
+    const CheckpointTexts *texts; // of process 0
+    const char *algorithms;       // file of the matmul library's choices
+    int64_t keep;                 // number of checkpoints to keep
+    double every;                 // seconds between saves; 0: saves are due by steps only
     Snapshot snapshot;
     Saver *saver;
-    SavePhase phase;
-    int phase_number;   // counts phases, so that a signal about one is not taken for one about the next
-    int64_t step;       // step that is being saved
-    int is_unstable;    // 1: the steps before it were bad, so all older checkpoints are kept
+    Save current;
     int64_t saved_step; // step of the newest checkpoint; -1: none yet
-    int failed;         // 1: the save under way has failed
-    int slow;           // 1: training no longer waits for the save under way
-    Error error;        // why the save failed
-    double begun;       // time in seconds at which the last save began
     double retry_at;    // time in seconds of the next attempt after a failed save; 0: none
     double pause;       // seconds until an attempt after a failed save
 } Saving;
@@ -226,7 +236,7 @@ typedef struct {
 static int saving_open(Saving *s, const SavedModel *m, const char *run, const char *run_id, RunLock *lock,
                        const int *sees_folder, Error *error) {
     s->model = *m;
-    s->begun = seconds_now();
+    s->current.begun = seconds_now();
     s->pause = FIRST_PAUSE;
     snapshot_open(&s->snapshot, m, sees_folder);
     s->saver = saver_open(run, run_id, m->shards->rank == 0 ? lock : NULL, error);
@@ -281,32 +291,33 @@ static void saving_begin(Saving *s, const TrainingState *state) {
         add_text(files, &count, "training_state.json", training_state_text(state));
         if (snapshot->num_writers > 1)
             add_text(files, &count, "model.safetensors.index.json", index_text(snapshot, m));
-        if (s->tokenizer != NULL) add_text(files, &count, "tokenizer.json", xstrdup(s->tokenizer));
-        if (s->tokenizer_config != NULL)
-            add_text(files, &count, "tokenizer_config.json", xstrdup(s->tokenizer_config));
-        if (s->generation_config != NULL)
-            add_text(files, &count, "generation_config.json", xstrdup(s->generation_config));
+        if (s->texts->tokenizer != NULL)
+            add_text(files, &count, "tokenizer.json", xstrdup(s->texts->tokenizer));
+        if (s->texts->tokenizer_config != NULL)
+            add_text(files, &count, "tokenizer_config.json", xstrdup(s->texts->tokenizer_config));
+        if (s->texts->generation_config != NULL)
+            add_text(files, &count, "generation_config.json", xstrdup(s->texts->generation_config));
     }
-    s->step = state->step;
-    s->is_unstable = is_unstable(state);
-    s->failed = s->slow = 0;
-    s->begun = seconds_now();
+    s->current.step = state->step;
+    s->current.is_unstable = is_unstable(state);
+    s->current.failed = s->current.slow = 0;
+    s->current.begun = seconds_now();
     s->retry_at = 0;
-    s->phase = SAVE_WRITING;
-    s->phase_number++;
+    s->current.phase = SAVE_WRITING;
+    s->current.phase_number++;
     saver_write(s->saver, state->step, files, count, wait_for_snapshot, snapshot);
 }
 
 // Returns 1 if this process has done its part of the phase under way (SIGNAL_WRITTEN).
 static int saving_part_is_done(const Saving *s) {
-    return s->phase != SAVE_IDLE && saver_wait(s->saver, 0);
+    return s->current.phase != SAVE_IDLE && saver_wait(s->saver, 0);
 }
 
 // Returns 1 when process 0 should ask for a save (SIGNAL_SAVE).
 static int saving_is_due(const Saving *s) {
     const double now = seconds_now();
-    if (s->model.shards->rank != 0 || s->phase != SAVE_IDLE) return 0;
-    return (s->every > 0 && now - s->begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
+    if (s->model.shards->rank != 0 || s->current.phase != SAVE_IDLE) return 0;
+    return (s->every > 0 && now - s->current.begun >= s->every) || (s->retry_at > 0 && now >= s->retry_at);
 }
 
 // Schedules another attempt after a failed save.
@@ -314,7 +325,8 @@ static void schedule_retry(Saving *s) {
     s->retry_at = seconds_now() + s->pause;
     if (s->model.shards->rank == 0 && s->pause > 0) {
         metrics_end_line(s->metrics);
-        warn("cannot save step %" PRId64 ": %s; trying again in %.0f s", s->step, s->error.text, s->pause);
+        warn("cannot save step %" PRId64 ": %s; trying again in %.0f s", s->current.step,
+             s->current.error.text, s->pause);
     }
     s->pause = fmin(2 * s->pause, LONGEST_PAUSE);
 }
@@ -325,15 +337,15 @@ static SavedPart *exchange_parts(Saving *s) {
     const SavedModel *m = &s->model;
     SavedPart mine, *all = (SavedPart *)xcalloc((size_t)m->shards->num_processes, sizeof(SavedPart));
     memset(&mine, 0, sizeof(mine));
-    if (saver_result(s->saver, &mine.error) == 0 && m->shards->rank == 0 && s->phase == SAVE_WRITING)
+    if (saver_result(s->saver, &mine.error) == 0 && m->shards->rank == 0 && s->current.phase == SAVE_WRITING)
         metrics_flush(s->metrics, &mine.error); // on disk, metrics must include the step of a checkpoint
     const CheckpointFile *files = saver_files(s->saver, &mine.num_files);
     for (size_t i = 0; i < mine.num_files; i++) mine.files[i] = files[i];
     comm_exchange(m->shards->comm, &mine, sizeof(mine), all);
-    for (int r = 0; r < m->shards->num_processes && !s->failed; r++) {
+    for (int r = 0; r < m->shards->num_processes && !s->current.failed; r++) {
         if (all[r].error.status == 0) continue;
-        s->failed = 1;
-        s->error = name_process(r, &all[r].error);
+        s->current.failed = 1;
+        s->current.error = name_process(r, &all[r].error);
     }
     return all;
 }
@@ -345,26 +357,27 @@ static void commit_parts(Saving *s, const SavedPart *all) {
     size_t count = 0;
     for (size_t r = 1; r < size; r++)
         for (size_t i = 0; i < all[r].num_files; i++) files[count++] = all[r].files[i];
-    saver_commit(s->saver, files, count, s->metrics->descriptor, s->is_unstable ? INT64_MAX : s->keep);
+    saver_commit(s->saver, files, count, s->metrics->descriptor,
+                 s->current.is_unstable ? INT64_MAX : s->keep);
     free(files);
 }
 
 // Goes to the next phase when the threads of all processes are done. All processes call it at the same point.
 static void saving_advance(Saving *s) {
     SavedPart *all = exchange_parts(s);
-    s->phase_number++;
-    if (s->phase == SAVE_WRITING) {
-        s->phase = SAVE_COMMITTING;
-        if (s->failed || s->model.shards->rank > 0)
-            saver_leave(s->saver, s->failed);
+    s->current.phase_number++;
+    if (s->current.phase == SAVE_WRITING) {
+        s->current.phase = SAVE_COMMITTING;
+        if (s->current.failed || s->model.shards->rank > 0)
+            saver_leave(s->saver, s->current.failed);
         else
             commit_parts(s, all);
     } else {
-        s->phase = SAVE_IDLE;
-        if (s->failed) {
+        s->current.phase = SAVE_IDLE;
+        if (s->current.failed) {
             schedule_retry(s);
         } else {
-            s->saved_step = s->step;
+            s->saved_step = s->current.step;
             s->pause = FIRST_PAUSE;
         }
     }
@@ -376,7 +389,7 @@ static void saving_advance(Saving *s) {
 static int saving_finish(Saving *s, int seconds) {
     const SavedModel *m = &s->model;
     int *all = (int *)xcalloc((size_t)m->shards->num_processes, sizeof(int)), done_by_all = 1;
-    while (s->phase != SAVE_IDLE && done_by_all) {
+    while (s->current.phase != SAVE_IDLE && done_by_all) {
         const int done = saver_wait(s->saver, seconds);
         comm_exchange(m->shards->comm, &done, sizeof(int), all);
         for (int r = 0; r < m->shards->num_processes; r++) done_by_all &= all[r];
@@ -395,10 +408,10 @@ static int save_now(Saving *s, const TrainingState *state, Error *error) {
         s->pause = pauses[t];
         saving_begin(s, state);
         saving_finish(s, -1);
-        if (s->failed) sleep((unsigned)pauses[t]);
+        if (s->current.failed) sleep((unsigned)pauses[t]);
     }
     if (s->saved_step == state->step) return 0;
-    fail(error, "cannot save step %" PRId64 ": %s", state->step, s->error.text);
+    fail(error, "cannot save step %" PRId64 ": %s", state->step, s->current.error.text);
     error->status = EXIT_IO;
     return -1;
 }

@@ -21,7 +21,7 @@ typedef struct {
     int save_due;      // a checkpoint is due as soon as the save under way is done and steps are good
     char *checkpoint;  // folder of the checkpoint that training begins with, or NULL
     char *algorithms;  // file of the matmul library's choices, so that a resumed run repeats its bits
-    char *tokenizer_text, *tokenizer_config, *generation_config; // contents of checkpoints' files, or NULL
+    CheckpointTexts texts;
 } TrainingRun;
 
 // Initialises a run of which nothing is open yet. The lock must not be moved afterwards.
@@ -34,8 +34,8 @@ static void training_run_close(TrainingRun *r) {
     saving_close(&r->saving);
     metrics_close(&r->metrics);
     run_close(&r->lock);
-    free(r->algorithms), free(r->tokenizer_text), free(r->tokenizer_config), free(r->generation_config);
-    free(r->checkpoint);
+    free(r->texts.tokenizer), free(r->texts.tokenizer_config), free(r->texts.generation_config);
+    free(r->algorithms), free(r->checkpoint);
 }
 
 // ---- joining other processes ------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ static char *tokenizer_json_text(const Tokenizer *tokenizer) {
 // Prepares the files about text that process 0 writes into every checkpoint. `tokenizer` may be NULL.
 static void prepare_texts(TrainingRun *r, const Tokenizer *tokenizer, const TokenList *stops,
                           int64_t end_of_text) {
-    if (tokenizer != NULL) r->tokenizer_text = tokenizer_json_text(tokenizer);
-    if (tokenizer != NULL) r->tokenizer_config = tokenizer_config_text(tokenizer);
+    if (tokenizer != NULL) r->texts.tokenizer = tokenizer_json_text(tokenizer);
+    if (tokenizer != NULL) r->texts.tokenizer_config = tokenizer_config_text(tokenizer);
     if (stops->count > 1 || (stops->count == 1 && stops->ids[0] != end_of_text))
-        r->generation_config = stop_tokens_text(stops); // config.json names only end_of_text
+        r->texts.generation_config = stop_tokens_text(stops); // config.json names only end_of_text
 }
 
 // Opens the run's folder, for process 0: options, metrics, checkpoints. `peak`: GFLOP/s of all processes.
@@ -177,9 +177,7 @@ static int open_saving(TrainingRun *r, const Settings *o, const Processes *proce
     }
     Saving *s = &r->saving;
     s->metrics = &r->metrics;
-    s->tokenizer = r->tokenizer_text;
-    s->tokenizer_config = r->tokenizer_config;
-    s->generation_config = r->generation_config;
+    s->texts = &r->texts;
     s->algorithms = r->algorithms;
     s->keep = o->keep;
     s->every = 60 * o->save_minutes;
@@ -196,12 +194,12 @@ static void start_save(TrainingRun *r, const Processes *processes, int synchrono
     enum { PATIENCE_SECONDS = 30 }; // for the previous save
     if (is_unstable(&r->state) && !last) return;
     if (!saving_finish(&r->saving, PATIENCE_SECONDS)) {
-        r->saving.slow = 1;
+        r->saving.current.slow = 1;
         if (!is_main(processes)) return;
         metrics_end_line(&r->metrics);
         warn("the checkpoint of step %" PRId64
              " is still being written after %.0f s; the next one will follow it",
-             r->saving.step, seconds_now() - r->saving.begun);
+             r->saving.current.step, seconds_now() - r->saving.current.begun);
         return;
     }
     r->save_due = 0;
