@@ -106,7 +106,7 @@ done_steps=$(grep -c '"loss"' preempted/metrics.jsonl)
 # Data of 12 sequences, six steps, that are outliers for the model: they cause one rollback, the remaining two do not.
 spikes=(--vocab-size 256 --seed 5 --num-layers 1 --num-heads 2 --channels 32 --sequence-length 16 --batch 2 --steps 150 --warmup 2
     --learning-rate 1e-2 --save-every 10 --rollback-after 4 --validate-every 0 --keep 100)
-"$root/test/bad_shard.py" spike.bin 400 16 5 260 272 100
+"$root/test/harness/bad_shard.py" spike.bin 400 16 5 260 272 100
 expect 0 "^4 steps in a row had losses that are outliers: returning from step 134 to step 130 and skipping 8 sequences" "$train" --run spike --train spike.bin "${spikes[@]}"
 [ "$(grep -c '"loss"' spike/metrics.jsonl)" = 150 ] && pass || fail "not one line a step"
 grep -q '{"step": 131, "rollback_from": 134, "rollback_to": 130, "sequences_skipped": 8}' spike/metrics.jsonl && pass ||
@@ -119,7 +119,7 @@ expect 0 "from step 134 to step 130" "$train" --run again --resume
 same <(curve spike) <(curve again) killed after a rollback
 same {spike,again}/checkpoints/step_00000150/model.safetensors
 same {spike,again}/checkpoints/step_00000150/training_state.json
-"$root/test/bad_shard.py" worse.bin 400 16 5 260 400 100
+"$root/test/harness/bad_shard.py" worse.bin 400 16 5 260 400 100
 expect 4 "^error: training returned to step 130 3 times" "$train" --run worse --train worse.bin "${spikes[@]}"
 [ "$(ls worse/checkpoints | tail -n 1)" = step_00000130 ] && pass || fail "after three rollbacks: $(checkpoints worse)"
 expect 0 "step 150/150" "$train" --run without --train spike.bin "${spikes[@]}" --rollback-after 0

@@ -35,7 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 BUILD = os.path.realpath(os.environ.get("BUILD", os.path.join(os.path.dirname(__file__), "..", "build", "cpu")))
 TRAINER = os.path.join(BUILD, "train_gpt")
-IO_FAULTS = os.path.join(BUILD, "test", "io_faults.so")
+IO_FAULTS = os.path.join(BUILD, "test", "harness", "io_faults.so")
 PARTS = ["kills", "flips", "faults", "peers", "soak"]
 LONGEST = 600  # seconds that any command may take: only a hang reaches it
 DEADLINE = {True: 3, False: 10}  # seconds that processes wait for a lost one, with --long and without
