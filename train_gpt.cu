@@ -9,11 +9,6 @@
 #define _GNU_SOURCE
 #endif
 #include <inttypes.h>
-#include <omp.h>
-#include <sched.h>
-#include <signal.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "attention/attention.cuh"
 #include "data/model/choice.cuh"
@@ -801,7 +796,7 @@ static void gpt_backward(GPT *m, const MicroStep *s) {
     range_begin("backward");
     begin_bucket(m, 0, s);
     head_backward(m, s);
-    device_zero(a->dresidual, x->B * x->T * d->C * sizeof(floatX), m->run.stream);
+    PROFILED(LAP_NORM, device_zero(a->dresidual, x->B * x->T * d->C * sizeof(floatX), m->run.stream));
     boundary_backward(m, x, &before);
     profile_leave(&m->run.profile, m->run.stream);
     for (size_t l = d->L; l-- > 0;) block_backward(m, l, s);

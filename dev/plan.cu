@@ -106,15 +106,23 @@ int main(int argc, char **argv) {
     const int parsed = options_parse(table, NUM_TABLE, &settings, argc, argv, NULL, 0, NULL, &error);
     if (parsed < 0) die_of(&error);
     if (parsed > 0) {
-        print_plan_help();
+        if (parsed == OPTIONS_VERSION)
+            printf("plan %s\n", VERSION);
+        else
+            print_plan_help();
         close_output();
         return 0;
     }
+    const Settings *o = &settings.trainer;
     settings.trainer.plan = 1;
+    if (o->resume || o->sample != NULL || o->prompt_ids != NULL)
+        die("--resume, --sample and --prompt-ids are options of train_gpt: give plan those of a model and "
+            "its batch");
+    if (check_options(o, &error) != 0) die_of(&error);
     trainer.options = settings.trainer;
     trainer.processes.launch.size = trainer.processes.launch.local_size = 1;
     trainer.processes.comm = comm_alone();
-    if (describe_model(&trainer, NULL, &error) != 0) die_of(&error);
+    if (describe_model(&trainer, trainer.options.init_from, &error) != 0) die_of(&error);
     print_cluster_plan(&trainer.model, &settings);
     gpt_free(&trainer.model);
     comm_close(trainer.processes.comm);

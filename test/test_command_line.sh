@@ -89,6 +89,8 @@ expect 0 "^ +2 +.*! " "$build/dev/plan" --gpu rtx4090 --link 10 --model gpt2-155
 expect 0 "^total +[0-9.]+ +[0-9.]+ +[0-9.]+" "$train" --plan --model gpt2-1558M --vocab-size 50257 --sequence-length 1024 --batch 512
 refuse "it is --gpu of dev/plan" "$train" --plan --plan-gpu h100
 refuse "the size of the vocabulary is unknown" "$build/dev/plan" --model gpt2-124M
+refuse "are options of train_gpt" "$build/dev/plan" --model gpt2-124M --vocab-size 50257 --resume
+refuse "sets the shape" "$build/dev/plan" --model gpt2-124M --num-layers 3 --vocab-size 50257
 refuse "no cuBLAS" "$train" $small "${data[@]}" --matmul cublas
 refuse "weights in bf16" "$train" $small "${data[@]}" --stochastic-rounding
 # Variants: the same curve up to rounding. Documents, floor, schedules, overfitting, a profile.

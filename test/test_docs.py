@@ -158,7 +158,7 @@ def check_span(folder, page, span, options):
             if re.match(r"^--[a-z]", word) and words[0] != "mpirun":
                 name = word.split("=")[0]
                 check(name in options or name.replace("--no-", "--") in options, f"{page}: there is no option {word} (in `{span}`)")
-    name = next((word for word in words if re.match(r"^(dev|test|data|attention|layers|comm)/[\w./]+$", word)), None)
+    name = next((word for word in words if re.match(r"^(dev|test|data|attention|layers)/[\w./]+$", word)), None)
     if name:
         check(any(os.path.exists(os.path.join(folder, name + end)) for end in ("", ".c", ".cu")), f"{page}: there is no {name} (in `{span}`)")
 

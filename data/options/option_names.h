@@ -188,7 +188,7 @@ static const struct {
     {"recompute", "layernorm", "norm"},
 };
 
-// Options of earlier versions that option files of their runs still have, and that change nothing: they are skipped there.
+// Options of earlier versions that the option files of their runs still contain. They change nothing and are skipped.
 static const char *const RETIRED_OPTIONS[] = {"plan-gpu", "plan-node", "plan-link", "plan-network",
                                               "plan-utilisation"};
 
