@@ -81,7 +81,7 @@ TOKENIZER := data/json/json.o data/tokenizer/tokenizer.o data/tokenizer/tokenize
 CORPUS    := data/stories/stories.o data/stories/byte_ngram.o
 KERNELS   := layers/host_memory.o layers/matmul_cpu.o attention/flash_cpu.o $(if $(filter-out cpu,$(DEVICE)),attention/flash.o) \
              $(if $(filter cuda,$(DEVICE)),layers/matmul_cublas.o) $(if $(HAS_CUDNN),attention/cudnn.o)
-CHECKPOINT := data/json/json.o data/run/manifest.o data/model/weight_files.o data/model/gpt_config.o data/model/safetensors.o data/run/checkpoint.o
+CHECKPOINT := data/json/json.o data/model/manifest.o data/model/weight_files.o data/model/gpt_config.o data/model/safetensors.o data/run/checkpoint.o
 COMM      := layers/comm/comm.o layers/launch/launch.o layers/launch/control.o layers/launch/watchdog.o layers/comm/partition.o \
              $(if $(filter cuda,$(DEVICE))$(USES_STANDIN),layers/comm/nccl.o,layers/comm/mpi.o) \
              $(if $(USES_STANDIN),test/layers/comm/nccl_standin/nccl.o)

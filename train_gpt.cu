@@ -11,13 +11,13 @@
 #include <inttypes.h>
 
 #include "attention/attention.cuh"
-#include "data/model/choice.cuh"
+#include "data/options/model_choice.cuh"
 #include "data/options/settings.cuh"
 #include "data/run/banner.cuh"
 #include "data/run/recovery.h"
 #include "data/run/step_queue.cuh"
 #include "data/run/training_run.cuh"
-#include "data/tokenizer/generate.cuh"
+#include "data/sampling/generate.cuh"
 #include "data/tokens/validation.cuh"
 #include "layers/activation.cuh"
 #include "layers/base/files.h"
@@ -1097,8 +1097,8 @@ static int skip_data(Trainer *t, int64_t from, int64_t position, Error *error) {
     t->run.state.position = position;
     loader_close(t->data.loader);
     t->data.loader = NULL;
-    if (pipeline_open_loader(&t->data, &t->options, (int64_t)t->model.dims.V, &t->processes, &t->run.state,
-                             error) != 0)
+    if (pipeline_open_loader(&t->data, &t->options, (int64_t)t->model.dims.V, &t->processes,
+                             t->run.state.position, &t->run.state.sequences, error) != 0)
         return -1;
     count_rollback(&t->recovery, step);
     t->run.saving.saved_step = step;
@@ -1265,8 +1265,8 @@ static int set_up_training(Trainer *t, const char *resume_from, Error *error) {
         t->run.saving.saved_step = t->run.state.step;
     }
     if (is_main(&t->processes)) prepare_texts(&t->run, t->tokenizer, &t->stops, m->config.end_of_text);
-    if (pipeline_open(&t->data, o, (int64_t)m->dims.V, t->tokenizer, &t->processes, &t->run.state, error) !=
-        0)
+    if (pipeline_open(&t->data, o, (int64_t)m->dims.V, t->tokenizer, &t->processes, t->run.state.position,
+                      &t->run.state.sequences, error) != 0)
         return -1;
     t->run.algorithms = format_text("%s/matmul.txt", o->run);
     if (resume_from != NULL && file_exists(t->run.algorithms) &&

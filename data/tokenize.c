@@ -6,7 +6,7 @@
 // documents, so that plain text is restored byte for byte. With a tokenizer that has no end-of-text token, documents
 // are concatenated, and the separator is ordinary text.
 #define _GNU_SOURCE // memmem
-#include "tokenize.h"
+#include "data/tokens/tokenize_shards.h"
 #include "data/corpus/corpus.h"
 #include "layers/base/files.h"
 #include "data/options/options.h"

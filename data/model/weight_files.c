@@ -5,7 +5,7 @@
 #include <string.h>
 #include "data/json/cjson.h"
 #include "data/json/json.h"
-#include "data/run/manifest.h"
+#include "manifest.h"
 
 void weight_files_free(WeightFiles *files) {
     for (size_t i = 0; i < files->count; i++) free(files->paths[i]);

@@ -1,7 +1,7 @@
 // Determines which files of a folder hold its tensors. A name like "model" stands for
 //
 //     model.safetensors.index.json     if it exists (Hugging Face's weight_map): exactly the files that it names
-//     manifest                         else, in a checkpoint of this trainer (data/run/manifest.h): the listed files
+//     manifest                         else, in a checkpoint of this trainer (data/model/manifest.h): the listed files
 //                                      model-00001-of-0000N.safetensors, if any
 //     model.safetensors                else
 #ifndef DATA_MODEL_WEIGHT_FILES_H

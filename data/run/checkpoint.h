@@ -9,7 +9,7 @@
 //
 // A checkpoint appears under its name only when it is complete and on disk: it is written into a temporary folder,
 // every file is synced, then the folder is renamed. `manifest` has a line `crc32c size name` for every file
-// (data/run/manifest.h), so any changed byte is detected before anything is loaded. Temporary names contain the run's id,
+// (data/model/manifest.h), so any changed byte is detected before anything is loaded. Temporary names contain the run's id,
 // and a checkpoint is replaced or removed only if its manifest says that this run wrote it; files that others have
 // added to it are kept.
 #ifndef DATA_RUN_CHECKPOINT_H
@@ -18,7 +18,7 @@
 #include <stdint.h>
 #include "layers/base/files.h"
 #include "data/model/gpt_config.h"
-#include "manifest.h"
+#include "data/model/manifest.h"
 #include "data/model/safetensors.h"
 
 #ifdef __cplusplus

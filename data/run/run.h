@@ -18,7 +18,7 @@
 
 #include <pthread.h>
 #include "layers/base/files.h"
-#include "manifest.h"
+#include "data/model/manifest.h"
 #include "data/options/options.h"
 
 #ifdef __cplusplus

@@ -3,7 +3,6 @@
 #define DATA_TOKENS_PIPELINE_CUH
 
 #include "data/options/settings.cuh"
-#include "data/run/checkpoint.h"
 #include "data/tokenizer/tokenizer.h"
 #include "layers/device.h"
 #include "layers/comm/processes.cuh"
@@ -85,20 +84,22 @@ static void warn_of_short_shards(const ShardSet *set, int64_t T) {
          count, set->count, T, set->shards[first].path);
 }
 
-// Opens the loader of the training data at the position of `state`. Returns 0, or -1 with a sentence.
+// Opens the loader of the training data. `position`: sequences consumed so far. `sequences`: those of an epoch when the
+// last checkpoint was written (0: unknown); on exit those of now. Returns 0, or -1 with a sentence.
 static int pipeline_open_loader(Pipeline *p, const Settings *o, int64_t vocab_size,
-                                const Processes *processes, TrainingState *state, Error *error) {
+                                const Processes *processes, int64_t position, int64_t *sequences,
+                                Error *error) {
     const Launch *launch = &processes->launch;
-    LoaderConfig config = {
-        o->batch,    o->sequence_length, (int32_t)vocab_size, (uint64_t)o->seed, (uint64_t)state->position,
-        !o->overfit, o->overfit,         launch->rank,        launch->size};
+    LoaderConfig config = {o->batch,          o->sequence_length, (int32_t)vocab_size,
+                           (uint64_t)o->seed, (uint64_t)position, !o->overfit,
+                           o->overfit,        launch->rank,       launch->size};
     if ((p->loader = loader_open(&p->train, &config, error)) == NULL) return -1;
-    const int64_t sequences = (int64_t)loader_sequences_per_epoch(p->loader), before = state->sequences;
-    if (before > 0 && before != sequences && is_main(processes))
+    const int64_t now = (int64_t)loader_sequences_per_epoch(p->loader), before = *sequences;
+    if (before > 0 && before != now && is_main(processes))
         warn("'%s' has %" PRId64 " sequences of %" PRId64 " tokens, but had %" PRId64
              " when the checkpoint was written: from now on they are read in a different order",
-             o->train, sequences, o->sequence_length, before);
-    state->sequences = sequences;
+             o->train, now, o->sequence_length, before);
+    *sequences = now;
     return 0;
 }
 
@@ -137,7 +138,7 @@ static int check_windows(Pipeline *p, const Settings *o, int64_t vocab_size, Err
 
 // Opens the shards and the loader. Returns 0, or -1 with a sentence.
 static int pipeline_open(Pipeline *p, const Settings *o, int64_t vocab_size, const Tokenizer *tokenizer,
-                         const Processes *processes, TrainingState *state, Error *error) {
+                         const Processes *processes, int64_t position, int64_t *sequences, Error *error) {
     if (shards_open(&p->train, o->train, error) != 0) return -1;
     if (o->validation != NULL && shards_open(&p->validation, o->validation, error) != 0) return -1;
     if (p->validation.count > 0 && (o->validate_documents ? check_documents(p, o, tokenizer, error)
@@ -146,7 +147,7 @@ static int pipeline_open(Pipeline *p, const Settings *o, int64_t vocab_size, con
     if (is_main(processes)) warn_of_short_shards(&p->train, o->sequence_length);
     if (is_main(processes) && !o->validate_documents)
         warn_of_short_shards(&p->validation, o->sequence_length);
-    return pipeline_open_loader(p, o, vocab_size, processes, state, error);
+    return pipeline_open_loader(p, o, vocab_size, processes, position, sequences, error);
 }
 
 #endif

@@ -1,5 +1,5 @@
 // tokenize decode and tokenize inspect: convert token shards back to text. See tokenize.h.
-#include "data/tokenize.h"
+#include "tokenize_shards.h"
 #include "overwrite.h"
 #include "shards.h"
 

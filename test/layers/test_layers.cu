@@ -7,7 +7,7 @@
 #include "layers/gelu.cuh"
 #include "layers/layernorm.cuh"
 #include "data/run/outlier.h"
-#include "data/tokenizer/sampling.h"
+#include "data/sampling/sampling.h"
 #include "layers/softmax_cross_entropy.cuh"
 #include "test/harness/arrays.h"
 

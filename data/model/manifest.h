@@ -6,8 +6,8 @@
 //
 // It is written last. A folder with an intact manifest that names a run was written by that run, and the listed files
 // are those that it wrote: only these may be removed.
-#ifndef DATA_RUN_MANIFEST_H
-#define DATA_RUN_MANIFEST_H
+#ifndef DATA_MODEL_MANIFEST_H
+#define DATA_MODEL_MANIFEST_H
 
 #include <stdint.h>
 #include "layers/base/files.h"

@@ -1,6 +1,6 @@
 // Text generation: a model continues a prompt, token by token, with a cache of keys and values.
-#ifndef DATA_TOKENIZER_GENERATE_CUH
-#define DATA_TOKENIZER_GENERATE_CUH
+#ifndef DATA_SAMPLING_GENERATE_CUH
+#define DATA_SAMPLING_GENERATE_CUH
 
 #include <math.h>
 #include <signal.h>
@@ -9,7 +9,7 @@
 #include "layers/common.h"
 #include "layers/philox.h"
 #include "sampling.h"
-#include "tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 // A model that generates text.
 typedef struct {

@@ -6,8 +6,8 @@
 //                      probability is >= top_p
 //
 // The token is a function of the logits and of `uniform`, a random number in (0, 1).
-#ifndef DATA_TOKENIZER_SAMPLING_H
-#define DATA_TOKENIZER_SAMPLING_H
+#ifndef DATA_SAMPLING_SAMPLING_H
+#define DATA_SAMPLING_SAMPLING_H
 
 #include "layers/base/files.h"
 #include "layers/common.h"

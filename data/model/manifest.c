@@ -88,7 +88,8 @@ static int file_crc(const char *path, uint32_t *crc, uint64_t *size, Error *erro
 }
 
 static int verify_file(const char *folder, const CheckpointFile *file, Error *error) {
-    static const char intended[] = "if you changed it on purpose, remove the folder's file '" MANIFEST_NAME "'";
+    static const char intended[] = "if you changed it on purpose, remove the folder's file '" MANIFEST_NAME
+                                   "'";
     uint32_t crc = 0;
     uint64_t size;
     char *path = format_text("%s/%s", folder, file->name);

@@ -1,11 +1,11 @@
 // The choice of the model's shape and of the tokenizer: from a folder, by a preset's name, or from the options.
-#ifndef DATA_MODEL_CHOICE_CUH
-#define DATA_MODEL_CHOICE_CUH
+#ifndef DATA_OPTIONS_MODEL_CHOICE_CUH
+#define DATA_OPTIONS_MODEL_CHOICE_CUH
 
-#include "data/options/settings.cuh"
+#include "data/model/generation_config.h"
+#include "data/model/gpt_config.h"
 #include "data/tokenizer/tokenizer.h"
-#include "generation_config.h"
-#include "gpt_config.h"
+#include "settings.cuh"
 
 // Chooses the shape of the model: that of the folder that weights come from, or by name, or from the options.
 // `largest_head`: largest possible number of channels per head. Returns 0, or -1 with a sentence.

@@ -1,6 +1,6 @@
 // Shared by the parts of the command `tokenize`. Errors are as in files.h: -1 with a sentence.
-#ifndef DATA_TOKENIZE_H
-#define DATA_TOKENIZE_H
+#ifndef DATA_TOKENS_TOKENIZE_SHARDS_H
+#define DATA_TOKENS_TOKENIZE_SHARDS_H
 
 #include "layers/base/files.h"
 #include "data/tokenizer/tokenizer.h"
