@@ -812,9 +812,7 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
     Optimizer *o = &m->optimizer;
     Comm *comm = m->shards.comm;
     const Stream stream = m->run.stream;
-    const int divided = m->shards.sharding != SHARD_NONE;
-    const size_t shared = divided ? step_totals(m->parameters.num_chunks)
-                                  : (size_t)TOTAL_SQUARES; // every process computes all squares
+    const size_t shared = optimizer_shared_totals(&m->shards, &m->parameters);
     range_begin("optimizer");
     PROFILED(LAP_COMMUNICATION, comm_wait(comm, m->shards.buckets[0].reduced, stream)); // reduced last
     PROFILED(LAP_OPTIMIZER, optimizer_square_sums(o, &m->shards, &m->parameters, stream));
@@ -822,7 +820,7 @@ static void gpt_update(GPT *m, const AdamW *adamw) {
              comm_wait(comm, comm_all_reduce(comm, o->totals, shared, COMM_DOUBLE, stream), stream));
     PROFILED(LAP_OPTIMIZER, optimizer_update(o, &m->parameters, adamw, stream));
     profile_leave(&m->run.profile, stream);
-    if (divided) sharding_gather_weights(&m->shards, &m->parameters, stream);
+    if (m->shards.sharding != SHARD_NONE) sharding_gather_weights(&m->shards, &m->parameters, stream);
     range_end();
 }
 
@@ -1211,7 +1209,7 @@ static int describe_model(Trainer *t, const char *folder, Error *error) {
     if (check_size(o, activation_floats(&config, (double)o->sequence_length), error) != 0 ||
         check_parameters(o, count_parameters(&config), t->processes.launch.local_size, error) != 0)
         return -1;
-    const size_t row = round_up((size_t)config.vocab_size, VOCAB_MULTIPLE) * sizeof(floatX);
+    const size_t row = dims_of(&config).Vp * sizeof(floatX);
     if (o->logits_memory > 0 && (size_t)o->logits_memory < row)
         return fail(error, "--logits-memory %" PRId64 " is too small: the logits of one token take %zu bytes",
                     o->logits_memory, row);

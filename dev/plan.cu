@@ -44,9 +44,7 @@ static PlanModel plan_model(const GPT *m, int64_t accumulate, size_t *sizes) {
                       layer_flop(&m->parameters, &work, -1, NUM_LAPS),
                       m->acts.recompute == RECOMPUTE_BLOCK ? recomputed / block : 0,
                       2,
-                      sizeof(double) * (m->shards.sharding == SHARD_NONE
-                                            ? (size_t)TOTAL_SQUARES
-                                            : step_totals(m->parameters.num_chunks)),
+                      sizeof(double) * optimizer_shared_totals(&m->shards, &m->parameters),
                       (PlanSharding)m->shards.sharding};
     return plan;
 }

@@ -81,6 +81,11 @@ static inline void optimizer_square_sums(Optimizer *o, const Shards *shards, con
     square_sums(o->totals, parameters->gradient_sums, o->chunks, o->num_chunks, stream);
 }
 
+// Returns how many of a step's totals the processes add up: without sharding, each computes all squares itself.
+static inline size_t optimizer_shared_totals(const Shards *shards, const Parameters *parameters) {
+    return shards->sharding != SHARD_NONE ? step_totals(parameters->num_chunks) : (size_t)TOTAL_SQUARES;
+}
+
 // Decides about the step (o->outcome) by the totals of all processes, and updates what this process owns.
 static inline void optimizer_update(Optimizer *o, const Parameters *parameters, const AdamW *adamw,
                                     Stream stream) {

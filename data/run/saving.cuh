@@ -125,8 +125,7 @@ static const float *find_tensor(const SavedModel *m, size_t tensor, float *memor
     const PartitionChunk *chunk = &m->shards->chunks[p->first_chunk];
     const size_t num_chunks = divide_up(p->size, ADAMW_CHUNK);
     CommPiece *pieces = (CommPiece *)xcalloc(num_chunks, sizeof(CommPiece));
-    size_t bucket = (size_t)chunk->bucket;
-    float *whole = m->shards->buckets[bucket].gradients + (p->offset - m->shards->buckets[bucket].offset);
+    float *whole = sharding_gradient(m->shards, m->parameters, tensor);
     int is_split = 0; // among several owners
     for (size_t c = 0; c < num_chunks; c++) {
         CommPiece piece = {whole + c * ADAMW_CHUNK, memory + chunk[c].own, chunk[c].size, chunk[c].owner};
@@ -146,7 +145,7 @@ static const float *find_tensor(const SavedModel *m, size_t tensor, float *memor
 // Queues the copies to host memory. All processes call it after the same step.
 static void snapshot_take(Snapshot *s, const SavedModel *m) {
     float *to = s->memory;
-    comm_wait(m->shards->comm, m->shards->buckets[m->shards->num_buckets - 1].gathered, m->stream);
+    sharding_wait_for_weights(m->shards, m->stream);
     for (int which = 0; which < NUM_SAVED; which++)
         for (size_t i = 0; i < m->parameters->num_tensors; i++) {
             const float *from = find_tensor(m, i, saved_memory(m, which), s->writers[i]);

@@ -157,6 +157,11 @@ static inline void sharding_gather_weights(Shards *s, const Parameters *paramete
     }
 }
 
+// Waits until the weights of all buckets have arrived.
+static inline void sharding_wait_for_weights(const Shards *s, Stream stream) {
+    comm_wait(s->comm, s->buckets[s->num_buckets - 1].gathered, stream); // sent last
+}
+
 // Copies the master weights of process 0 to all processes, unless they are divided.
 static inline void sharding_broadcast_master(Shards *s, const Parameters *parameters, Stream stream) {
     if (is_divided(s, parameters, parameters->master)) return;
@@ -185,7 +190,7 @@ static inline void sharding_round_weights(Shards *s, const Parameters *parameter
 // itself or a copy of it, or zeros if it is divided. state_return ends the use of it.
 static inline float *state_borrow(const Shards *s, const Parameters *parameters, float *memory,
                                   Stream stream) {
-    comm_wait(s->comm, s->buckets[s->num_buckets - 1].gathered, stream);
+    sharding_wait_for_weights(s, stream);
     if (!is_divided(s, parameters, memory))
         return (float *)host_borrow(memory, parameters->num_elements * sizeof(float));
     return (float *)xcalloc(parameters->num_elements, sizeof(float));
